@@ -1,0 +1,59 @@
+# Set-up and the jobs of the project. `make test` and `make demo` need nothing but Python >= 3.10, a C++17 compiler and
+# (for the CUDA library, optional) nvcc.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+SOURCES = setup.py pyproject.toml requirements.txt requirements-demo.txt $(shell find kernels -type f)
+
+.PHONY: setup test lint format demo bench compat clean
+
+setup: $(VENV)/.built
+
+$(VENV)/.installed: requirements.txt requirements-demo.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-demo.txt
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps --verbose -e . \
+		| sed -n '/myops:/p; /error/p; /FAILED/p'
+	$(BIN)/python -c "import myops; print('myops:', myops.build_info())"
+	touch $@
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+demo: setup
+	$(BIN)/python -m benchmarks.demo
+
+bench: setup
+	$(BIN)/python -m myops.bench dense
+
+# The wheel built against the pinned torch, run under the oldest and the newest torch (CUDA builds: 5 GB each).
+COMPAT ?= 2.11.0 2.14.1
+compat: setup
+	rm -rf dist && $(BIN)/python -m build --wheel --no-isolation
+	for version in $(COMPAT); do \
+		$(PYTHON) -m venv .venv-$$version && \
+		.venv-$$version/bin/python -m pip install --quiet torch==$$version numpy pytest expecttest ninja setuptools && \
+		./tests/compat.sh .venv-$$version/bin/python dist/*.whl || exit 1; \
+	done
+
+clean:
+	rm -rf build dist .build *.egg-info myops/*.so $(VENV)/.built

@@ -1,0 +1,116 @@
+// Engines on torch's threads and memory, and the questions that Python asks the library.
+#include "backend.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "gemm/dispatch.h"
+
+namespace myops {
+namespace {
+
+void parallel(int64_t tasks, void (*body)(void*, int64_t, int64_t), void* arg) {
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { body(arg, begin, end); });
+}
+
+// Scratch from torch's allocator, so that memory profilers see it; freed when the call returns.
+struct Scratch {
+  std::vector<Tensor> held;
+  const Tensor& like;
+
+  static void* allocate(void* cookie, int64_t bytes) {
+    auto& self = *static_cast<Scratch*>(cookie);
+    const int64_t size = bytes;
+    self.held.push_back(empty(&size, 1, ScalarType::Byte, self.like));
+    return self.held.back().data_ptr();
+  }
+};
+
+cpu::Runtime runtime(Scratch& scratch) {
+  cpu::Runtime rt;
+  rt.threads = static_cast<int>(torch::stable::get_num_threads());
+  rt.parallel = &parallel;
+  rt.allocate = &Scratch::allocate;
+  rt.cookie = &scratch;
+  return rt;
+}
+
+}  // namespace
+
+void Cpu::run(const Gemm& problem, const Tensor& like) {
+  Scratch scratch{{}, like};
+  const cpu::Runtime rt = runtime(scratch);
+  const cpu::Engine& engine = cpu::engine();
+  const Gemm g = cpu::canonical(problem);
+  engine.gemm(g, cpu::make_plan(g, engine.traits, rt.threads), rt);
+}
+
+void Cpu::run(const Add& problem, const Tensor& like) {
+  Scratch scratch{{}, like};
+  cpu::engine().add(problem, runtime(scratch));
+}
+
+}  // namespace myops
+
+// Questions with plain C types, for ctypes. Strings live until the next call on the same thread.
+extern "C" {
+
+// The torch that the library was built against, to be found in the file even where it cannot be loaded (_native.py).
+#define MYOPS_TEXT(x) #x
+#define MYOPS_QUOTED(x) MYOPS_TEXT(x)
+__attribute__((visibility("default"), used)) extern const char myops_build_torch[] =
+    "myops built with torch " MYOPS_QUOTED(MYOPS_BUILD_TORCH);
+
+// The ISA level in use; nullptr where MYOPS_ISA names one that is not available (myops_error says so).
+__attribute__((visibility("default"))) const char* myops_isa() {
+  try {
+    return myops::cpu::engine().traits.name;
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+// Every level this machine can run, best first, separated by commas.
+__attribute__((visibility("default"))) const char* myops_isa_levels() {
+  static const std::string names = [] {
+    std::string text;
+    for (const auto* e : myops::cpu::available_engines()) text += std::string(text.empty() ? "" : ",") + e->traits.name;
+    return text;
+  }();
+  return names.c_str();
+}
+
+// The plan for a contiguous (or transposed) product of `batch` items, as one line. dtype as in DType. isa: a name.
+__attribute__((visibility("default"))) const char* myops_plan(const char* isa, int dtype, int64_t batch, int64_t m,
+                                                              int64_t n, int64_t k, int transpose_a, int transpose_b,
+                                                              int threads) {
+  thread_local std::string text;
+  static const myops::cpu::IsaTraits levels[] = {
+      {"baseline", 16, 2, false, false, false, false},
+      {"avx2", 32, 2, false, true, false, false},
+      {"avx512", 64, 4, true, true, false, false},
+      {"avx512_bf16", 64, 4, true, true, true, true},
+  };
+  for (const auto& level : levels) {
+    if (std::string(level.name) != isa) continue;
+    myops::Gemm g;
+    g.M = m, g.N = n, g.K = k;
+    g.batch_dims = batch == 1 ? 0 : 1;
+    g.batch_size[0] = batch;
+    g.A = {nullptr, transpose_a ? 1 : k, transpose_a ? m : 1, {m * k}, false};
+    g.B = {nullptr, transpose_b ? 1 : n, transpose_b ? k : 1, {k * n}, false};
+    g.D = {nullptr, n, 1, {m * n}, false};
+    g.in = g.c_type = g.out = static_cast<myops::DType>(dtype);
+    const myops::Gemm c = myops::cpu::canonical(g);
+    text = myops::cpu::make_plan(c, level, threads).text();
+    return text.c_str();
+  }
+  return nullptr;
+}
+
+// GFLOP/s of one core on registers alone (the roof), for about `seconds`. dtype as in DType.
+__attribute__((visibility("default"))) double myops_peak_rate(int dtype, double seconds) {
+  return myops::cpu::engine().peak_rate(static_cast<myops::DType>(dtype), seconds);
+}
+}

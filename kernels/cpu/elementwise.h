@@ -1,0 +1,325 @@
+// add on the CPU: D = X + alpha * Y, any dtypes, strides and broadcasts, in chunks that stay in L1.
+//
+// The sum is formed in the compute type of D (float32 for 16-bit floats, uint64 for integers), rounded once. Where all
+// three share a dtype that is computed in directly and have unit stride, one fused loop runs; else each operand is
+// brought into the compute type chunk by chunk. Bound: three streams of memory.
+#pragma once
+#include "../matrix_view.h"
+#include "gemm/isa/portable.h"
+#include "gemm/pack.h"
+#include "gemm/plan.h"
+#include "gemm/types.h"
+
+namespace myops::cpu {
+
+template <class T>
+struct Complex {
+  T re, im;
+};
+
+// Conversions between the dtypes that promotion allows; a boolean is stored as one byte of 0 or 1.
+struct Boolean {
+  uint8_t value;
+};
+template <class T, class S>
+inline T convert_element(S v) {
+  if constexpr (std::is_same_v<S, Boolean>)
+    return convert_element<T, uint8_t>(v.value != 0);
+  else if constexpr (std::is_same_v<T, Complex<float>> || std::is_same_v<T, Complex<double>>) {
+    using R = decltype(T::re);
+    if constexpr (std::is_same_v<S, Complex<float>> || std::is_same_v<S, Complex<double>>)
+      return {static_cast<R>(v.re), static_cast<R>(v.im)};
+    else
+      return {convert_element<R>(v), R(0)};
+  } else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>)
+    return static_cast<T>(to_float(v));
+  else if constexpr (std::is_same_v<S, Complex<float>> || std::is_same_v<S, Complex<double>>)
+    return static_cast<T>(v.re);  // never reached: promotion keeps complex
+  else
+    return static_cast<T>(v);
+}
+
+// Loads n elements of any dtype into the compute type.
+template <class Isa, class T>
+inline void load_any(const void* p, DType type, int64_t offset, int64_t stride, int n, T* out) {
+  const auto load = [&](auto tag) {
+    using S = decltype(tag);
+    const S* src = static_cast<const S*>(p) + offset;
+    int i = 0;
+    if (stride == 0) {
+      const T value = convert_element<T>(*src);
+      for (; i < n; ++i) out[i] = value;
+      return;
+    }
+    if constexpr (std::is_same_v<T, float> && (std::is_same_v<S, bf16> || std::is_same_v<S, f16>))
+      if (stride == 1)
+        for (constexpr int L = Isa::template lanes<float>; i + L <= n; i += L)
+          Isa::template store<float>(out + i, Isa::widen(src + i));
+    for (; i < n; ++i) out[i] = convert_element<T>(src[i * stride]);
+  };
+  switch (type) {
+    case DType::f32: return load(float{});
+    case DType::f64: return load(double{});
+    case DType::bf16: return load(bf16{});
+    case DType::f16: return load(f16{});
+    case DType::c64: return load(Complex<float>{});
+    case DType::c128: return load(Complex<double>{});
+    case DType::i8: return load(int8_t{});
+    case DType::u8: return load(uint8_t{});
+    case DType::i16: return load(int16_t{});
+    case DType::i32: return load(int32_t{});
+    case DType::i64: return load(int64_t{});
+    case DType::boolean: return load(Boolean{});
+  }
+}
+
+// Unlike a product's, the sum's subnormals stay: bfloat16 rounds in integer arithmetic on every level.
+template <class Isa>
+inline void narrow_exact(f16* p, typename Isa::template Vec<float> v) {
+  Isa::narrow(p, v);
+}
+template <class Isa>
+inline void narrow_exact(bf16* p, typename Isa::template Vec<float> v) {
+  Portable<Isa::kBytes>::narrow(p, v);
+}
+
+template <class Isa, class T>
+inline void store_any(void* p, DType type, int64_t offset, int64_t stride, int n, const T* v) {
+  const auto store = [&](auto tag) {
+    using S = decltype(tag);
+    S* dst = static_cast<S*>(p) + offset;
+    int i = 0;
+    if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
+      if (stride == 1)
+        for (constexpr int L = Isa::template lanes<float>; i + L <= n; i += L)
+          narrow_exact<Isa>(dst + i, Isa::template load<float>(v + i));
+      for (; i < n; ++i) dst[i * stride] = store_scalar<S>(v[i]);
+    } else if constexpr (std::is_same_v<S, Boolean>) {
+      for (; i < n; ++i) dst[i * stride] = Boolean{static_cast<uint8_t>(v[i] != 0)};
+    } else {
+      for (; i < n; ++i) dst[i * stride] = static_cast<S>(v[i]);
+    }
+  };
+  if constexpr (std::is_same_v<T, float>) {
+    if (type == DType::f32) return store(float{});
+    if (type == DType::bf16) return store(bf16{});
+    return store(f16{});
+  } else if constexpr (std::is_integral_v<T>) {
+    switch (type) {
+      case DType::i8: return store(int8_t{});
+      case DType::u8: return store(uint8_t{});
+      case DType::i16: return store(int16_t{});
+      case DType::i32: return store(int32_t{});
+      case DType::i64: return store(int64_t{});
+      default: return store(Boolean{});
+    }
+  } else {
+    store(T{});
+  }
+}
+
+template <class T>
+inline T add_scaled(T x, T alpha, T y) {
+  return x + alpha * y;
+}
+template <class T>
+inline Complex<T> add_scaled(Complex<T> x, Complex<T> alpha, Complex<T> y) {
+  return {x.re + alpha.re * y.re, x.im + alpha.re * y.im};
+}
+
+constexpr int64_t kAddGrain = 16384;  // elements a task: below, a second thread does not pay
+
+// All three of S, unit stride (or one y for all), computed in T: S itself, or float for a 16-bit float. Complex is left
+// to the compiler.
+template <class Isa, class T, class S, bool OneY>
+inline void add_direct(const S* x, const S* y, T alpha, S* d, int64_t n) {
+  int64_t i = 0;
+  if constexpr (std::is_arithmetic_v<T>) {
+    using Vec = typename Isa::template Vec<T>;
+    constexpr int L = Isa::template lanes<T>;
+    const Vec one = (Vec{} + load_scalar<T>(*y)) * alpha;
+    for (; i + L <= n; i += L) {
+      const Vec term = OneY ? one : load_converted<Isa, T, S>(y + i, L) * alpha;
+      const Vec sum = load_converted<Isa, T, S>(x + i, L) + term;
+      if constexpr (std::is_same_v<S, T>)
+        Isa::template store<T>(d + i, sum);
+      else
+        narrow_exact<Isa>(d + i, sum);
+    }
+    for (; i < n; ++i) d[i] = store_scalar<S>(load_scalar<T>(x[i]) + alpha * load_scalar<T>(OneY ? *y : y[i]));
+  } else {
+    for (; i < n; ++i) d[i] = add_scaled(x[i], alpha, OneY ? *y : y[i]);
+  }
+}
+
+// One operand runs along the rows of D, the other across them (a transposed matrix): tiles of L x L are turned in
+// registers, so that whole cache lines of both are read.
+template <class Isa, class T, class S>
+void add_crossed(const Add& p, T alpha, const Runtime& rt) {
+  constexpr int L = Isa::template lanes<T>;
+  struct Context {
+    const Add& p;
+    T alpha;
+    int64_t row_blocks;
+  } context{p, alpha, ceil_div(p.size[p.dims - 2], L)};
+  const auto body = [](void* arg, int64_t begin, int64_t end) {
+    using Vec = typename Isa::template Vec<T>;
+    const Context& c = *static_cast<const Context*>(arg);
+    const Add& q = c.p;
+    const int row = q.dims - 2, col = q.dims - 1;
+    const bool x_crossed = q.x_stride[col] != 1;
+    const int64_t crossed_stride = x_crossed ? q.x_stride[col] : q.y_stride[col],
+                  straight_row = x_crossed ? q.y_stride[row] : q.x_stride[row];
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t row0 = task % c.row_blocks * L;
+      const int rows = static_cast<int>(min64(L, q.size[row] - row0));
+      int64_t outer = task / c.row_blocks;
+      int64_t x_at = row0 * q.x_stride[row], y_at = row0 * q.y_stride[row], d_at = row0 * q.d_stride[row];
+      for (int i = row - 1; i >= 0; --i) {
+        const int64_t index = outer % q.size[i];
+        outer /= q.size[i];
+        x_at += index * q.x_stride[i], y_at += index * q.y_stride[i], d_at += index * q.d_stride[i];
+      }
+      const S* x = static_cast<const S*>(q.x) + x_at;
+      const S* y = static_cast<const S*>(q.y) + y_at;
+      const S* crossed = x_crossed ? x : y;
+      const S* straight = x_crossed ? y : x;
+      S* d = static_cast<S*>(q.d) + d_at;
+      for (int64_t col0 = 0; col0 < q.size[col]; col0 += L) {
+        const int cols = static_cast<int>(min64(L, q.size[col] - col0));
+        Vec block[L] = {};
+        for (int j = 0; j < cols; ++j)
+          block[j] = load_converted<Isa, T, S>(crossed + (col0 + j) * crossed_stride, rows);
+        transpose<Isa, T>(block);
+        for (int i = 0; i < rows; ++i) {
+          const Vec other = load_converted<Isa, T, S>(straight + i * straight_row + col0, cols);
+          const Vec sum = x_crossed ? block[i] + other * c.alpha : other + block[i] * c.alpha;
+          S* const to = d + i * q.d_stride[row] + col0;
+          if constexpr (std::is_same_v<S, T>) {
+            store_converted<Isa, T, S>(to, sum, cols);
+          } else {
+            S whole[L];
+            narrow_exact<Isa>(whole, sum);
+            std::memcpy(to, whole, cols * sizeof(S));
+          }
+        }
+      }
+    }
+  };
+  int64_t tasks = context.row_blocks;
+  for (int i = 0; i < p.dims - 2; ++i) tasks *= p.size[i];
+  if (rt.threads > 1 && p.numel() > kAddGrain)
+    rt.parallel(tasks, body, &context);
+  else
+    body(&context, 0, tasks);
+}
+
+// Direct: the dtype that is T itself; where all three operands have it, no element is converted. Walks one range of the
+// flattened outer dimensions.
+template <class Isa, class T, DType Direct>
+void add_typed(const Add& p, const Runtime& rt) {
+  constexpr int kChunk = 512;
+  T alpha{};
+  if constexpr (std::is_integral_v<T>)
+    alpha = static_cast<T>(static_cast<int64_t>(p.alpha));
+  else
+    alpha = convert_element<T>(p.alpha);
+  const int last = p.dims - 1;
+  const int64_t inner = p.dims == 0 ? 1 : p.size[last];
+  const int64_t sx = p.dims == 0 ? 0 : p.x_stride[last], sy = p.dims == 0 ? 0 : p.y_stride[last],
+                sd = p.dims == 0 ? 1 : p.d_stride[last];
+  const int64_t pieces_per_row = inner > kAddGrain ? ceil_div(inner, kAddGrain) : 1;
+  const int64_t rows = p.numel() / inner, tasks = rows * pieces_per_row;
+  const bool own_type = p.d_type == Direct || (std::is_same_v<T, float> && element_size(p.d_type) == 2);
+  const bool one_type = own_type && p.x_type == p.d_type && p.y_type == p.d_type;
+  const bool direct = one_type && sd == 1 && sx == 1 && (sy == 1 || sy == 0);
+  if constexpr (std::is_arithmetic_v<T> && sizeof(T) >= 4) {
+    const bool y_crosses = p.dims > 1 && sx == 1 && sy > 1 && p.y_stride[last - 1] == 1;
+    const bool x_crosses = p.dims > 1 && sy == 1 && sx > 1 && p.x_stride[last - 1] == 1;
+    if (one_type && sd == 1 && (x_crosses || y_crosses)) {
+      if (p.d_type == Direct) return add_crossed<Isa, T, T>(p, alpha, rt);
+      if constexpr (std::is_same_v<T, float>)
+        return p.d_type == DType::bf16 ? add_crossed<Isa, T, bf16>(p, alpha, rt)
+                                       : add_crossed<Isa, T, f16>(p, alpha, rt);
+    }
+  }
+  struct Context {
+    const Add& p;
+    T alpha;
+    int64_t inner, sx, sy, sd, pieces;
+    bool direct;
+  } context{p, alpha, inner, sx, sy, sd, pieces_per_row, direct};
+  const auto body = [](void* arg, int64_t begin, int64_t end) {
+    const Context& c = *static_cast<const Context*>(arg);
+    const Add& q = c.p;
+    T x[kChunk], y[kChunk];
+    for (int64_t task = begin; task < end; ++task) {
+      int64_t row = task / c.pieces, x_at = 0, y_at = 0, d_at = 0;
+      for (int i = q.dims - 2; i >= 0; --i) {
+        const int64_t index = row % q.size[i];
+        row /= q.size[i];
+        x_at += index * q.x_stride[i], y_at += index * q.y_stride[i], d_at += index * q.d_stride[i];
+      }
+      const int64_t piece = task % c.pieces, from = part_begin(c.inner, c.pieces, piece),
+                    to = part_begin(c.inner, c.pieces, piece + 1);
+      if (c.direct) {
+        const auto run = [&](auto tag) {
+          using S = decltype(tag);
+          const S* xs = static_cast<const S*>(q.x) + x_at + from;
+          const S* ys = static_cast<const S*>(q.y) + y_at + from * c.sy;
+          S* ds = static_cast<S*>(q.d) + d_at + from;
+          if (c.sy == 0)
+            add_direct<Isa, T, S, true>(xs, ys, c.alpha, ds, to - from);
+          else
+            add_direct<Isa, T, S, false>(xs, ys, c.alpha, ds, to - from);
+        };
+        if constexpr (std::is_same_v<T, float>) {
+          if (q.d_type == DType::bf16) run(bf16{});
+          if (q.d_type == DType::f16) run(f16{});
+        }
+        if (q.d_type == Direct) run(T{});
+        continue;
+      }
+      for (int64_t i = from; i < to; i += kChunk) {
+        const int n = static_cast<int>(to - i < kChunk ? to - i : kChunk);
+        load_any<Isa, T>(q.x, q.x_type, x_at + i * c.sx, c.sx, n, x);
+        load_any<Isa, T>(q.y, q.y_type, y_at + i * c.sy, c.sy, n, y);
+        for (int j = 0; j < n; ++j) x[j] = add_scaled(x[j], c.alpha, y[j]);
+        store_any<Isa, T>(q.d, q.d_type, d_at + i * c.sd, c.sd, n, x);
+      }
+    }
+  };
+  if (rt.threads > 1 && p.numel() > kAddGrain)
+    rt.parallel(tasks, body, &context);
+  else
+    body(&context, 0, tasks);
+}
+
+template <class Isa>
+void add(const Add& p, const Runtime& rt) {
+  const bool same = p.x_type == p.d_type && p.y_type == p.d_type;  // integers modulo 2^w in their own width
+  switch (p.d_type) {
+    case DType::i32:
+      if (same) return add_typed<Isa, uint32_t, DType::i32>(p, rt);
+      break;
+    case DType::i16:
+      if (same) return add_typed<Isa, uint16_t, DType::i16>(p, rt);
+      break;
+    case DType::i8:
+      if (same) return add_typed<Isa, uint8_t, DType::i8>(p, rt);
+      break;
+    case DType::u8:
+      if (same) return add_typed<Isa, uint8_t, DType::u8>(p, rt);
+      break;
+    case DType::f32:
+    case DType::bf16:
+    case DType::f16: return add_typed<Isa, float, DType::f32>(p, rt);
+    case DType::f64: return add_typed<Isa, double, DType::f64>(p, rt);
+    case DType::c64: return add_typed<Isa, Complex<float>, DType::c64>(p, rt);
+    case DType::c128: return add_typed<Isa, Complex<double>, DType::c128>(p, rt);
+    default: break;
+  }
+  add_typed<Isa, uint64_t, DType::i64>(p, rt);
+}
+
+}  // namespace myops::cpu

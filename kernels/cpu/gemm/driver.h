@@ -1,0 +1,427 @@
+// The drivers: loops of blocks, packing and micro-kernel calls over the parts of a plan. See plan.h for the vocabulary.
+//
+// Each part of a batch item (a range of tiles x a range of panels) is computed by one thread from start to end:
+//
+//   for a block of k:   for a block of panels: [pack B]   for a block of tiles: [pack A]   for panel: for tile:
+//   micro-kernel
+//
+// Sums over more than one block of k go to D where the micro-kernel writes D itself, else to a matrix of the compute
+// type beside it, so that a 16-bit result is rounded once.
+#pragma once
+#include <atomic>
+
+#include "../../matrix_view.h"
+#include "epilogue.h"
+#include "microkernel.h"
+#include "pack.h"
+#include "plan.h"
+
+namespace myops::cpu {
+
+template <class T>
+using FinishFn = void (*)(const EpilogueArgs<T>&, const void* c, void* d);
+
+template <class Isa, class T, class CS, class DS>
+void finish_real_any(const EpilogueArgs<T>& e, const void* c, void* d) {
+  finish_real<Isa, T, CS, DS>(e, static_cast<const CS*>(c), static_cast<DS*>(d));
+}
+template <class Isa, class T>
+void finish_complex_any(const EpilogueArgs<T>& e, const void* c, void* d) {
+  finish_complex<Isa, T>(e, static_cast<const T*>(c), static_cast<T*>(d));
+}
+
+// S is the dtype of A and B, W the wide dtype that C and D may have instead.
+template <class Isa, class T, class S, class W>
+FinishFn<T> choose_finish(const Gemm& g) {
+  if (is_complex(g.in)) return &finish_complex_any<Isa, T>;
+  const bool wide_c = g.c_type != g.in, wide_d = g.out != g.in;
+  return wide_d ? (wide_c ? &finish_real_any<Isa, T, W, W> : &finish_real_any<Isa, T, S, W>)
+                : (wide_c ? &finish_real_any<Isa, T, W, S> : &finish_real_any<Isa, T, S, S>);
+}
+
+template <class T>
+inline T scalar(double v) {
+  if constexpr (static_cast<T>(-1) > static_cast<T>(0))  // unsigned: integers modulo 2^w
+    return static_cast<T>(static_cast<int64_t>(v));
+  else
+    return static_cast<T>(v);
+}
+
+inline int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// The operand pointers of one batch item, in bytes from the base.
+template <class E>
+inline E* at(void* base, int64_t elements) {
+  return static_cast<E*>(base) + elements;
+}
+
+// Splits the work into tasks and gives each running thread its scratch memory: small from its stack, else from torch.
+template <class Body>
+void run_tasks(const Runtime& rt, bool parallel, int64_t tasks, int64_t scratch_bytes, const Body& body) {
+  constexpr int64_t kStackScratch = 32 * 1024;
+  char* shared = nullptr;
+  if (scratch_bytes > kStackScratch)
+    shared = static_cast<char*>(rt.allocate(rt.cookie, scratch_bytes * (parallel ? rt.threads : 1)));
+  struct Context {
+    const Body* body;
+    char* shared;
+    int64_t bytes;
+    std::atomic<int> next;
+  } context{&body, shared, scratch_bytes, {0}};
+  const auto run = [](void* arg, int64_t begin, int64_t end) {
+    auto* c = static_cast<Context*>(arg);
+    if (c->shared != nullptr) {
+      (*c->body)(begin, end, c->shared + c->bytes * c->next.fetch_add(1));
+    } else {
+      alignas(64) char small[kStackScratch];
+      (*c->body)(begin, end, small);
+    }
+  };
+  if (parallel)
+    rt.parallel(tasks, run, &context);
+  else
+    run(&context, 0, tasks);
+}
+
+// C: the micro-kernel's policy. S: what A and B are stored as (the real type of a complex dtype).
+template <class Isa, class C, class S>
+struct Tiled {
+  using T = typename C::Scalar;
+  using AE = typename C::A;
+  using BE = typename C::B;
+  using Out = typename C::Out;
+  static constexpr bool kGroups = C::kGroup > 1;                // A and B step through k by groups
+  static constexpr bool kDirectOnly = !std::is_same_v<Out, T>;  // D is 16-bit: one block of k, written directly
+  static constexpr int L = C::kLanes;
+
+  const Gemm& g;
+  const Plan& p;
+  const int unit;  // real rows (columns) of a row (column) of D
+  const int64_t tiles, vectors, panels;
+  const Split rows_of_tiles, vectors_of_panels;
+  const FinishFn<T> finish;
+  const T alpha, beta;
+  const int64_t kc_steps;  // steps of a full block of k
+  int64_t a_width = 0;     // elements of packed A per row
+  bool a_rows = false;     // packed A keeps its rows (k contiguous)
+  int64_t b_bytes = 0, a_bytes = 0, s_bytes = 0;
+  int64_t s_cols = 0;
+
+  static const TileTable<Isa, C, kMaxRows, Isa::kPanelVectors>& table() {
+    static constexpr TileTable<Isa, C, kMaxRows, Isa::kPanelVectors> t;
+    return t;
+  }
+
+  Tiled(const Gemm& problem, const Plan& plan, FinishFn<T> f)
+      : g(problem),
+        p(plan),
+        unit(plan.complex ? 2 : 1),
+        tiles(ceil_div(problem.M, kMaxRows / unit)),
+        vectors(ceil_div(plan.cols, L)),
+        panels(ceil_div(vectors, Isa::kPanelVectors)),
+        rows_of_tiles(problem.M, tiles),
+        vectors_of_panels(vectors, panels),
+        finish(f),
+        alpha(scalar<T>(problem.alpha)),
+        beta(scalar<T>(problem.beta)),
+        kc_steps(ceil_div(plan.kc, C::kGroup)) {}
+
+  int64_t tile_row(int64_t tile) const { return rows_of_tiles.begin(tile); }  // in rows of D
+  int64_t panel_vector(int64_t panel) const { return vectors_of_panels.begin(panel); }
+  int64_t panel_column(int64_t panel) const { return min64(panel_vector(panel) * L, p.cols); }  // real columns
+
+  void run(const Runtime& rt) {
+    const int64_t mc_tiles = max64(1, p.mc / p.mr), nc_panels = max64(1, p.nc / (static_cast<int64_t>(p.nv) * L));
+    if (p.pack_b)
+      b_bytes = align64(min64(nc_panels, ceil_div(panels, p.tasks_n)) * Isa::kPanelVectors * L *
+                        (kc_steps + C::kStart) * sizeof(BE));
+    if (p.pack_a) {
+      a_rows = kGroups || (!p.complex && (g.A.col_stride == 1 || g.K == 1));
+      // 16 elements beyond a power of two keep the rows of a tile out of each other's cache sets.
+      a_width = C::kGroup * kc_steps + 16;
+      a_bytes = align64(min64(mc_tiles, tiles) * kMaxRows * a_width * sizeof(AE));
+    }
+    if (!p.direct_d && p.kc < g.K) {
+      s_cols = ceil_div(panels, p.tasks_n) * Isa::kPanelVectors * L;
+      s_bytes = align64(ceil_div(tiles, p.tasks_m) * kMaxRows * s_cols * sizeof(T));
+    }
+    const int64_t parts = p.tasks_m * p.tasks_n;
+    run_tasks(rt, p.parallel, g.batch() * parts, b_bytes + a_bytes + s_bytes,
+              [&](int64_t begin, int64_t end, char* scratch) {
+                for (int64_t task = begin; task < end; ++task) {
+                  const int64_t part = task % parts, pm = part / p.tasks_n, pn = part % p.tasks_n;
+                  run_part(task / parts, part_begin(tiles, p.tasks_m, pm), part_begin(tiles, p.tasks_m, pm + 1),
+                           part_begin(panels, p.tasks_n, pn), part_begin(panels, p.tasks_n, pn + 1), mc_tiles,
+                           nc_panels, scratch);
+                }
+              });
+  }
+
+  void run_part(int64_t item, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1, int64_t mc_tiles,
+                int64_t nc_panels, char* scratch) {
+    const S* a = at<S>(g.A.data, batch_offset(g, g.A, item) * unit);
+    const S* b = at<S>(g.B.data, batch_offset(g, g.B, item) * unit);
+    const int64_t c_offset = g.C.data == nullptr ? 0 : batch_offset(g, g.C, item);
+    const int64_t d_offset = batch_offset(g, g.D, item);
+    BE* const b_packed = reinterpret_cast<BE*>(scratch);
+    AE* const a_packed = reinterpret_cast<AE*>(scratch + b_bytes);
+    T* const s = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
+    const int64_t s_row0 = tile_row(tile0) * unit, s_col0 = panel_column(panel0);
+    alignas(64) T sums[kMaxRows * Isa::kPanelVectors * L];
+
+    int64_t k0 = 0;
+    do {
+      const int64_t kb = min64(p.kc, g.K - k0), steps = ceil_div(kb, C::kGroup);
+      const bool first = k0 == 0, last = k0 + kb >= g.K;
+      for (int64_t jc = panel0; jc < panel1; jc += nc_panels) {
+        const int64_t jc_end = min64(jc + nc_panels, panel1);
+        if (p.pack_b) {
+          // Rows of B that lie far apart are read a few at a time across all panels: the prefetcher follows few
+          // streams.
+          const int64_t rows = C::kStart || g.B.col_stride != 1 ? kb : kRowsTogether;
+          int64_t k = 0;
+          do {  // once for K == 0 too: the starting values of the sums have to be there
+            for (int64_t j = jc; j < jc_end; ++j)
+              pack_b(b, k0 + k, min64(rows, kb - k), j, panel_vector(jc), steps, k / C::kGroup, b_packed);
+            k += rows;
+          } while (k < kb);
+        }
+        for (int64_t ic = tile0; ic < tile1; ic += mc_tiles) {
+          const int64_t ic_end = min64(ic + mc_tiles, tile1);
+          if (p.pack_a) pack_a(a, k0, kb, ic, ic_end, a_packed);
+          for (int64_t j = jc; j < jc_end; ++j) {
+            const int64_t v0 = panel_vector(j), nv = panel_vector(j + 1) - v0, col = v0 * L;
+            const int64_t cols = min64(nv * L, p.cols - col);
+            Tile<C> t;
+            t.k = steps;
+            t.last = static_cast<int>(cols - (nv - 1) * L);
+            t.b = p.pack_b ? b_packed + (v0 - panel_vector(jc)) * L * (steps + C::kStart)
+                           : reinterpret_cast<const BE*>(b + k0 * g.B.row_stride * unit + col);
+            t.b_k = p.pack_b ? nv * L : g.B.row_stride * unit;
+            if constexpr (C::kStart) t.start = t.b + steps * t.b_k;
+            for (int64_t i = ic; i < ic_end; ++i) {
+              const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
+              set_a(t, a, k0, i, ic, a_packed);
+              const auto kernel = table().at[rows * unit - 1][nv - 1];
+              const Position at{row, rows, col, cols, c_offset, d_offset, first, last};
+              if constexpr (kDirectOnly) {
+                write_direct(t, kernel, at);
+              } else if (p.direct_d) {
+                write_direct(t, kernel, at);
+              } else {
+                T* partial = s + (row * unit - s_row0) * s_cols + (col - s_col0);
+                write_through_sums(t, kernel, at, sums, nv * L, partial);
+              }
+            }
+          }
+        }
+      }
+      k0 += kb;
+    } while (k0 < g.K);
+  }
+
+  // Where a tile lies: rows of D, real columns, and which blocks of k come before and after.
+  struct Position {
+    int64_t row, rows, col, cols, c_offset, d_offset;
+    bool first, last;
+  };
+
+  void write_direct(Tile<C>& t, TileFn<C> kernel, const Position& q) const {
+    Out* d = at<Out>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col);
+    const bool reads_c = q.first && g.C.data != nullptr;
+    t.d = d, t.d_row = g.D.row_stride;
+    t.c = reads_c ? at<Out>(g.C.data, q.c_offset + q.row * g.C.row_stride + q.col) : q.first ? nullptr : d;
+    t.c_row = reads_c ? g.C.row_stride : g.D.row_stride;
+    t.alpha = alpha;
+    t.beta = q.first ? beta : T(1);
+    kernel(t);
+  }
+
+  void write_through_sums(Tile<C>& t, TileFn<C> kernel, const Position& q, T* sums, int64_t sums_row,
+                          T* partial) const {
+    t.c = q.first ? nullptr : partial, t.c_row = s_cols;
+    t.alpha = t.beta = T(1);
+    t.d = q.last ? sums : partial, t.d_row = q.last ? sums_row : s_cols;
+    kernel(t);
+    if (!q.last) return;
+    const EpilogueArgs<T> e{sums,
+                            sums_row,
+                            static_cast<int>(q.rows),
+                            static_cast<int>(q.cols / unit),
+                            g.A.conj,
+                            g.B.conj,
+                            g.C.conj,
+                            alpha,
+                            beta,
+                            g.C.row_stride,
+                            g.C.col_stride,
+                            g.D.row_stride,
+                            g.D.col_stride};
+    finish(e, element(g.C, g.c_type, q.c_offset, q.row, q.col / unit),
+           element(g.D, g.out, q.d_offset, q.row, q.col / unit));
+  }
+
+  static char* element(const MatrixView& v, DType type, int64_t offset, int64_t row, int64_t col) {
+    if (v.data == nullptr) return nullptr;
+    return static_cast<char*>(v.data) + (offset + row * v.row_stride + col * v.col_stride) * element_size(type);
+  }
+
+  static constexpr int64_t kRowsTogether = 16;
+
+  // Rows [k0, k0 + kb) of one panel, to step `at` of its place in `packed`.
+  void pack_b(const S* b, int64_t k0, int64_t kb, int64_t panel, int64_t base_vector, int64_t steps, int64_t at_step,
+              BE* packed) const {
+    const int64_t v0 = panel_vector(panel), nv = panel_vector(panel + 1) - v0, col = v0 * L / unit;
+    const int64_t width = nv * L, n = (min64(v0 * L + width, p.cols) - v0 * L) / unit;
+    BE* dst = packed + (v0 - base_vector) * L * (steps + C::kStart) + at_step * width;
+    const S* src = b + (k0 * g.B.row_stride + col * g.B.col_stride) * unit;
+    if constexpr (C::kGroup == 4) {
+      pack_b_quads<Isa>(src, g.B.row_stride, g.B.col_stride, kb, n, width, dst);
+    } else if constexpr (C::kGroup == 2) {
+      pack_b_pairs<Isa>(src, g.B.row_stride, g.B.col_stride, kb, n, width, dst);
+    } else if constexpr (std::is_same_v<BE, T>) {
+      if (!p.complex) {
+        pack_b_panel<Isa, T, S>(src, g.B.row_stride, g.B.col_stride, kb, n, width, dst);
+      } else if constexpr (std::is_same_v<T, float>) {  // (re, im) moves as one double
+        pack_b_panel<Isa, double, double>(reinterpret_cast<const double*>(src), g.B.row_stride, g.B.col_stride, kb, n,
+                                          width / 2, reinterpret_cast<double*>(dst));
+      } else if constexpr (std::is_same_v<T, double>) {
+        struct Z {
+          double re, im;
+        };
+        pack_b_elements<Z>(reinterpret_cast<const Z*>(src), g.B.row_stride, g.B.col_stride, kb, n, width / 2,
+                           reinterpret_cast<Z*>(dst));
+      }
+    }
+  }
+
+  void pack_a(const S* a, int64_t k0, int64_t kb, int64_t ic, int64_t ic_end, AE* packed) const {
+    const int64_t row0 = tile_row(ic);
+    const S* src = a + (row0 * g.A.row_stride + k0 * g.A.col_stride) * unit;
+    if constexpr (kGroups) {
+      pack_a_groups<Isa>(src, g.A.row_stride, g.A.col_stride, tile_row(ic_end) - row0, kb, C::kGroup, a_width, packed);
+    } else {
+      if (a_rows) {
+        pack_a_rows<Isa, T, S>(src, g.A.row_stride, tile_row(ic_end) - row0, kb, a_width, packed);
+        return;
+      }
+      for (int64_t i = ic; i < ic_end; ++i) {
+        const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
+        const S* tile = src + (row - row0) * g.A.row_stride * unit;
+        T* dst = packed + (row - row0) * unit * a_width;
+        pack_a_panel<T, S>(tile, g.A.row_stride, g.A.col_stride, rows, kb, rows, dst);
+      }
+    }
+  }
+
+  void set_a(Tile<C>& t, const S* a, int64_t k0, int64_t tile, int64_t ic, const AE* packed) const {
+    const int64_t row = tile_row(tile);
+    if (!p.pack_a) {
+      if constexpr (std::is_same_v<S, AE>) t.a = a + (row * g.A.row_stride + k0 * g.A.col_stride) * unit;
+      t.a_row = g.A.row_stride * unit;
+      t.a_k = kGroups ? C::kGroup : g.A.col_stride * unit;
+      return;
+    }
+    t.a = packed + (row - tile_row(ic)) * unit * a_width;
+    t.a_row = a_rows ? a_width : 1;
+    t.a_k = kGroups ? C::kGroup : a_rows ? 1 : (tile_row(tile + 1) - row) * unit;
+  }
+};
+
+// x @ W.T for few rows: W is read once, in place, along k.
+template <class Isa, class T, class S, class Step>
+struct Dot {
+  static constexpr int kCols = 4, kChunk = 64, kMaxM = 16;
+  using Kernel = void (*)(int64_t, const S*, int64_t, const S*, int64_t, T*, int64_t);
+
+  template <int MR>
+  static constexpr Kernel kernel_for(int nc) {
+    constexpr Kernel k[kCols] = {&dot_kernel<Isa, T, S, Step, MR, 1>, &dot_kernel<Isa, T, S, Step, MR, 2>,
+                                 &dot_kernel<Isa, T, S, Step, MR, 3>, &dot_kernel<Isa, T, S, Step, MR, 4>};
+    return k[nc - 1];
+  }
+  static Kernel kernel(int mr, int nc) {
+    if constexpr (Isa::kDotRows >= 4) {
+      if (mr == 4) return kernel_for<4>(nc);
+      if (mr == 3) return kernel_for<3>(nc);
+    }
+    return mr == 2 ? kernel_for<2>(nc) : kernel_for<1>(nc);
+  }
+
+  static void run(const Gemm& g, const Plan& p, FinishFn<T> finish, const Runtime& rt) {
+    const int64_t chunks = ceil_div(g.N, kChunk);
+    const T alpha = scalar<T>(g.alpha), beta = scalar<T>(g.beta);
+    run_tasks(rt, p.parallel, g.batch() * chunks, 0, [&](int64_t begin, int64_t end, char*) {
+      alignas(64) T sums[kMaxM * kChunk];
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t item = task / chunks, col = task % chunks * kChunk;
+        const int cols = static_cast<int>(min64(kChunk, g.N - col));
+        const S* a = at<S>(g.A.data, batch_offset(g, g.A, item));
+        const S* b = at<S>(g.B.data, batch_offset(g, g.B, item) + col * g.B.col_stride);
+        const int tiles = static_cast<int>(ceil_div(g.M, Isa::kDotRows));
+        // One row: columns one by one, a single stream through W. More rows reuse each vector of A for several columns.
+        const int step = g.M == 1 ? 1 : kCols;
+        for (int j = 0; j < cols; j += step) {
+          const int nc = cols - j < step ? cols - j : step;
+          for (int i = 0; i < tiles; ++i) {
+            const int row = static_cast<int>(part_begin(g.M, tiles, i));
+            const int mr = static_cast<int>(part_begin(g.M, tiles, i + 1)) - row;
+            kernel(mr, nc)(g.K, a + row * g.A.row_stride, g.A.row_stride, b + j * g.B.col_stride, g.B.col_stride,
+                           sums + row * kChunk + j, kChunk);
+          }
+        }
+        EpilogueArgs<T> e{sums,  kChunk, static_cast<int>(g.M), cols,           false,          false,         false,
+                          alpha, beta,   g.C.row_stride,        g.C.col_stride, g.D.row_stride, g.D.col_stride};
+        using Any = Tiled<Isa, Real<Isa, T, T>, T>;
+        finish(e, Any::element(g.C, g.c_type, g.C.data == nullptr ? 0 : batch_offset(g, g.C, item), 0, col),
+               Any::element(g.D, g.out, batch_offset(g, g.D, item), 0, col));
+      }
+    });
+  }
+};
+
+template <class Isa, class T, class S, class W>
+void gemm_typed(const Gemm& g, const Plan& p, const Runtime& rt) {
+  const FinishFn<T> finish = choose_finish<Isa, T, S, W>(g);
+  if constexpr (sizeof(S) == sizeof(T) || std::is_same_v<T, float>)
+    if (p.driver == Driver::dot) {
+      if constexpr (std::is_same_v<S, bf16> && Isa::kBf16Dot)
+        return Dot<Isa, T, S, Bf16DotStep<Isa>>::run(g, p, finish, rt);
+      else
+        return Dot<Isa, T, S, DotStep<Isa, T, S>>::run(g, p, finish, rt);
+    }
+  if constexpr (std::is_same_v<S, bf16> && Isa::kBf16Dot)
+    if (p.compute == Compute::bf16_dot) {
+      if (p.direct_d && g.out == DType::bf16) return Tiled<Isa, Bf16Dot<Isa, S>, S>(g, p, finish).run(rt);
+      return Tiled<Isa, Bf16Dot<Isa>, S>(g, p, finish).run(rt);
+    }
+  if constexpr (std::is_same_v<S, int8_t> && Isa::kInt8Dot)
+    if (p.compute == Compute::i8_dot) return Tiled<Isa, Int8Dot<Isa>, S>(g, p, finish).run(rt);
+  if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
+    if (!p.pack_b) return Tiled<Isa, Real<Isa, T, S>, S>(g, p, finish).run(rt);
+    if (p.direct_d && g.out == g.in) return Tiled<Isa, Real<Isa, T, T, S>, S>(g, p, finish).run(rt);
+  }
+  if constexpr (std::is_same_v<S, float> || std::is_same_v<S, double>)
+    if (p.complex && !p.pack_a) return Tiled<Isa, Real<Isa, T, T, T, true>, S>(g, p, finish).run(rt);
+  Tiled<Isa, Real<Isa, T, T>, S>(g, p, finish).run(rt);
+}
+
+template <class Isa>
+void gemm(const Gemm& g, const Plan& p, const Runtime& rt) {
+  switch (g.in) {
+    case DType::f32: return gemm_typed<Isa, float, float, float>(g, p, rt);
+    case DType::f64: return gemm_typed<Isa, double, double, double>(g, p, rt);
+    case DType::bf16: return gemm_typed<Isa, float, bf16, float>(g, p, rt);
+    case DType::f16: return gemm_typed<Isa, float, f16, float>(g, p, rt);
+    case DType::c64: return gemm_typed<Isa, float, float, float>(g, p, rt);
+    case DType::c128: return gemm_typed<Isa, double, double, double>(g, p, rt);
+    case DType::i8: return gemm_typed<Isa, uint32_t, int8_t, int32_t>(g, p, rt);
+    case DType::u8: return gemm_typed<Isa, uint32_t, uint8_t, int32_t>(g, p, rt);
+    case DType::i16: return gemm_typed<Isa, uint32_t, int16_t, int16_t>(g, p, rt);
+    case DType::i32: return gemm_typed<Isa, uint32_t, uint32_t, uint32_t>(g, p, rt);
+    case DType::i64: return gemm_typed<Isa, uint64_t, uint64_t, uint64_t>(g, p, rt);
+    default: return;  // boolean never gets here: the entry points refuse it
+  }
+}
+
+}  // namespace myops::cpu

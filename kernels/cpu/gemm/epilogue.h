@@ -1,0 +1,95 @@
+// The general epilogue: a finished tile of sums to D, whatever the dtype, stride or conjugation of C and D.
+//
+//   D = alpha * sums + beta * C, rounded once. Used where the micro-kernel cannot write D itself.
+//
+// A complex tile has two real rows for each row of D: sums of Re(a) * (re, im) and of Im(a) * (re, im) of b. They are
+// combined here, and a conjugated A or B only changes signs:
+//
+//            plain            conj A           conj B            both
+//   re   r.re - i.im      r.re + i.im      r.re + i.im      r.re - i.im
+//   im   r.im + i.re      r.im - i.re     -r.im + i.re     -r.im - i.re
+#pragma once
+#include "microkernel.h"
+
+namespace myops::cpu {
+
+// Up to a vector of elements of storage S at a stride, as T, and back.
+template <class Isa, class T, class S>
+inline typename Isa::template Vec<T> gather(const S* p, int64_t stride, int n) {
+  if (stride == 1) return load_converted<Isa, T, S>(p, n);
+  typename Isa::template Vec<T> v = {};
+  for (int j = 0; j < n; ++j) v[j] = load_scalar<T>(p[j * stride]);
+  return v;
+}
+
+template <class Isa, class T, class S>
+inline void scatter(S* p, int64_t stride, typename Isa::template Vec<T> v, int n) {
+  if (stride == 1) return store_converted<Isa, T, S>(p, v, n);
+  for (int j = 0; j < n; ++j) p[j * stride] = store_scalar<S>(static_cast<T>(v[j]));
+}
+
+template <class T>
+struct EpilogueArgs {
+  const T* sums;
+  int64_t sums_row;
+  int rows, cols;  // of D: half the real ones for a complex tile
+  bool conj_a, conj_b, conj_c;
+  T alpha, beta;
+  int64_t c_row, c_col, d_row, d_col;  // in elements of C and D
+};
+
+template <class Isa, class T, class CS, class DS>
+void finish_real(const EpilogueArgs<T>& e, const CS* c, DS* d) {
+  constexpr int L = Isa::template lanes<T>;
+  for (int i = 0; i < e.rows; ++i)
+    for (int j = 0; j < e.cols; j += L) {
+      const int n = e.cols - j < L ? e.cols - j : L;
+      typename Isa::template Vec<T> v = load_converted<Isa, T, T>(e.sums + i * e.sums_row + j, n) * e.alpha;
+      if (c != nullptr) v += gather<Isa, T, CS>(c + i * e.c_row + j * e.c_col, e.c_col, n) * e.beta;
+      scatter<Isa, T, DS>(d + i * e.d_row + j * e.d_col, e.d_col, v, n);
+    }
+}
+
+template <class T>
+inline void store_complex(const EpilogueArgs<T>& e, T re, T im, const T* c, T* d) {
+  d[0] = e.alpha * re + (c == nullptr ? T(0) : e.beta * c[0]);
+  d[1] = e.alpha * im + (c == nullptr ? T(0) : e.beta * (e.conj_c ? -c[1] : c[1]));
+}
+
+template <class Isa, class T>
+void finish_complex(const EpilogueArgs<T>& e, const T* c, T* d) {
+  using Vec = typename Isa::template Vec<T>;
+  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+  constexpr int L = Isa::template lanes<T>;
+  const T sign_re = e.conj_a == e.conj_b ? T(-1) : T(1);  // of i.im in re
+  const T sign_r = e.conj_b ? T(-1) : T(1), sign_i = e.conj_a ? T(-1) : T(1);
+  Vec of_r, of_i, of_c;
+  Index swap;
+  for (int j = 0; j < L; ++j) {
+    of_r[j] = e.alpha * (j % 2 ? sign_r : T(1));
+    of_i[j] = e.alpha * (j % 2 ? sign_i : sign_re);
+    of_c[j] = e.beta * (j % 2 && e.conj_c ? T(-1) : T(1));
+    swap[j] = j ^ 1;
+  }
+  const bool vectors = e.d_col == 1 && (c == nullptr || e.c_col == 1);
+  for (int i = 0; i < e.rows; ++i) {
+    const T* r = e.sums + (2 * i) * e.sums_row;
+    const T* m = e.sums + (2 * i + 1) * e.sums_row;
+    int j = 0;
+    if (vectors)
+      for (; 2 * j < 2 * e.cols; j += L / 2) {
+        const int n = 2 * (e.cols - j) < L ? 2 * (e.cols - j) : L;
+        const Vec im = load_converted<Isa, T, T>(m + 2 * j, n);
+        Vec v = load_converted<Isa, T, T>(r + 2 * j, n) * of_r + __builtin_shuffle(im, swap) * of_i;
+        if (c != nullptr) v += load_converted<Isa, T, T>(c + 2 * (i * e.c_row + j), n) * of_c;
+        store_converted<Isa, T, T>(d + 2 * (i * e.d_row + j), v, n);
+      }
+    else
+      for (; j < e.cols; ++j)
+        store_complex<T>(e, r[2 * j] + sign_re * m[2 * j + 1], sign_r * r[2 * j + 1] + sign_i * m[2 * j],
+                         c == nullptr ? nullptr : c + 2 * (i * e.c_row + j * e.c_col),
+                         d + 2 * (i * e.d_row + j * e.d_col));
+  }
+}
+
+}  // namespace myops::cpu

@@ -1,0 +1,29 @@
+// AVX2 with FMA and F16C: 32-byte vectors, 16 registers.
+#include <immintrin.h>
+
+#include "engine.h"
+#include "portable.h"
+
+namespace myops::cpu {
+namespace {
+
+struct Avx2 : Portable<32> {
+  static constexpr bool kMaskedLoads = false, kBf16Dot = false, kInt8Dot = false;
+  static constexpr int kPanelVectors = 2, kDotRows = 2;
+  using Portable<32>::widen;
+  using Portable<32>::narrow;
+
+  static inline Vec<float> widen(const f16* p) {
+    return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  }
+  static inline void narrow(f16* p, Vec<float> v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+};
+
+}  // namespace
+
+const Engine kAvx2 = make_engine<Avx2>("avx2", /*converts_f16=*/true);
+
+}  // namespace myops::cpu

@@ -1,0 +1,10 @@
+// AVX-512 without the 16-bit float dot product (Skylake-X to Ice Lake).
+#include "avx512.h"
+
+#include "engine.h"
+
+namespace myops::cpu {
+
+const Engine kAvx512 = make_engine<Avx512>("avx512", /*converts_f16=*/true);
+
+}  // namespace myops::cpu

@@ -1,0 +1,49 @@
+// The verbs of AVX-512 F, BW, DQ and VL: 64-byte vectors, 32 registers, masked loads and stores.
+#pragma once
+#include <immintrin.h>
+
+#include "portable.h"
+
+namespace myops::cpu {
+
+struct Avx512 : Portable<64> {
+  static constexpr bool kMaskedLoads = true, kBf16Dot = false, kInt8Dot = false;
+  static constexpr int kPanelVectors = 4, kDotRows = 4;
+  using Portable<64>::widen;
+  using Portable<64>::narrow;
+
+  template <class T>
+  static inline Vec<T> load_partial(const T* p, int n) {
+    if constexpr (sizeof(T) == 2)
+      return reinterpret_cast<Vec<T>>(
+          _mm512_maskz_loadu_epi16(static_cast<__mmask32>(n >= 32 ? ~0u : (1u << n) - 1), p));
+    else if constexpr (sizeof(T) == 4)
+      return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << n) - 1), p));
+    else
+      return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << n) - 1), p));
+  }
+  template <class T>
+  static inline void store_partial(T* p, Vec<T> v, int n) {
+    if constexpr (sizeof(T) == 4)
+      _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << n) - 1), reinterpret_cast<__m512i>(v));
+    else
+      _mm512_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m512i>(v));
+  }
+  static inline Vec<float> widen(const f16* p) {
+    return reinterpret_cast<Vec<float>>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+  }
+  static inline Vec<float> widen_partial(const f16* p, int n) {
+    const __m256i half = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
+    return reinterpret_cast<Vec<float>>(_mm512_cvtph_ps(half));
+  }
+  static inline Vec<float> widen_partial(const bf16* p, int n) {
+    const __m256i half = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
+    return reinterpret_cast<Vec<float>>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  }
+  static inline void narrow(f16* p, Vec<float> v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+};
+
+}  // namespace myops::cpu

@@ -1,0 +1,17 @@
+// What every CPU of the architecture has: 16-byte vectors (SSE2, NEON), no masks, no 16-bit float conversion.
+#include "engine.h"
+#include "portable.h"
+
+namespace myops::cpu {
+namespace {
+
+struct Baseline : Portable<16> {
+  static constexpr bool kMaskedLoads = false, kBf16Dot = false, kInt8Dot = false;
+  static constexpr int kPanelVectors = 2, kDotRows = 2;
+};
+
+}  // namespace
+
+const Engine kBaseline = make_engine<Baseline>("baseline", /*converts_f16=*/false);
+
+}  // namespace myops::cpu

@@ -1,0 +1,78 @@
+// The verbs of an ISA level in portable C++, over vectors of the given width. Levels override what they do better.
+//
+//   load_partial<T>(p, n)      first n lanes from p, the rest 0; nothing behind p[n - 1] is touched
+//   store_partial<T>(p, v, n)  first n lanes to p
+//   widen / widen_partial      16-bit floats to float32
+//   narrow                     float32 to 16-bit floats, round to nearest even
+//   dot_i8(acc, a, b)          acc + four products of unsigned bytes of a with signed bytes of b (where kInt8Dot)
+//   dot_bf16(acc, a, b)        acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of bfloat16
+#pragma once
+#include "../types.h"
+
+namespace myops::cpu {
+
+template <int Bytes>
+struct Portable {
+  static constexpr int kBytes = Bytes;
+  template <class T>
+  using Vec = typename VectorOf<T, Bytes>::type;
+  template <class T>
+  static constexpr int lanes = Bytes / static_cast<int>(sizeof(T));
+
+  template <class T>
+  static inline Vec<T> load(const T* p) {
+    return *reinterpret_cast<const typename VectorOf<T, Bytes>::unaligned*>(p);
+  }
+  template <class T>
+  static inline void store(T* p, Vec<T> v) {
+    *reinterpret_cast<typename VectorOf<T, Bytes>::unaligned*>(p) = v;
+  }
+  template <class T>
+  static inline Vec<T> load_partial(const T* p, int n) {
+    Vec<T> v = {};
+    std::memcpy(&v, p, n * sizeof(T));
+    return v;
+  }
+  template <class T>
+  static inline void store_partial(T* p, Vec<T> v, int n) {
+    std::memcpy(p, &v, n * sizeof(T));
+  }
+  static inline Vec<float> widen(const bf16* p) {
+    typedef uint16_t Half __attribute__((vector_size(Bytes / 2)));
+    Half h;
+    std::memcpy(&h, p, sizeof(h));
+    const Vec<uint32_t> bits = __builtin_convertvector(h, Vec<uint32_t>) << 16;
+    return reinterpret_cast<Vec<float>>(bits);
+  }
+  static inline Vec<float> widen(const f16* p) {
+    Vec<float> v;
+    for (int i = 0; i < lanes<float>; ++i) v[i] = to_float(p[i]);
+    return v;
+  }
+  template <class S>
+  static inline Vec<float> widen_partial(const S* p, int n) {
+    Vec<float> v = {};
+    for (int i = 0; i < n; ++i) v[i] = to_float(p[i]);
+    return v;
+  }
+  static inline void narrow(bf16* p, Vec<float> v) {
+    const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
+    Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Vec<uint32_t> quiet = (bits >> 16) | 0x40u;
+    const auto is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    rounded = (reinterpret_cast<Vec<uint32_t>>(is_nan) & quiet) | (~reinterpret_cast<Vec<uint32_t>>(is_nan) & rounded);
+    typedef uint16_t Half __attribute__((vector_size(Bytes / 2)));
+    const Half h = __builtin_convertvector(rounded, Half);
+    std::memcpy(p, &h, sizeof(h));
+  }
+  static inline void narrow(f16* p, Vec<float> v) {
+    for (int i = 0; i < lanes<float>; ++i) p[i] = to_f16(v[i]);
+  }
+  static inline Vec<float> dot_bf16(Vec<float> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
+    const Vec<float> a_lo = reinterpret_cast<Vec<float>>(a << 16), a_hi = reinterpret_cast<Vec<float>>(a & 0xffff0000u);
+    const Vec<float> b_lo = reinterpret_cast<Vec<float>>(b << 16), b_hi = reinterpret_cast<Vec<float>>(b & 0xffff0000u);
+    return acc + a_lo * b_lo + a_hi * b_hi;
+  }
+};
+
+}  // namespace myops::cpu

@@ -1,0 +1,317 @@
+// The micro-kernel: one tile of D as outer products, every operand in place or packed.
+//
+// Contract, for i in [0, MR), j in [0, n), n = (NV - 1) * lanes + last, 1 <= last <= lanes:
+//
+//   d[i * d_row + j] = alpha * sum over k in [0, K) of a[i * a_row + k * a_k] * b[k * b_k + j]   (+ beta * c[i * c_row
+//   + j])
+//
+//   a         any strides, in stored elements; nothing but those MR x K elements is read
+//   b         unit stride along j. Isa with masked loads: nothing behind column n - 1 is read. Otherwise whole vectors
+//             are read, so a ragged panel has to be packed and padded.
+//   c         nullptr: not read. Otherwise unit stride along j; may be d itself.
+//   K         0 is allowed: the sum is 0
+//   sums      in the compute type, k ascending, one accumulator an element: the same bits for every MR, NV and position
+//   aliasing  d may be c, nothing else
+//
+//   d, c      in the compute type, or in a 16-bit float that is rounded to once (Out of the policy)
+//
+// The policy C says what a step multiplies: scalars of T with a vector of T (Real), of 16-bit floats widened on the
+// way (Real with another B), or pairs of bfloat16 (Bf16Dot, where k counts pairs). A complex A is read in place as two
+// real rows for each of its own (ComplexRows): even rows are real parts, odd ones the imaginary parts beside them.
+//
+// Bound: MR * NV multiply-adds a step at one 64-byte (two 32-byte) FMA a cycle, against NV loads of B and MR broadcasts
+// of A at two a cycle; 24 FMAs to 10 loads for 6 x 4. Registers: MR * NV + NV + 1 of 32 (29), of 16 for 6 x 2 (15).
+#pragma once
+#include <type_traits>
+#include <utility>
+
+#include "types.h"
+
+namespace myops::cpu {
+
+// One vector of T from storage S, converting; n of its lanes, the others 0.
+template <class Isa, class T, class S>
+inline typename Isa::template Vec<T> load_converted(const S* p, int n) {
+  constexpr int L = Isa::template lanes<T>;
+  if constexpr (std::is_same_v<T, S>) {
+    return n == L ? Isa::template load<T>(p) : Isa::template load_partial<T>(p, n);
+  } else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
+    return n == L ? Isa::widen(p) : Isa::widen_partial(p, n);
+  } else {
+    typedef S Narrow __attribute__((vector_size(L * sizeof(S))));
+    Narrow v = {};
+    std::memcpy(&v, p, n * sizeof(S));
+    return __builtin_convertvector(v, typename Isa::template Vec<T>);
+  }
+}
+
+template <class Isa, class T, class S>
+inline void store_converted(S* p, typename Isa::template Vec<T> v, int n) {
+  constexpr int L = Isa::template lanes<T>;
+  if constexpr (std::is_same_v<T, S>) {
+    if (n == L)
+      Isa::template store<T>(p, v);
+    else
+      Isa::template store_partial<T>(p, v, n);
+  } else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
+    if (n == L) return Isa::narrow(p, v);
+    S whole[L];
+    Isa::narrow(whole, v);
+    std::memcpy(p, whole, n * sizeof(S));
+  } else {
+    typedef S Narrow __attribute__((vector_size(L * sizeof(S))));
+    const Narrow narrow = __builtin_convertvector(v, Narrow);
+    std::memcpy(p, &narrow, n * sizeof(S));
+  }
+}
+
+template <class T, class A, class B, class Out>
+struct TileArgs {
+  int64_t k;
+  const A* a;
+  int64_t a_row, a_k;
+  const B* b;
+  int64_t b_k;
+  int last;
+  const Out* c;
+  int64_t c_row;
+  Out* d;
+  int64_t d_row;
+  T alpha, beta;
+  const T* start;  // what the sums start from where the policy has a Start, a value for each column of the panel
+};
+
+template <class Isa, class T, class S, class O = T, bool ComplexRows = false>
+struct Real {
+  using Scalar = T;
+  using A = T;
+  using B = S;
+  using Out = O;
+  using Vec = typename Isa::template Vec<T>;
+  using Operand = Vec;
+  static constexpr int kLanes = Isa::template lanes<T>;
+  static inline Operand load(const S* p) {
+    if constexpr (sizeof(S) == sizeof(T))
+      return Isa::template load<T>(p);
+    else
+      return Isa::widen(p);
+  }
+  static inline Operand load_last(const S* p, int n) {
+    if constexpr (!Isa::kMaskedLoads)
+      return load(p);
+    else if constexpr (sizeof(S) == sizeof(T))
+      return Isa::template load_partial<T>(p, n);
+    else
+      return Isa::widen_partial(p, n);
+  }
+  static constexpr int kGroup = 1;  // elements of A along k in a step
+  static constexpr bool kStart = false;
+  static inline T scalar(const A* p) { return *p; }
+  static inline const A* row(const A* a, int i, int64_t a_row) {
+    return ComplexRows ? a + i / 2 * a_row + i % 2 : a + i * a_row;
+  }
+  static inline Vec multiply_add(Vec acc, T a, Operand b) { return acc + a * b; }
+};
+
+template <class Isa, class O = float>
+struct Bf16Dot {
+  using Scalar = float;
+  using Out = O;
+  using A = bf16;      // two neighbours along k make the step, at any address
+  using B = uint32_t;  // packed pairs
+  static constexpr int kGroup = 2;
+  static constexpr bool kStart = false;
+  using Vec = typename Isa::template Vec<float>;
+  using Operand = typename Isa::template Vec<uint32_t>;
+  static constexpr int kLanes = Isa::template lanes<float>;
+  static inline Operand load(const B* p) { return Isa::template load<uint32_t>(p); }
+  static inline Operand load_last(const B* p, int) { return load(p); }  // always packed, padded
+  static inline uint32_t scalar(const A* p) {
+    uint32_t pair;
+    std::memcpy(&pair, p, sizeof(pair));
+    return pair;
+  }
+  static inline const A* row(const A* a, int i, int64_t a_row) { return a + i * a_row; }
+  static inline Vec multiply_add(Vec acc, uint32_t a, Operand b) { return Isa::dot_bf16(acc, Operand{} + a, b); }
+};
+
+// int8 by the dot product of unsigned with signed bytes: A is shifted by 128, and the sums start from -128 times the
+// sum of the column of B, which pack_b_quads leaves behind the panel. Exact modulo 2^32.
+template <class Isa, class O = uint32_t>
+struct Int8Dot {
+  using Scalar = uint32_t;
+  using Out = O;
+  using A = int8_t;    // four neighbours along k make the step
+  using B = uint32_t;  // packed quadruples
+  static constexpr int kGroup = 4;
+  static constexpr bool kStart = true;
+  using Vec = typename Isa::template Vec<uint32_t>;
+  using Operand = Vec;
+  static constexpr int kLanes = Isa::template lanes<uint32_t>;
+  static inline Operand load(const B* p) { return Isa::template load<uint32_t>(p); }
+  static inline Operand load_last(const B* p, int) { return load(p); }  // always packed, padded
+  static inline uint32_t scalar(const A* p) {
+    uint32_t quad;
+    std::memcpy(&quad, p, sizeof(quad));
+    return quad ^ 0x80808080u;
+  }
+  static inline const A* row(const A* a, int i, int64_t a_row) { return a + i * a_row; }
+  static inline Vec multiply_add(Vec acc, uint32_t a, Operand b) { return Isa::dot_i8(acc, Operand{} + a, b); }
+};
+
+template <class C>
+using Tile = TileArgs<typename C::Scalar, typename C::A, typename C::B, typename C::Out>;
+
+template <class Isa, class C, int MR, int NV>
+void microkernel(const Tile<C>& t) {
+  using T = typename C::Scalar;
+  using Vec = typename C::Vec;
+  constexpr int L = C::kLanes;
+  Vec acc[MR][NV] = {};
+  if constexpr (C::kStart)
+    for (int i = 0; i < MR; ++i)
+      for (int j = 0; j < NV; ++j) acc[i][j] = Isa::template load<T>(t.start + j * L);
+  const typename C::A* a = t.a;
+  const typename C::B* b = t.b;
+  for (int64_t k = 0; k < t.k; ++k) {
+    typename C::Operand bv[NV];
+#pragma GCC unroll 4
+    for (int j = 0; j < NV - 1; ++j) bv[j] = C::load(b + j * L);
+    bv[NV - 1] = C::load_last(b + (NV - 1) * L, t.last);
+#pragma GCC unroll 6
+    for (int i = 0; i < MR; ++i) {
+      const auto av = C::scalar(C::row(a, i, t.a_row));
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) acc[i][j] = C::multiply_add(acc[i][j], av, bv[j]);
+    }
+    a += t.a_k;
+    b += t.b_k;
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < MR; ++i) {
+    using Out = typename C::Out;
+    Out* d = t.d + i * t.d_row;
+    const Out* c = t.c + i * t.c_row;
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      Vec v = acc[i][j] * t.alpha;
+      if (j < NV - 1 || t.last == L) {
+        if (t.c != nullptr) v += load_converted<Isa, T, Out>(c + j * L, L) * t.beta;
+        store_converted<Isa, T, Out>(d + j * L, v, L);
+      } else {
+        if (t.c != nullptr) v += load_converted<Isa, T, Out>(c + j * L, t.last) * t.beta;
+        store_converted<Isa, T, Out>(d + j * L, v, t.last);
+      }
+    }
+  }
+}
+
+template <class C>
+using TileFn = void (*)(const Tile<C>&);
+
+// Every tile as an instance: edges are ordinary. Index [rows - 1][vectors - 1].
+template <class Isa, class C, int MaxRows, int MaxVectors>
+struct TileTable {
+  TileFn<C> at[MaxRows][MaxVectors];
+  template <int R, int... V>
+  constexpr void fill_row(std::integer_sequence<int, V...>) {
+    ((at[R][V] = &microkernel<Isa, C, R + 1, V + 1>), ...);
+  }
+  template <int... R>
+  constexpr void fill(std::integer_sequence<int, R...>) {
+    (fill_row<R>(std::make_integer_sequence<int, MaxVectors>{}), ...);
+  }
+  constexpr TileTable() : at{} { fill(std::make_integer_sequence<int, MaxRows>{}); }
+};
+
+// Dot products along k for x @ W.T: tile of MR rows of A and NC columns of B (rows of W), vectors along k.
+//   d[i * d_row + j] = sum over k of a[i * a_row + k] * b[j * b_col + k]; partial sums lane by lane, then a fixed tree.
+template <class Isa, class T, int H>
+inline void add_halves(typename Isa::template Vec<T>& v) {
+  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+  Index other;
+  for (int i = 0; i < Isa::template lanes<T>; ++i) other[i] = i ^ H;
+  v += __builtin_shuffle(v, other);
+}
+template <class Isa, class T>
+inline T horizontal_sum(typename Isa::template Vec<T> v) {
+  constexpr int L = Isa::template lanes<T>;
+  if constexpr (L >= 16) add_halves<Isa, T, 8>(v);
+  if constexpr (L >= 8) add_halves<Isa, T, 4>(v);
+  if constexpr (L >= 4) add_halves<Isa, T, 2>(v);
+  add_halves<Isa, T, 1>(v);
+  return v[0];
+}
+
+template <class Isa, class T, class S>
+struct DotStep {  // one vector of S a step
+  static constexpr int kStep = Isa::template lanes<T>;
+  using Operand = typename Isa::template Vec<T>;
+  static inline Operand load(const S* p) { return Real<Isa, T, S>::load(p); }
+  static inline Operand load_partial(const S* p, int n) {
+    if constexpr (sizeof(S) == sizeof(T))
+      return Isa::template load_partial<T>(p, n);
+    else
+      return Isa::widen_partial(p, n);
+  }
+  static inline Operand multiply_add(Operand acc, Operand a, Operand b) { return acc + a * b; }
+};
+
+template <class Isa>
+struct Bf16DotStep {  // pairs of bfloat16: twice the lanes a step
+  static constexpr int kStep = 2 * Isa::template lanes<float>;
+  using Operand = typename Isa::template Vec<uint32_t>;
+  using Acc = typename Isa::template Vec<float>;
+  static inline Operand load(const bf16* p) {
+    Operand v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+  }
+  static inline Operand load_partial(const bf16* p, int n) {
+    return reinterpret_cast<Operand>(Isa::template load_partial<uint16_t>(reinterpret_cast<const uint16_t*>(p), n));
+  }
+  static inline Acc multiply_add(Acc acc, Operand a, Operand b) { return Isa::dot_bf16(acc, a, b); }
+};
+
+template <class Isa, class T, class S, class Step, int MR, int NC>
+void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col, T* d, int64_t d_row) {
+  using Vec = typename Isa::template Vec<T>;
+  constexpr int U = MR * NC >= 4 ? 1 : 4 / (MR * NC);  // chains along k: four hide the latency of a multiply-add
+  Vec acc[U][MR][NC] = {};
+  const auto step = [&](int64_t p, Vec(&sums)[MR][NC]) {
+    typename Step::Operand av[MR];
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; ++i) av[i] = Step::load(a + i * a_row + p);
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; ++j) {
+      const typename Step::Operand bv = Step::load(b + j * b_col + p);
+      __builtin_prefetch(b + (j + NC) * b_col + p);  // the next columns: each is a short stream that starts cold
+#pragma GCC unroll 4
+      for (int i = 0; i < MR; ++i) sums[i][j] = Step::multiply_add(sums[i][j], av[i], bv);
+    }
+  };
+  int64_t p = 0;
+  for (; p + U * Step::kStep <= k; p += U * Step::kStep)
+#pragma GCC unroll 4
+    for (int u = 0; u < U; ++u) step(p + u * Step::kStep, acc[u]);
+  for (; p + Step::kStep <= k; p += Step::kStep) step(p, acc[0]);
+  if (p < k) {
+    const int n = static_cast<int>(k - p);
+    for (int j = 0; j < NC; ++j) {
+      const typename Step::Operand bv = Step::load_partial(b + j * b_col + p, n);
+      for (int i = 0; i < MR; ++i)
+        acc[0][i][j] = Step::multiply_add(acc[0][i][j], Step::load_partial(a + i * a_row + p, n), bv);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; ++j) {
+      Vec sum = acc[0][i][j];
+#pragma GCC unroll 4
+      for (int u = 1; u < U; ++u) sum += acc[u][i][j];
+      d[i * d_row + j] = horizontal_sum<Isa, T>(sum);
+    }
+}
+
+}  // namespace myops::cpu

@@ -1,0 +1,234 @@
+// Packing: operands copied, converted and rearranged so that the micro-kernel reads them front to back.
+//
+//   B panel   [k][w]: w columns (whole vectors, padded with zeros) of one k after the other
+//   B pairs   [k / 2][w][2]: two neighbouring k of a column side by side, for the bfloat16 dot product; odd K padded
+//   B quads   [k / 4][w][4]: four of them, for the int8 dot product
+//   A rows    [m][k]: converted rows, k contiguous
+//   A panel   [k][mr]: the rows of one tile side by side
+//
+// Complex B needs nothing of its own: interleaved (re, im) columns are real columns. Packing moves such an element as
+// one unit, a double for complex64.
+#pragma once
+#include "microkernel.h"
+
+namespace myops::cpu {
+
+// An n x n transpose of 32- or 64-bit lanes in log2(n) stages of two-source shuffles; stage h swaps blocks of h lanes.
+template <class Isa, class E, int H>
+inline void transpose_stage(typename Isa::template Vec<E>* r) {
+  using Vec = typename Isa::template Vec<E>;
+  using Index = typename Isa::template Vec<std::conditional_t<sizeof(E) == 4, int32_t, int64_t>>;
+  constexpr int L = Isa::template lanes<E>;
+  Index low, high;
+  for (int j = 0; j < L; ++j) {
+    low[j] = (j & H) ? L + j - H : j;
+    high[j] = (j & H) ? L + j : j + H;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) {
+    if (i & H) continue;
+    const Vec a = r[i], b = r[i + H];
+    r[i] = __builtin_shuffle(a, b, low);
+    r[i + H] = __builtin_shuffle(a, b, high);
+  }
+}
+template <class Isa, class E>
+inline void transpose(typename Isa::template Vec<E>* r) {
+  constexpr int L = Isa::template lanes<E>;
+  if constexpr (L >= 16) transpose_stage<Isa, E, 8>(r);
+  if constexpr (L >= 8) transpose_stage<Isa, E, 4>(r);
+  if constexpr (L >= 4) transpose_stage<Isa, E, 2>(r);
+  transpose_stage<Isa, E, 1>(r);
+}
+
+// B[k, n] at src[k * k_stride + n * n_stride] to dst[k * width + n], columns [n, width) zero.
+template <class Isa, class E, class S>
+void pack_b_panel(const S* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width, E* dst) {
+  constexpr int L = Isa::template lanes<E>;
+  if (n_stride == 1) {
+    for (int64_t p = 0; p < k; ++p) {
+      const S* row = src + p * k_stride;
+      E* out = dst + p * width;
+      int64_t j = 0;
+      for (; j + L <= n; j += L) Isa::template store<E>(out + j, load_converted<Isa, E, S>(row + j, L));
+      if (j < n) {
+        Isa::template store<E>(out + j, load_converted<Isa, E, S>(row + j, static_cast<int>(n - j)));
+        j += L;
+      }
+      for (; j < width; ++j) out[j] = E{};
+    }
+    return;
+  }
+  if (k_stride == 1) {
+    for (int64_t j0 = 0; j0 < width; j0 += L) {
+      const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
+      for (int64_t p = 0; p < k; p += L) {
+        const int rows = static_cast<int>(k - p < L ? k - p : L);
+        typename Isa::template Vec<E> block[L] = {};
+        for (int j = 0; j < cols; ++j) block[j] = load_converted<Isa, E, S>(src + (j0 + j) * n_stride + p, rows);
+        transpose<Isa, E>(block);
+        for (int r = 0; r < rows; ++r) Isa::template store<E>(dst + (p + r) * width + j0, block[r]);
+      }
+    }
+    return;
+  }
+  for (int64_t p = 0; p < k; ++p)
+    for (int64_t j = 0; j < width; ++j)
+      dst[p * width + j] = j < n ? load_scalar<E>(src[p * k_stride + j * n_stride]) : E{};
+}
+
+// The same for elements that no vector lane holds (complex128).
+template <class E>
+void pack_b_elements(const E* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width, E* dst) {
+  for (int64_t p = 0; p < k; ++p)
+    for (int64_t j = 0; j < width; ++j) dst[p * width + j] = j < n ? src[p * k_stride + j * n_stride] : E{};
+}
+
+// L neighbours of row p in the low halves, of row p + 1 (where there is one) in the high halves.
+template <class Isa>
+inline typename Isa::template Vec<uint32_t> load_pairs(const bf16* row, int64_t k_stride, bool whole) {
+  using Vec = typename Isa::template Vec<uint32_t>;
+  using Half = typename VectorOf<uint16_t, Isa::kBytes / 2>::type;
+  Half low, high = {};
+  std::memcpy(&low, row, sizeof(Half));
+  if (whole) std::memcpy(&high, row + k_stride, sizeof(Half));
+  return __builtin_convertvector(low, Vec) | (__builtin_convertvector(high, Vec) << 16);
+}
+
+// Pairs of bfloat16. dst[(k / 2) * width + n] holds B[k, n] in its low and B[k + 1, n] in its high half.
+template <class Isa>
+void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
+                  uint32_t* dst) {
+  constexpr int L = Isa::template lanes<uint32_t>;
+  using Vec = typename Isa::template Vec<uint32_t>;
+  if (k_stride == 1) {  // a pair is a 32-bit element already: transpose those
+    for (int64_t j0 = 0; j0 < width; j0 += L) {
+      const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
+      for (int64_t p = 0; p < k; p += 2 * L) {
+        const int64_t left = k - p < 2 * L ? k - p : 2 * L;
+        Vec block[L] = {};
+        for (int j = 0; j < cols; ++j) {
+          const bf16* from = src + (j0 + j) * n_stride + p;
+          if (left == 2 * L)
+            std::memcpy(&block[j], from, sizeof(Vec));
+          else
+            std::memcpy(&block[j], from, left * sizeof(bf16));
+        }
+        transpose<Isa, uint32_t>(block);
+        for (int r = 0; r < (left + 1) / 2; ++r)
+          Isa::template store<uint32_t>(dst + (p / 2 + r) * width + j0, block[r]);
+      }
+    }
+    return;
+  }
+  for (int64_t p = 0; p < k; p += 2) {
+    const bf16* even = src + p * k_stride;
+    const bf16* odd = even + k_stride;
+    uint32_t* out = dst + (p / 2) * width;
+    const bool whole = p + 1 < k;
+    int64_t j = 0;
+    if (n_stride == 1)
+      for (; j + L <= n; j += L) Isa::template store<uint32_t>(out + j, load_pairs<Isa>(even + j, k_stride, whole));
+    for (; j < width; ++j)
+      out[j] =
+          j >= n ? 0u : even[j * n_stride].bits | (whole ? static_cast<uint32_t>(odd[j * n_stride].bits) << 16 : 0u);
+  }
+}
+
+// Quadruples of int8: dst[(k / 4) * width + n] holds B[k .. k + 3, n], low byte first, odd ends zero. Behind the panel
+// come `width` starting values for the sums, -128 times the sum of each column.
+template <class Isa>
+void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
+                  uint32_t* dst) {
+  constexpr int L = Isa::template lanes<uint32_t>;
+  using Bytes = typename VectorOf<int8_t, L>::type;
+  using Vec = typename Isa::template Vec<uint32_t>;
+  using Signed = typename Isa::template Vec<int32_t>;
+  uint32_t* const start = dst + (k + 3) / 4 * width;
+  for (int64_t j0 = 0; j0 < width; j0 += L) {
+    const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
+    Signed sum = {};
+    if (k_stride == 1 && n_stride != 1) {  // four bytes of a column are a 32-bit element already: transpose those
+      for (int64_t p = 0; p < k; p += 4 * L) {
+        const int64_t left = k - p < 4 * L ? k - p : 4 * L;
+        Vec block[L] = {};
+        for (int j = 0; j < cols; ++j) std::memcpy(&block[j], src + (j0 + j) * n_stride + p, left);
+        transpose<Isa, uint32_t>(block);
+        for (int r = 0; r < (left + 3) / 4; ++r) {
+          Isa::template store<uint32_t>(dst + (p / 4 + r) * width + j0, block[r]);
+          const Signed quad = reinterpret_cast<Signed>(block[r]);
+          sum += (quad << 24 >> 24) + (quad << 16 >> 24) + (quad << 8 >> 24) + (quad >> 24);
+        }
+      }
+    } else {
+      for (int64_t p = 0; p < k; p += 4) {
+        Vec quad = {};
+        for (int q = 0; q < 4 && p + q < k; ++q) {
+          const int8_t* row = src + (p + q) * k_stride + j0 * n_stride;
+          Bytes bytes = {};
+          if (n_stride == 1)
+            std::memcpy(&bytes, row, cols);
+          else
+            for (int j = 0; j < cols; ++j) bytes[j] = row[j * n_stride];
+          const Signed values = __builtin_convertvector(bytes, Signed);
+          sum += values;
+          quad |= (reinterpret_cast<Vec>(values) & 0xffu) << (8 * q);
+        }
+        Isa::template store<uint32_t>(dst + p / 4 * width + j0, quad);
+      }
+    }
+    Isa::template store<uint32_t>(start + j0, reinterpret_cast<Vec>(sum) * static_cast<uint32_t>(-128));
+  }
+}
+
+// A[m, k] at src[m * m_stride + k] to dst[m * width + k], converted.
+template <class Isa, class T, class S>
+void pack_a_rows(const S* src, int64_t m_stride, int64_t m, int64_t k, int64_t width, T* dst) {
+  constexpr int L = Isa::template lanes<T>;
+  for (int64_t i = 0; i < m; ++i) {
+    const S* row = src + i * m_stride;
+    T* out = dst + i * width;
+    int64_t p = 0;
+    for (; p + L <= k; p += L) Isa::template store<T>(out + p, load_converted<Isa, T, S>(row + p, L));
+    for (; p < k; ++p) out[p] = load_scalar<T>(row[p]);
+  }
+}
+
+// A[m, k] at src[m * m_stride + k * k_stride] to dst[k * mr + m].
+template <class T, class S>
+void pack_a_panel(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t mr, T* dst) {
+  for (int64_t p = 0; p < k; ++p)
+    for (int64_t i = 0; i < m; ++i) dst[p * mr + i] = load_scalar<T>(src[i * m_stride + p * k_stride]);
+}
+
+// A to rows whose length is a multiple of `group`, padded with zeros. Of a transposed A, pairs are transposed as 32-bit
+// elements, like those of B.
+template <class Isa, class S>
+void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t group, int64_t width,
+                   S* dst) {
+  constexpr int L = Isa::template lanes<uint32_t>;
+  int64_t i0 = 0;
+  if constexpr (sizeof(S) == 2)
+    if (m_stride == 1)
+      for (; i0 + L <= m; i0 += L) {
+        typename Isa::template Vec<uint32_t> block[L];
+        for (int64_t p = 0; p < k; p += 2 * L) {
+          const int64_t pairs = ((k - p < 2 * L ? k - p : 2 * L) + 1) / 2;
+          for (int64_t r = 0; r < pairs; ++r)
+            block[r] = load_pairs<Isa>(src + i0 + (p + 2 * r) * k_stride, k_stride, p + 2 * r + 1 < k);
+          for (int64_t r = pairs; r < L; ++r) block[r] = block[r] ^ block[r];
+          transpose<Isa, uint32_t>(block);
+          for (int r = 0; r < L; ++r) std::memcpy(dst + (i0 + r) * width + p, &block[r], 4 * pairs);
+        }
+      }
+  for (int64_t i = i0; i < m; ++i) {
+    S* row = dst + i * width;
+    if (k_stride == 1)
+      std::memcpy(row, src + i * m_stride, k * sizeof(S));
+    else
+      for (int64_t p = 0; p < k; ++p) row[p] = src[i * m_stride + p * k_stride];
+    for (int64_t p = k; p % group != 0; ++p) row[p] = S{};
+  }
+}
+
+}  // namespace myops::cpu

@@ -1,0 +1,166 @@
+// The planning rules. Each threshold says what it was measured on, or that it is a guess.
+#include "plan.h"
+
+#include <sstream>
+#include <utility>
+
+namespace myops::cpu {
+namespace {
+
+// Per-core rates that decide when a second thread pays (GFLOP/s at full vectors; Zen 4, gcc 12, benchmarks/notes).
+double rate(Compute c) {
+  switch (c) {
+    case Compute::f64: return 55;
+    case Compute::u32: return 55;
+    case Compute::u64: return 25;
+    case Compute::bf16_dot: return 200;
+    case Compute::i8_dot: return 400;
+    default: return 110;
+  }
+}
+
+constexpr double kBytesPerNs = 25;        // one core streaming from memory
+constexpr double kParallelFromNs = 6000;  // a hot region costs 0.8 us, a cold one 10 us and more
+
+// Rows up to which a k-contiguous B is cheaper read in place by dot products than packed (transposed).
+int64_t dot_rows(DType in) { return in == DType::bf16 ? 16 : 8; }
+
+bool unit(int64_t stride, int64_t extent) { return stride == 1 || extent == 1; }
+
+}  // namespace
+
+Gemm canonical(const Gemm& g) {
+  const bool column = g.N == 1 && g.M > 1;
+  const bool column_major = g.M > 1 && g.N > 1 && g.D.col_stride != 1 && g.D.row_stride == 1;
+  if (!column && !column_major) return g;
+  Gemm t = g;
+  std::swap(t.M, t.N);
+  std::swap(t.A, t.B);
+  for (MatrixView* v : {&t.A, &t.B, &t.C, &t.D}) std::swap(v->row_stride, v->col_stride);
+  return t;
+}
+
+Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
+  Plan p;
+  p.complex = is_complex(g.in);
+  const bool is_16bit = g.in == DType::bf16 || g.in == DType::f16;
+  switch (g.in) {
+    case DType::f64:
+    case DType::c128: p.compute = Compute::f64; break;
+    case DType::i64: p.compute = Compute::u64; break;
+    case DType::f32:
+    case DType::c64:
+    case DType::f16: p.compute = Compute::f32; break;
+    case DType::bf16: p.compute = isa.bf16_dot ? Compute::bf16_dot : Compute::f32; break;
+    case DType::i8: p.compute = isa.i8_dot && g.M > 1 ? Compute::i8_dot : Compute::u32; break;
+    default: p.compute = Compute::u32;
+  }
+  const int compute_bytes = p.compute == Compute::f64 || p.compute == Compute::u64 ? 8 : 4;
+  p.lanes = isa.vector_bytes / compute_bytes;
+  p.rows = p.complex ? 2 * g.M : g.M;
+  p.cols = p.complex ? 2 * g.N : g.N;
+  const int64_t panel = static_cast<int64_t>(p.lanes) * isa.panel_vectors;
+  const bool same_type = g.in == DType::f32 || g.in == DType::f64 || g.in == DType::i32 || g.in == DType::i64;
+
+  // 1. Dot products: x @ W.T for few rows reads W once, in place.
+  const bool b_k_contiguous = unit(g.B.row_stride, g.K);
+  const bool b_n_contiguous = unit(g.B.col_stride, g.N);
+  const bool dot_type = same_type || is_16bit;
+  if (dot_type && b_k_contiguous && !b_n_contiguous && unit(g.A.col_stride, g.K) && g.M <= dot_rows(g.in) &&
+      g.K >= p.lanes && (g.in != DType::f16 || isa.converts_f16)) {
+    p.driver = Driver::dot;
+    p.rule = "dot: few rows against a k-contiguous B";
+    p.kc = g.K;
+  } else {
+    p.driver = Driver::tiled;
+    // 2. B in place or packed. In place needs whole vectors or masks, unit stride, and a type the loads convert.
+    const bool skinny = g.M <= 2 * kMaxRows;
+    const bool loads_convert = skinny && (g.in == DType::bf16 || (g.in == DType::f16 && isa.converts_f16));
+    const bool readable =
+        b_n_contiguous && (same_type || p.complex || loads_convert) && (isa.masked_loads || p.cols % p.lanes == 0);
+    // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads.
+    const bool worth_packing = g.M > 8 * kMaxRows && g.N > panel;
+    p.pack_b = !readable || worth_packing;
+    if (p.compute == Compute::bf16_dot && !p.pack_b) p.compute = Compute::f32;
+    // 3. A in place or packed: what is not computed in its own type is converted.
+    const bool pairs = p.compute == Compute::bf16_dot, quads = p.compute == Compute::i8_dot;
+    const bool a_converts = !p.complex && !same_type && !pairs && !quads;
+    // Pairs and quadruples are read in place where they are whole and neighbours.
+    const bool a_pairs = (pairs || quads) && (!unit(g.A.col_stride, g.K) || g.K % (pairs ? 2 : 4) != 0);
+    const bool a_far = !p.complex && !unit(g.A.col_stride, g.K) && g.N > panel && g.K > 32;
+    p.pack_a = a_converts || a_pairs || a_far;
+    p.rule = !readable       ? "packed B: layout or dtype cannot be read in place"
+             : worth_packing ? "packed B: enough rows reuse it"
+             : skinny        ? "B in place: few rows"
+                             : "B in place: little reuse";
+    // 4. Blocks. kc: what is rounded to the result's own type after each block is summed over at most this many terms.
+    // 512 ran 1 % faster at 2048^3, but its rms error was 1.6 times that of MKL in float32; 256 is level with it.
+    // 16-bit results round once, so there only L2 limits the panel. Where B streams from memory once, kc is the number
+    // of rows read side by side, and the prefetcher follows few: 1x4096x4096 float32 took 2.9, 4.2, 5.3, 5.7 and 6.7 ms
+    // with 8, 16, 32, 64 and 4096 of them (Zen 4, one thread); with 4, D is rewritten too often (4.1 ms).
+    if (!p.pack_b && skinny && g.K * g.N > (1 << 16))
+      p.kc = element_size(g.in) <= 2 ? 16 : 8;
+    else if (p.pack_b && b_n_contiguous && is_16bit && g.M <= 8 * kMaxRows && g.K * g.N > (1 << 20))
+      p.kc = 512;  // several panels fit L2 and are packed together, in longer runs of each row
+    else if (p.compute == Compute::bf16_dot || p.compute == Compute::i8_dot)
+      p.kc = 2048;
+    else
+      p.kc = is_16bit ? 1024 : 256;
+  }
+
+  p.kc = max64(1, min64(p.kc, g.K));
+  const int64_t row_tiles = ceil_div(p.rows, kMaxRows);
+  p.mr = static_cast<int>(ceil_div(p.rows, row_tiles));
+  if (p.complex && p.mr % 2) ++p.mr;
+  const int64_t vectors = ceil_div(p.cols, p.lanes);
+  p.nv = static_cast<int>(ceil_div(vectors, ceil_div(vectors, isa.panel_vectors)));
+  // mc x kc of A stay in half of L2, kc x nc of B in a part of L3 (1 MB a core and 32 MB shared on Zen 4).
+  const int64_t operand_bytes = p.compute == Compute::bf16_dot ? 2 : p.compute == Compute::i8_dot ? 1 : compute_bytes;
+  p.mc = min64(max64(4, (512 << 10) / (p.kc * operand_bytes) / kMaxRows), row_tiles) * kMaxRows;
+  // Where A is one block, a packed panel is read once or twice only and should not leave L2.
+  const int64_t b_bytes = p.rows <= p.mc ? 512 << 10 : 4 << 20;
+  p.nc = min64(max64(1, b_bytes / (p.kc * operand_bytes) / panel), ceil_div(p.cols, panel)) * panel;
+  const bool d_same = (same_type && g.out == g.in) || (g.in == DType::f32) || ((is_16bit && g.out == DType::f32)) ||
+                      ((g.in == DType::i8 || g.in == DType::u8) && g.out == DType::i32);
+  const bool c_direct = g.C.data == nullptr || (g.c_type == g.out && unit(g.C.col_stride, g.N) && g.C.col_stride != 0);
+  const bool narrow_d = is_16bit && g.out == g.in && g.K <= p.kc && p.pack_b;  // rounded in the micro-kernel
+  p.direct_d = p.driver == Driver::tiled && (d_same || narrow_d) && !p.complex && unit(g.D.col_stride, g.N) && c_direct;
+
+  // 5. Threads: over the batch, then over a grid of M x N parts that packs least and balances best.
+  const double flops = 2.0 * p.rows * g.N * g.K * g.batch() * (p.complex ? 2 : 1);
+  const double bytes =
+      static_cast<double>(element_size(g.in)) * g.batch() *
+      (static_cast<double>(g.M) * g.K + static_cast<double>(g.K) * g.N + static_cast<double>(g.M) * g.N);
+  const double serial_ns = flops / rate(p.compute) + bytes / kBytesPerNs;
+  p.parallel = threads > 1 && serial_ns > kParallelFromNs;
+  if (p.parallel && g.batch() % threads != 0 && g.batch() < 4 * threads) {
+    double best = 0;
+    for (int64_t tm = 1; tm <= threads; ++tm) {
+      if (threads % tm) continue;
+      const int64_t tn = threads / tm;
+      const int64_t m_units = ceil_div(p.rows, p.mr), n_units = ceil_div(vectors, p.nv);
+      const double rows = static_cast<double>(ceil_div(m_units, tm)) * p.mr,
+                   cols = static_cast<double>(ceil_div(n_units, tn)) * p.nv * p.lanes;
+      const double cost = 2 * rows * cols / rate(p.compute) + (p.pack_a ? rows * 0.4 : rows * 0.1) +
+                          (p.pack_b ? cols * 0.4 : cols * 0.1);
+      if (best == 0 || cost < best) {
+        best = cost;
+        p.tasks_m = min64(tm, m_units);
+        p.tasks_n = min64(tn, n_units);
+      }
+    }
+  }
+  return p;
+}
+
+std::string Plan::text() const {
+  static const char* const computes[] = {"f32", "f64", "u32", "u64", "bf16_dot", "i8_dot"};
+  std::ostringstream s;
+  s << (driver == Driver::dot ? "dot" : "tiled") << " compute=" << computes[static_cast<int>(compute)]
+    << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << " pack=" << (pack_a ? "A" : "")
+    << (pack_b ? "B" : "") << " kc=" << kc << " mc=" << mc << " nc=" << nc << " direct_d=" << direct_d
+    << " parts=" << tasks_m << "x" << tasks_n << (parallel ? " parallel" : " serial") << " rule=\"" << rule << '"';
+  return s.str();
+}
+
+}  // namespace myops::cpu

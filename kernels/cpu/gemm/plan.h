@@ -1,0 +1,77 @@
+// Planning: a pure function from the problem, the ISA and the thread count to a small struct of choices.
+//
+// Not here: any kernel, any pointer that is read. tests/test_plan.py pins decisions for every ISA on any host.
+//
+// The product of one batch item is cut as in every GEMM since GotoBLAS:
+//
+//            N                     panel: up to nv vectors wide        tile: up to mr rows of one panel,
+//        +---------+               +--+--+--+-+                              the accumulators of one
+//      K | B  kc   |    kc rows    |  |  |  | |   packed or in place         micro-kernel call
+//        +---------+               +--+--+--+-+
+//
+// Panels and tiles are balanced: 80 columns of 16 lanes are 48 + 32, never 64 + 16.
+//
+// Results never depend on the thread count: threads split M, N and the batch, never K, and nothing that decides the
+// order of a sum (driver, kc) looks at the thread count.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include "../../matrix_view.h"
+
+namespace myops::cpu {
+
+enum class Driver : int8_t {
+  tiled,  // outer products: accumulators hold a tile of D, k is the outer loop
+  dot,    // dot products along k, vectors along k: B has unit stride along k and M is small
+};
+
+// How the operands are computed with.
+enum class Compute : int8_t { f32, f64, u32, u64, bf16_dot, i8_dot };
+
+struct IsaTraits {
+  const char* name;
+  int vector_bytes;
+  int panel_vectors;  // widest panel, in vectors
+  bool masked_loads;  // a partial vector can be read without touching what lies behind it
+  bool converts_f16;  // loads of float16 vectors convert in hardware
+  bool bf16_dot;      // multiplies pairs of bfloat16 into float32
+  bool i8_dot;        // multiplies quadruples of uint8 by int8 into int32
+};
+
+constexpr int kMaxRows = 6;  // rows of a tile: 6 x 4 vectors + 4 + 1 of 32 registers; 6 x 2 + 2 + 1 of 16
+
+struct Plan {
+  Driver driver = Driver::tiled;
+  Compute compute = Compute::f32;
+  bool complex = false;  // B is read as a real matrix of twice the width, A as one of twice the height
+  bool pack_a = false, pack_b = false;
+  bool direct_d = false;      // the micro-kernel writes D (and reads C) itself
+  int lanes = 1;              // elements of the compute type in a vector
+  int mr = kMaxRows, nv = 1;  // largest tile
+  int64_t mc = 0, nc = 0, kc = 0;
+  int64_t rows = 0, cols = 0;        // of the real problem: M or 2 M, N or 2 N
+  int64_t tasks_m = 1, tasks_n = 1;  // parts of one batch item that run in parallel
+  bool parallel = false;
+  const char* rule = "";  // why this driver and this packing
+
+  std::string text() const;
+};
+
+// Transposes the problem (D^T = B^T A^T) where that gives D unit stride along its rows, or makes a column a row.
+Gemm canonical(const Gemm& g);
+// Requires a canonical problem with M, N, batch >= 1.
+Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads);
+
+// [0, n) in `parts` nearly equal parts, the larger ones first. Divides once, not at every tile.
+struct Split {
+  int64_t base, extra;
+  Split(int64_t n, int64_t parts) : base(n / parts), extra(n % parts) {}
+  int64_t begin(int64_t i) const { return base * i + (i < extra ? i : extra); }
+};
+inline int64_t part_begin(int64_t n, int64_t parts, int64_t i) { return Split(n, parts).begin(i); }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+
+}  // namespace myops::cpu

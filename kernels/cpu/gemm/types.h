@@ -1,0 +1,100 @@
+// Storage types, their conversions, and the vector types of the engine. No torch, no intrinsics.
+//
+// Vocabulary: T is the type that is computed in (float, double, uint32_t, uint64_t), S a type that is stored.
+// Integers are computed unsigned, where overflow wraps by definition.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+namespace myops::cpu {
+
+struct bf16 {
+  uint16_t bits;
+};
+struct f16 {
+  uint16_t bits;
+};
+
+template <class To, class From>
+inline To bit_cast(From from) {
+  static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");
+  To to;
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+inline float to_float(bf16 v) { return bit_cast<float>(static_cast<uint32_t>(v.bits) << 16); }
+
+// binary16 to binary32 without special cases: shift the fields into place, then rescale by 2^112; what was an
+// infinity or NaN has the largest exponent and gets its upper bits back.
+inline float to_float(f16 v) {
+  const uint32_t magnitude = (v.bits & 0x7fffu) << 13;
+  float f = bit_cast<float>(magnitude) * bit_cast<float>(0x77800000u);
+  uint32_t bits = bit_cast<uint32_t>(f);
+  if (magnitude >= 0x0f800000u) bits |= 0x7f800000u | (magnitude & 0x007fffffu);
+  return bit_cast<float>(bits | (static_cast<uint32_t>(v.bits & 0x8000u) << 16));
+}
+
+// Round to nearest, ties to even; a NaN stays a (quiet) NaN.
+inline bf16 to_bf16(float v) {
+  const uint32_t bits = bit_cast<uint32_t>(v);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
+}
+
+inline f16 to_f16(float v) {
+  const uint32_t bits = bit_cast<uint32_t>(v), sign = (bits >> 16) & 0x8000u;
+  uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
+  if (magnitude >= 0x47800000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 2^16 and above: infinity
+  if (magnitude < 0x38800000u) {  // below 2^-14: subnormal; adding 0.5 lets the FPU do the rounding
+    const float shifted = bit_cast<float>(magnitude) + 0.5f;
+    return {static_cast<uint16_t>(sign | (bit_cast<uint32_t>(shifted) - 0x3f000000u))};
+  }
+  magnitude += 0xfffu + ((magnitude >> 13) & 1u);  // may carry into infinity, as it should
+  return {static_cast<uint16_t>(sign | ((magnitude - 0x38000000u) >> 13))};
+}
+
+// Scalar load and store between storage and compute types.
+template <class T, class S>
+inline T load_scalar(S v) {
+  return static_cast<T>(v);
+}
+template <>
+inline float load_scalar<float, bf16>(bf16 v) {
+  return to_float(v);
+}
+template <>
+inline float load_scalar<float, f16>(f16 v) {
+  return to_float(v);
+}
+template <class S, class T>
+inline S store_scalar(T v) {
+  return static_cast<S>(v);
+}
+template <>
+inline bf16 store_scalar<bf16, float>(float v) {
+  return to_bf16(v);
+}
+template <>
+inline f16 store_scalar<f16, float>(float v) {
+  return to_f16(v);
+}
+
+template <class T, int Bytes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(Bytes)));
+  typedef T unaligned __attribute__((vector_size(Bytes), aligned(alignof(T)), may_alias));
+};
+
+// What a driver needs of the process: threads and scratch memory, so that engines know no torch.
+struct Runtime {
+  int threads = 1;
+  // Calls body(arg, begin, end) over disjoint ranges that cover [0, tasks).
+  void (*parallel)(int64_t tasks, void (*body)(void* arg, int64_t begin, int64_t end), void* arg) = nullptr;
+  // Memory of at least `bytes`, aligned to 64, valid until the call of the engine returns.
+  void* (*allocate)(void* cookie, int64_t bytes) = nullptr;
+  void* cookie = nullptr;
+};
+
+}  // namespace myops::cpu

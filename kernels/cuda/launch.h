@@ -1,0 +1,59 @@
+// The few places where a kernel touches the machine: launch, shared memory, 16-bit float types.
+//
+// The same kernel sources also compile as C++ on a CPU (tests/emulation/cuda_emulation.h, which defines these names and
+// MYOPS_CUDA_EMULATION), where shared_load and shared_store find races and load_pack and store_pack find misalignment.
+// Hence the rules for kernels: no inline PTX, no __shared__ keyword, every access to shared memory through the former
+// two functions, and every access to global memory that is wider than an element through the latter two.
+#pragma once
+#ifndef MYOPS_CUDA_EMULATION
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+namespace myops {
+
+// Statically allocated shared memory of one block, one object per type T.
+template <class T>
+__device__ __forceinline__ T& shared_storage() {
+  __shared__ alignas(16) unsigned char bytes[sizeof(T)];
+  return *reinterpret_cast<T*>(bytes);
+}
+
+// Shared memory whose size the launch gives.
+template <class T>
+__device__ __forceinline__ T* dynamic_shared() {
+  extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
+  return reinterpret_cast<T*>(dynamic_shared_bytes);
+}
+
+template <class T>
+__device__ __forceinline__ T shared_load(const T* address) {
+  return *address;
+}
+
+template <class T>
+__device__ __forceinline__ void shared_store(T* address, const T& value) {
+  *address = value;
+}
+
+// T is a Pack (element.cuh) over elements in global memory; the address must be aligned to its size.
+template <class T, class Element>
+__device__ __forceinline__ T load_pack(const Element* address) {
+  return *reinterpret_cast<const T*>(address);
+}
+
+template <class T, class Element>
+__device__ __forceinline__ void store_pack(Element* address, const T& pack) {
+  *reinterpret_cast<T*>(address) = pack;
+}
+
+// Returns the launch's own error; errors of the execution surface at the next synchronisation, as everywhere in CUDA.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                          cudaStream_t stream, const Arguments&... arguments) {
+  kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
+  return cudaGetLastError();
+}
+
+}  // namespace myops
+#endif

@@ -1,0 +1,104 @@
+// What mm, addmm, bmm, baddbmm, matmul and linear share once their own shape rules have passed:
+// dtype and device checks, the result, the empty case, an `out` that aliases an input, and the call of the engine.
+//
+// Backend is Cpu (cpu/backend.h) or Cuda (cuda/backend.h): `static void run(const Gemm&, const Tensor& like)`.
+#pragma once
+#include <vector>
+
+#include "torch_bridge.h"
+
+namespace myops {
+
+struct GemmCall {
+  const char* op;
+  const Tensor& a;
+  const char* a_name;
+  const Tensor& b;
+  const char* b_name;
+  const Tensor* c = nullptr;  // input or bias, broadcastable to the result
+  const char* c_name = "input";
+  double beta = 0, alpha = 1;
+  std::optional<ScalarType> out_dtype = std::nullopt;
+  const Tensor* out = nullptr;  // write here; nullptr: allocate
+  const char* out_name = "out";
+};
+
+// The dtype of the result: that of the operands, or an accumulator's.
+inline ScalarType result_dtype(const GemmCall& call, DType in) {
+  const ScalarType type = call.a.scalar_type();
+  if (!call.out_dtype || *call.out_dtype == type) return type;
+  const ScalarType wide = *call.out_dtype;
+  const bool ok = (wide == ScalarType::Float && (in == DType::bf16 || in == DType::f16)) ||
+                  (wide == ScalarType::Int && (in == DType::i8 || in == DType::u8));
+  MYOPS_CHECK(ok, "out_dtype must be the dtype of ", call.a_name, " (", dtype_name(type),
+              "), float32 for bfloat16 and float16, or int32 for int8 and uint8, but got ", dtype_name(wide));
+  return wide;
+}
+
+// a_row, b_column: the operand is 1-D and stands for one row or one column, which the result does not have.
+// sizes: the shape of the result without those.
+template <class Backend>
+Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_row = false, bool b_column = false,
+                bool b_transposed = false) {
+  const int dims = static_cast<int>(sizes.size());
+  const DType in = dtype_of(call.a.scalar_type(), call.op, call.a_name);
+  MYOPS_CHECK(in != DType::boolean, "myops.", call.op, " is not implemented for ", call.a_name, " of dtype bool");
+  MYOPS_CHECK(call.b.scalar_type() == call.a.scalar_type(), call.a_name, " and ", call.b_name,
+              " must have the same dtype, but got ", dtype_name(call.a.scalar_type()), " and ",
+              dtype_name(call.b.scalar_type()));
+  check_same_device(call.b, call.b_name, call.a, call.a_name);
+  const ScalarType type = result_dtype(call, in);
+  check_scalar(call.beta, "beta", in);
+  check_scalar(call.alpha, "alpha", in);
+
+  GemmOperands p;
+  if (call.c != nullptr) {
+    const Tensor& c = *call.c;
+    check_same_device(c, call.c_name, call.a, call.a_name);
+    MYOPS_CHECK(c.scalar_type() == type || c.scalar_type() == call.a.scalar_type(), call.c_name, " and ", call.a_name,
+                " must have the same dtype, but got ", dtype_name(c.scalar_type()), " and ",
+                dtype_name(call.a.scalar_type()));
+    const int64_t* c_sizes = c.sizes().data();
+    const int c_dims = static_cast<int>(c.dim());
+    bool broadcasts = c_dims <= dims;
+    for (int i = 1; broadcasts && i <= c_dims; ++i)
+      broadcasts = c_sizes[c_dims - i] == 1 || c_sizes[c_dims - i] == sizes[dims - i];
+    MYOPS_CHECK(broadcasts, call.c_name, " of shape ", shape_text(c_sizes, c_dims),
+                " cannot be broadcast to the result's shape ", shape_text(sizes.data(), dims));
+    if (call.beta != 0) p.c = operand_of(c, call.op, call.c_name);
+  }
+  if (call.out != nullptr) check_out(*call.out, sizes.data(), dims, type, call.a, call.a_name, call.out_name);
+  Tensor out = call.out != nullptr ? *call.out : empty(sizes.data(), dims, type, call.a);
+
+  p.alpha = call.alpha;
+  p.beta = call.beta;
+  p.a = operand_of(call.a, call.op, call.a_name);
+  p.b = operand_of(call.b, call.op, call.b_name);
+  p.d = operand_of(out, call.op, call.out_name);
+  if (p.d.numel() == 0) return out;
+  const bool in_place_c = p.c.data != nullptr && p.c.same_view(p.d);
+  const bool aliased = call.out != nullptr && (p.d.overlaps(p.a) || p.d.overlaps(p.b) ||
+                                               (p.c.data != nullptr && !in_place_c && p.d.overlaps(p.c)));
+  Tensor target = aliased ? empty(sizes.data(), dims, type, call.a) : out;
+  if (aliased) p.d = operand_of(target, call.op, call.out_name);
+
+  if (a_row) {
+    p.a.insert_dim(0);
+    p.d.insert_dim(p.d.dims - (b_column ? 0 : 1));
+    if (p.c.data != nullptr && p.c.dims > 0) p.c.insert_dim(p.c.dims - (b_column ? 0 : 1));
+  }
+  if (b_column) {
+    p.b.insert_dim(1);
+    p.d.insert_dim(p.d.dims);
+    if (p.c.data != nullptr) p.c.insert_dim(p.c.dims);
+  }
+  if (b_transposed) {
+    std::swap(p.b.size[p.b.dims - 1], p.b.size[p.b.dims - 2]);
+    std::swap(p.b.stride[p.b.dims - 1], p.b.stride[p.b.dims - 2]);
+  }
+  for_each_gemm(p, [&](const Gemm& g) { Backend::run(g, call.a); });
+  if (aliased) torch::stable::copy_(out, target);
+  return out;
+}
+
+}  // namespace myops

@@ -1,0 +1,56 @@
+// linear: input @ weight.T + bias over the last dimension of input; the bias is read by the kernel, never expanded.
+#pragma once
+#include "gemm_entry.h"
+
+namespace myops {
+
+inline std::vector<int64_t> linear_shape(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+  const int64_t dims = input.dim(), weight_dims = weight.dim();
+  MYOPS_CHECK(dims >= 1, "input must have at least one dimension, got a 0-D tensor");
+  MYOPS_CHECK(weight_dims == 1 || weight_dims == 2, "weight must be a matrix or a vector, got ", weight_dims,
+              "-D tensor");
+  const int64_t in_features = weight.size(weight_dims - 1);
+  MYOPS_CHECK(input.size(dims - 1) == in_features, "input and weight shapes cannot be multiplied (",
+              shape_text(input.sizes().data(), dims), " and ", shape_text(weight.sizes().data(), weight_dims),
+              " transposed)");
+  std::vector<int64_t> sizes(input.sizes().data(), input.sizes().data() + dims - 1);
+  if (weight_dims == 2) sizes.push_back(weight.size(0));
+  if (bias) {
+    const bool fits = weight_dims == 2 ? bias->dim() <= 1 && (bias->numel() == 1 || bias->numel() == weight.size(0))
+                                       : bias->dim() == 0;
+    MYOPS_CHECK(fits, "bias must have shape ", weight_dims == 2 ? "[" + std::to_string(weight.size(0)) + "]" : "[]",
+                ", but got ", shape_text(bias->sizes().data(), static_cast<int>(bias->dim())));
+  }
+  return sizes;
+}
+
+template <class Backend>
+Tensor run_linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor* out) {
+  GemmCall call{"linear", input, "input", weight, "weight"};
+  if (bias) {
+    call.c = &*bias;
+    call.c_name = "bias";
+    call.beta = 1;
+  }
+  call.out = out;
+  const bool vector = weight.dim() == 1;
+  return run_gemm<Backend>(call, linear_shape(input, weight, bias), input.dim() == 1, vector, !vector);
+}
+
+template <class Backend>
+Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+  return run_linear<Backend>(input, weight, bias, nullptr);
+}
+
+template <class Backend>
+void linear_out(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
+  run_linear<Backend>(input, weight, bias, &out);
+}
+
+template <class Backend>
+void register_linear(torch::stable::detail::StableLibrary& m) {
+  m.impl("linear", TORCH_BOX(&linear<Backend>));
+  m.impl("linear.out", TORCH_BOX(&linear_out<Backend>));
+}
+
+}  // namespace myops

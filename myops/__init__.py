@@ -1,0 +1,43 @@
+"""myops: matrix multiplication for PyTorch as custom operators, and a switch that puts them under any model.
+
+    myops.addmm(input, mat1, mat2)          a function like torch's
+    torch.ops.myops.addmm(input, ...)       the registered operator: gradients, torch.compile, export
+    with myops.use(): model(x)              an unmodified model, its mm, addmm, bmm and baddbmm on myops
+    myops.stats()                           what ran where
+
+See README.md; `myops.build_info()` says what is loaded.
+"""
+
+__version__ = "0.1.0"
+
+from ._native import build_info, is_available, isa, isa_levels, peak_gflops, plan
+from .ops.add import add, add_
+from .ops.addmm import addmm, addmm_, mm
+from .ops.bmm import baddbmm, baddbmm_, bmm
+from .ops.linear import linear
+from .ops.matmul import matmul
+from .override import disable, enable, reset_stats, stats, use
+
+__all__ = [
+    "add",
+    "add_",
+    "addmm",
+    "addmm_",
+    "baddbmm",
+    "baddbmm_",
+    "bmm",
+    "build_info",
+    "disable",
+    "enable",
+    "is_available",
+    "isa",
+    "isa_levels",
+    "linear",
+    "matmul",
+    "mm",
+    "peak_gflops",
+    "plan",
+    "reset_stats",
+    "stats",
+    "use",
+]

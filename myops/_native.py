@@ -1,0 +1,172 @@
+"""Loads the native libraries and answers what they are. Not here: operators (registration.py).
+
+Loading never initialises CUDA and never hides an error: where a library cannot be loaded, `require()` raises at first
+use with both torch versions and the loader's own words.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_FOLDER = Path(__file__).resolve().parent
+_CPU_LIBRARY = _FOLDER / "libmyops_cpu.so"
+_CUDA_LIBRARY = _FOLDER / "libmyops_cuda.so"
+
+# kernels/matrix_view.h: enum class DType.
+DTYPE_CODES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.bfloat16: 2,
+    torch.float16: 3,
+    torch.complex64: 4,
+    torch.complex128: 5,
+    torch.int8: 6,
+    torch.uint8: 7,
+    torch.int16: 8,
+    torch.int32: 9,
+    torch.int64: 10,
+}
+
+
+def _load(path: Path) -> str | None:
+    """Why `path` is not loaded, or None where it is."""
+    if not path.is_file():
+        return f"{path.name} was not built (expected at {path})"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return str(error.__cause__ or error)  # the cause has the loader's words; torch's own only the path
+    return None
+
+
+cpu_error = _load(_CPU_LIBRARY)
+if cpu_error is not None:
+    cuda_error: str | None = "the CPU library, which holds the schemas, is not loaded"
+elif torch.version.cuda is None:
+    cuda_error = f"torch {torch.__version__} is built without CUDA"
+else:
+    cuda_error = _load(_CUDA_LIBRARY)
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(_CPU_LIBRARY))
+    for name in ("myops_isa", "myops_isa_levels", "myops_plan"):
+        getattr(library, name).restype = ctypes.c_char_p
+    library.myops_plan.argtypes = [ctypes.c_char_p, ctypes.c_int, *[ctypes.c_int64] * 4, *[ctypes.c_int] * 3]
+    library.myops_peak_rate.restype = ctypes.c_double
+    library.myops_peak_rate.argtypes = [ctypes.c_int, ctypes.c_double]
+    return library
+
+
+def load_failure(library: str, error: str | None) -> str:
+    """The message for a library that is needed and not there."""
+    built = _build_torch_from_file()
+    versions = f"built with torch {built}, running torch {torch.__version__}"
+    return f"the {library} library of myops is not loaded ({versions}): {error}"
+
+
+@cache
+def _build_torch_from_file() -> str:
+    # Read from the file and not from the library: it may be the one that does not load.
+    if not _CPU_LIBRARY.is_file():
+        return "of unknown version"
+    found = re.search(rb"myops built with torch ([^\0]+)\0", _CPU_LIBRARY.read_bytes())
+    return found[1].decode() if found else "of unknown version"
+
+
+def require() -> None:
+    """Raise ImportError where the CPU library, and with it every operator, is missing."""
+    if cpu_error is not None:
+        raise ImportError(load_failure("CPU", cpu_error))
+
+
+def is_available(device: str = "cpu") -> bool:
+    """Whether operators run on `device` ("cpu" or "cuda"). Never initialises CUDA."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device must be 'cpu' or 'cuda', but got {device!r}")
+    return (cpu_error if device == "cpu" else cuda_error) is None
+
+
+def isa() -> str:
+    """The CPU instruction set level in use: "baseline", "avx2", "avx512" or "avx512_bf16".
+
+    `MYOPS_ISA` in the environment forces a level; one that the machine lacks is a RuntimeError.
+    """
+    require()
+    name = _library().myops_isa()
+    if name is None:
+        raise RuntimeError(f"MYOPS_ISA={os.environ.get('MYOPS_ISA')} is not available here: {', '.join(isa_levels())}")
+    return name.decode()
+
+
+def isa_levels() -> list[str]:
+    """Every level that this machine and this build can run, best first."""
+    require()
+    return _library().myops_isa_levels().decode().split(",")
+
+
+def build_info() -> dict[str, Any]:
+    """Versions and libraries as a plain dictionary: what was built, what runs, and why something is missing."""
+    from . import __version__
+
+    return {
+        "myops": __version__,
+        "torch_built": _build_torch_from_file(),
+        "torch_running": str(torch.__version__),
+        "cpu": cpu_error or "loaded",
+        "cuda": cuda_error or "loaded",
+        "isa": isa() if cpu_error is None else None,
+        "isa_levels": isa_levels() if cpu_error is None else [],
+        "threads": torch.get_num_threads(),
+    }
+
+
+def plan(
+    m: int,
+    n: int,
+    k: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    batch: int = 1,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    isa_level: str | None = None,
+    threads: int | None = None,
+) -> str:
+    """How the CPU engine would compute an (m, k) @ (k, n) product, as one line. Runs no kernel.
+
+    `isa_level` may be any level, also one this machine lacks: planning is a pure function.
+    """
+    require()
+    text = _library().myops_plan(
+        (isa_level or isa()).encode(), DTYPE_CODES[dtype], batch, m, n, k, transpose_a, transpose_b,
+        threads or torch.get_num_threads(),
+    )  # fmt: skip
+    if text is None:
+        raise ValueError(f"isa_level must be baseline, avx2, avx512 or avx512_bf16, but got {isa_level!r}")
+    return text.decode()
+
+
+def peak_gflops(dtype: torch.dtype = torch.float32, threads: int = 1, seconds: float = 0.1) -> float:
+    """Measured multiply-add peak of the level in use, in GFLOP/s over all `threads`: the roof of the benchmarks."""
+    require()
+    rates = [0.0] * threads
+
+    def work(i: int) -> None:
+        rates[i] = _library().myops_peak_rate(DTYPE_CODES[dtype], seconds)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(rates)

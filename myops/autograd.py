@@ -1,0 +1,207 @@
+"""The kernels on the Autograd and Autocast keys. The only file that uses private torch names.
+
+Why by hand, and not `torch.library.register_autograd` and `register_autocast`: the former has no forward-mode AD (it
+drops tangents silently), fails under `torch.func`, and costs three times as much a call; the latter refuses keyword
+arguments and ignores the dtype of the autocast context. Names that move in a future torch fail here, at import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch._C import (
+    DispatchKey,
+    DispatchKeySet,
+    _after_autograd_keyset,
+    _any_requires_grad,
+    _are_functorch_transforms_active,
+    _AutoDispatchBelowAutograd,
+    _ExcludeDispatchKeyGuard,
+)
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch._ops import OpOverload
+from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
+
+from .errors import translate
+
+if TYPE_CHECKING:
+    from .registration import Operator
+
+Kernel = Callable[..., Any]
+
+
+def needs_graph(args: tuple[Any, ...]) -> bool:
+    """Whether an operator called with `args` has to record a graph, a tangent or a transform."""
+    return (
+        (torch.is_grad_enabled() and _any_requires_grad(*args))
+        or forward_ad._current_level >= 0
+        or _are_functorch_transforms_active()
+    )
+
+
+def call_without_graph(op: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """`op(*args)` past the Python kernel on the Autograd key, for calls that need no graph: 3 us less."""
+    with _AutoDispatchBelowAutograd():
+        return op(*args, **kwargs)
+
+
+class Signature:
+    """Positional and keyword-only arguments of an overload, as one flat tuple and back."""
+
+    def __init__(self, op: OpOverload) -> None:
+        arguments = op._schema.arguments
+        self.names = tuple(a.name for a in arguments)
+        self.defaults = tuple((a.name, a.default_value) for a in arguments)
+        self.positional = sum(not a.kwarg_only for a in arguments)
+        self.keywords = self.names[self.positional :]
+
+    def flatten(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        # The dispatcher leaves out trailing arguments that equal their defaults.
+        return args + tuple(kwargs.get(name, default) for name, default in self.defaults[len(args) :])
+
+    def call(self, op: OpOverload, flat: tuple[Any, ...]) -> Any:
+        return op(*flat[: self.positional], **dict(zip(self.keywords, flat[self.positional :], strict=True)))
+
+
+def differentiable_kernel(op: OpOverload, row: Operator) -> Kernel:
+    """The Autograd kernel of a functional overload: records `row.backward` and `row.jvp` where a graph is needed."""
+    signature = Signature(op)
+    redispatch, tensors = op._handle.redispatch_boxed, row.tensors
+
+    class Function(_SingleLevelFunction):
+        @staticmethod
+        def forward(*flat: Any) -> Tensor:
+            # Function.apply switches gradients off. The levels of torch.func below this one still need theirs: without
+            # this, second derivatives by nested transforms are silently zero.
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _AutoDispatchBelowAutograd():
+                return signature.call(op, flat)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            row.save(ctx, *inputs)
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+            grads = row.backward(ctx, grad)
+            return grads + (None,) * (len(signature.names) - len(grads))
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+            return row.jvp(ctx, *tangents[: row.tensors])
+
+        @staticmethod
+        def _compiled_autograd_key(ctx: Any) -> tuple[int, ...]:  # as torch.autograd.Function has it
+            return (ctx._autograd_function_id,)
+
+    apply: Kernel = Function.apply  # type: ignore[attr-defined]
+    Function.__name__ = Function.__qualname__ = f"Myops{row.name.capitalize()}"
+
+    def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> Tensor:
+        try:
+            if needs_graph(args[:tensors]):
+                with enable_single_level_autograd_function():
+                    return apply(*signature.flatten(args, kwargs))
+            return redispatch(keyset & _after_autograd_keyset, *args, **kwargs)
+        except RuntimeError as error:
+            raise translate(error, row.name, args) from None
+
+    return kernel
+
+
+def out_kernel(op: OpOverload, row: Operator) -> Kernel:
+    """The Autograd kernel of an `out` overload: refuses to differentiate, as torch does, and bumps the version."""
+
+    def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> None:
+        out = kwargs["out"]
+        if torch.is_grad_enabled() and _any_requires_grad(*args, out):
+            raise RuntimeError(
+                f"{row.name}(): functions with out=... arguments don't support automatic differentiation, "
+                "but one of the arguments requires grad."
+            )
+        try:
+            with _AutoDispatchBelowAutograd():
+                op.redispatch(keyset & _after_autograd_keyset, *args, **kwargs)
+        except RuntimeError as error:
+            raise translate(error, row.name, args) from None
+        torch.autograd.graph.increment_version(out)
+
+    return kernel
+
+
+def in_place_kernel(op: OpOverload, functional: OpOverload, row: Operator) -> Kernel:
+    """The Autograd kernel of an in-place overload: copies a differentiable result where a graph is needed."""
+
+    def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> None:
+        try:
+            if needs_graph(args):
+                args[0].copy_(check_in_place(args[0], functional(*args, **kwargs), row.name))
+                return
+            with _AutoDispatchBelowAutograd():
+                op.redispatch(keyset & _after_autograd_keyset, *args, **kwargs)
+        except RuntimeError as error:
+            raise translate(error, row.name, args) from None
+        torch.autograd.graph.increment_version(args[0])
+
+    return kernel
+
+
+def lazy_bit_kernel(op: OpOverload, resolve: Callable[[Tensor], Tensor]) -> Kernel:
+    """The Conjugate or Negative kernel of an overload that writes: `resolve` materialises the lazy bit of every tensor.
+
+    Torch's own fallback finds the tensor to write back among the results, where these overloads return nothing.
+    """
+    written = next(a.name for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write)
+
+    def kernel(*args: Any, **kwargs: Any) -> None:
+        def plain(value: Any) -> Any:
+            return resolve(value) if isinstance(value, Tensor) else value
+
+        target = kwargs[written] if written in kwargs else args[0]
+        values, keywords = [plain(value) for value in args], {name: plain(value) for name, value in kwargs.items()}
+        with _AutoDispatchBelowAutograd():
+            op(*values, **keywords)
+            result = keywords[written] if written in keywords else values[0]
+            if result is not target:
+                target.copy_(result)
+
+    return kernel
+
+
+def check_in_place(target: Tensor, result: Tensor, name: str) -> Tensor:
+    """`result`, which an in-place `name` is about to copy to `target`; their shapes and dtypes have to fit."""
+    if target.shape != result.shape:
+        raise RuntimeError(
+            f"Expected input to have shape {list(result.shape)}, but got {list(target.shape)}: an in-place {name}_ "
+            "cannot broadcast its input"
+        )
+    if not torch.can_cast(result.dtype, target.dtype):
+        raise RuntimeError(
+            f"result type {result.dtype} can't be cast to the desired output type {target.dtype} of input"
+        )
+    return result
+
+
+def autocast_kernel(op: OpOverload, device: str) -> Kernel:
+    """The Autocast kernel: floating tensors of the device take the context's dtype; float64 and the rest stay."""
+    keys = DispatchKeySet(DispatchKey.AutocastCPU if device == "cpu" else DispatchKey.AutocastCUDA)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device)
+
+        def cast(value: Any) -> Any:
+            eligible = (
+                isinstance(value, Tensor)
+                and value.is_floating_point()
+                and value.dtype != torch.float64
+                and value.device.type == device
+            )
+            return value.to(dtype) if eligible else value
+
+        with _ExcludeDispatchKeyGuard(keys):
+            return op(*map(cast, args), **kwargs)
+
+    return kernel

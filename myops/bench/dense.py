@@ -1,0 +1,312 @@
+"""The dense suite: mm, addmm, bmm, baddbmm, matmul, linear and add over the classes of shapes that matter.
+
+Classes: squares, odd, skinny, decode (a few rows against a weight matrix; the sets rotate through 4 x L3, so that every
+weight comes from memory), batched (tiny cubes by the thousand, attention), integers, add, addmm, and fixed (the cost of
+a call). This file chooses what is measured; how is in `runner` and `timing`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import myops
+
+from . import accuracy, machine, memory, report, runner
+from .problem import Problem, flop_count, make_inputs, native_call, output_bytes, rotate, stored_bytes
+from .timing import Side
+
+HELP = "dense operators against native torch, interleaved"
+
+FLOATS = ("float32", "float64", "bfloat16", "float16")
+MODEL_DTYPES = ("float32", "bfloat16", "float16")
+ROUTES = ("function", "op", "switch")
+"""How the myops side is called: `myops.mm`, `torch.ops.myops.mm`, or `torch.mm` under `myops.use()`."""
+
+QUICK_SECONDS = 48.0
+ROTATE_BYTES = 4 << 20
+"""Least bytes that the input sets of an ordinary case cover together."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem in its class. quick: also in the short run; routes: overrides the route of the command line."""
+
+    group: str
+    problem: Problem
+    quick: bool = False
+    routes: tuple[str, ...] = ()
+
+
+def _mm(dtype: str, m: int, n: int, k: int, layout: str = "NN") -> Problem:
+    return Problem("mm", dtype, m, n, k, layout=layout)
+
+
+def _bmm(dtype: str, batch: int, m: int, n: int, k: int, layout: str = "NN") -> Problem:
+    return Problem("bmm", dtype, m, n, k, batch=batch, layout=layout)
+
+
+def squares() -> Iterable[Case]:
+    """Cubes of 256 to 2048; all four layouts at 512 and 1024; complex up to 1024.
+
+    float16 at 2048 runs transposed only: natively the row-major product would take about 20 s per call.
+    """
+    for dtype in FLOATS:
+        for n in (256, 512, 1024, 2048):
+            layouts = ("NN", "NT", "TN", "TT") if n in (512, 1024) else ("NN",)
+            for layout in ("NT",) if (dtype, n) == ("float16", 2048) else layouts:
+                quick = n == (256 if dtype == "float16" else 512) and layout == "NN"
+                yield Case("squares", _mm(dtype, n, n, n, layout), quick)
+    for dtype, sizes in (("complex64", (256, 512, 1024)), ("complex128", (256, 512))):
+        for n in sizes:
+            yield Case("squares", _mm(dtype, n, n, n), n == 256)
+
+
+def odd() -> Iterable[Case]:
+    """Sizes that fit no tile: primes and powers of two plus or minus one."""
+    for dtype in FLOATS:
+        for n in (17, 31, 63, 127, 129, 251, 257, 509, 511):
+            yield Case("odd", _mm(dtype, n, n, n), n in (17, 127) or (n == 257 and dtype == "float32"))
+        for m, n, k in ((127, 511, 251), (509, 17, 257), (17, 509, 257)):
+            yield Case("odd", _mm(dtype, m, n, k))
+
+
+def skinny() -> Iterable[Case]:
+    """Tall and thin, and the long inner product."""
+    for dtype in FLOATS:
+        for m, n, k in ((4096, 64, 64), (100000, 16, 16), (16, 16, 100000), (64, 4096, 64)):
+            yield Case("skinny", _mm(dtype, m, n, k), m != 64 and dtype in ("float32", "float64"))
+
+
+def decode() -> Iterable[Case]:
+    """M = 1..16 rows against weights W (NN) and W.T (NT), the matrices of models of 768 to 4096 channels."""
+    weights: tuple[tuple[int, int, tuple[int, ...]], ...] = (
+        (768, 768, (1, 8)), (3072, 768, (1, 2, 4, 8, 16)), (768, 3072, (1, 8)), (2048, 2048, (1, 8)),
+        (4096, 4096, (1, 2, 4, 8, 16)),
+    )  # fmt: skip
+    for dtype in MODEL_DTYPES:
+        for n, k, rows in weights:
+            for m in rows:
+                for layout in ("NN", "NT"):
+                    quick = (n, m) in ((3072, 1), (3072, 8)) and dtype != "float16"
+                    yield Case("decode", _mm(dtype, m, n, k, layout), quick)
+
+
+def batched() -> Iterable[Case]:
+    """Tiny cubes by the thousand, attention shapes, broadcast and strided batches."""
+    for dtype in FLOATS:
+        for n, batch in ((4, 10000), (8, 10000), (16, 4096), (32, 1024)):
+            yield Case("batched", _bmm(dtype, batch, n, n, n), dtype == "float32" or (n == 16 and dtype == "float64"))
+        yield Case("batched", _bmm(dtype, 4096, 16, 16, 16, "NB"))
+        yield Case("batched", _bmm(dtype, 4096, 16, 16, 16, "SN"))
+    for dtype in MODEL_DTYPES:
+        for batch, m, n, k, layout in (
+            (96, 64, 64, 64, "NT"), (48, 128, 128, 64, "NT"), (48, 128, 64, 128, "NN"), (12, 512, 512, 64, "NT"),
+            (12, 512, 64, 512, "NN"), (12, 128, 128, 64, "HT"), (12, 128, 64, 128, "NH"), (64, 128, 64, 64, "NB"),
+        ):  # fmt: skip
+            quick = dtype != "float16" and (m, n, layout) in ((128, 128, "NT"), (128, 64, "NH"))
+            yield Case("batched", _bmm(dtype, batch, m, n, k, layout), quick)
+        yield Case("batched", Problem("baddbmm", dtype, 128, 128, 64, batch=48, layout="NT", c="full"))
+
+
+def integers() -> Iterable[Case]:
+    """Integer products, and int8 with an int32 result (natively `torch._int_mm`)."""
+    for dtype in ("int8", "uint8", "int16", "int32", "int64"):
+        for n in (64, 256):
+            yield Case("integers", _mm(dtype, n, n, n), n == 256 and dtype in ("int8", "int32"))
+    for n in (256, 512, 1024):
+        yield Case("integers", replace(_mm("int8", n, n, n), out_dtype="int32"), n == 256)
+    yield Case("integers", _bmm("int32", 256, 32, 32, 32))
+    yield Case("integers", _bmm("int64", 256, 32, 32, 32))
+
+
+def add() -> Iterable[Case]:
+    """Element-wise sums: contiguous, broadcast row and column, transposed."""
+    for dtype in (*FLOATS, "int32"):
+        for n in (1024, 4096):
+            for layout in ("NN", "NR", "NC", "NT"):
+                quick = n == 1024 and dtype == "float32"
+                yield Case("add", Problem("add", dtype, n, n, layout=layout), quick)
+
+
+def addmm() -> Iterable[Case]:
+    """addmm with a bias row and with a full C, linear, and 3-D matmul folded into one product."""
+    shapes = ((64, 768, 768), (64, 3072, 768), (512, 768, 3072), (1024, 1024, 1024))
+    for dtype in FLOATS:
+        for m, n, k in shapes if dtype != "float16" else shapes[:2]:
+            for c in ("row", "full"):
+                quick = (m, n) == (64, 768) and c == "row" and dtype in ("float32", "bfloat16")
+                yield Case("addmm", Problem("addmm", dtype, m, n, k, c=c), quick)
+    for dtype in MODEL_DTYPES:
+        for m, n, k in ((64, 768, 768), (512, 3072, 768)):
+            yield Case("addmm", Problem("linear", dtype, m, n, k, c="row"), m == 64)
+        yield Case("addmm", Problem("matmul", dtype, 256, 768, 768), dtype == "float32")
+
+
+def fixed() -> Iterable[Case]:
+    """The cost of a call: 1x1 to 8x8 through every route."""
+    for n in (1, 2, 4, 8):
+        yield Case("fixed", _mm("float32", n, n, n), n in (1, 8), ROUTES)
+    yield Case("fixed", Problem("addmm", "float32", 8, 8, 8, c="row"), True, ROUTES)
+    yield Case("fixed", _bmm("float32", 2, 4, 4, 4), True, ROUTES)
+    yield Case("fixed", Problem("baddbmm", "float32", 4, 4, 4, batch=2, c="full"), False, ROUTES)
+    yield Case("fixed", Problem("linear", "float32", 8, 8, 8, c="row"), False, ("function", "op"))
+    yield Case("fixed", Problem("matmul", "float32", 8, 8, 8), False, ("function", "op"))
+    yield Case("fixed", Problem("add", "float32", 8, 8), False, ("function", "op"))
+
+
+CLASSES: dict[str, Callable[[], Iterable[Case]]] = {
+    "squares": squares, "odd": odd, "skinny": skinny, "decode": decode, "batched": batched, "integers": integers,
+    "add": add, "addmm": addmm, "fixed": fixed,
+}  # fmt: skip
+
+
+def select(
+    classes: Sequence[str] = (), dtypes: Sequence[str] = (), ops: Sequence[str] = (), quick: bool = False
+) -> list[Case]:
+    """Cases of the named classes (all when empty) that pass the dtype and operator filters."""
+    cases = [case for name in classes or CLASSES for case in CLASSES[name]()]
+    return [
+        case
+        for case in cases
+        if (not quick or case.quick)
+        and (not dtypes or case.problem.dtype in dtypes)
+        and (not ops or case.problem.op in ops)
+    ]
+
+
+def _with_out_dtype(call: Callable[..., Any], out_dtype: str | None) -> Callable[..., Any]:
+    return call if out_dtype is None else functools.partial(call, out_dtype=getattr(torch, out_dtype))
+
+
+def _missing(op: str) -> Callable[..., Any]:
+    """Stands for an operator that this build of myops lacks; its row says so instead of ending the run."""
+
+    def call(*_: Any) -> Any:
+        raise NotImplementedError(f"this build has no {op}")
+
+    return call
+
+
+def myops_side(problem: Problem, route: str) -> Side:
+    """The myops contestant of a problem by route; the switch is entered and left outside the clock."""
+    if route == "switch":
+        native = native_call(replace(problem, out_dtype=None))
+        assert native is not None  # only a problem with an out_dtype can be without one
+        if not hasattr(myops, "use"):
+            return Side(_missing("use"))
+        return Side(_with_out_dtype(native, problem.out_dtype), myops.use)
+    call = getattr(torch.ops.myops if route == "op" else myops, problem.op, None)
+    return Side(_missing(problem.op) if call is None else _with_out_dtype(call, problem.out_dtype))
+
+
+def build_job(case: Case, route: str) -> runner.Job:
+    """Operands, callables and counts of one case; large cases rotate through several sets in memory."""
+    problem = case.problem
+    inputs = make_inputs(problem)
+    least = 4 * machine.l3_bytes() if case.group == "decode" else ROTATE_BYTES
+    native = native_call(problem)
+    labels = {
+        "suite": "dense", "group": case.group, "op": problem.op, "shape": problem.shape,
+        "dtype": problem.dtype, "layout": problem.layout_name + (f">{problem.out_dtype}" if problem.out_dtype else ""),
+        "route": route, "dims": {"m": problem.m, "n": problem.n, "k": problem.k, "batch": problem.batch},
+    }  # fmt: skip
+    return runner.Job(
+        labels=labels,
+        native=None if native is None else Side(native),
+        myops=myops_side(problem, route),
+        argument_sets=[inputs] if case.group == "fixed" else rotate(inputs, least),
+        flops=flop_count(problem),
+        moved_bytes=sum(stored_bytes(tensor) for tensor in inputs) + output_bytes(problem),
+        error=functools.partial(accuracy.relative_error, problem, inputs),
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the suite."""
+    parser.add_argument("--quick", action="store_true", help="a few cases of every class, done within a minute")
+    parser.add_argument("--shapes", nargs="+", default=[], choices=sorted(CLASSES), metavar="CLASS",
+                        help=f"classes to run: {', '.join(CLASSES)}")  # fmt: skip
+    parser.add_argument("--dtypes", nargs="+", default=[], metavar="DTYPE", help="for example float32 bfloat16")
+    parser.add_argument("--ops", nargs="+", default=[], metavar="OP", help="for example mm addmm")
+    parser.add_argument("--switch", choices=("direct", "use"), default="direct",
+                        help="call myops.X (direct) or torch.X under myops.use()")  # fmt: skip
+    parser.add_argument("--threads", type=thread_counts, default=(), metavar="N[,N...]",
+                        help="thread counts, each in turn (default: torch's)")  # fmt: skip
+    parser.add_argument("--budget", type=float, default=1.0, metavar="S", help="seconds per case (default 1)")
+    parser.add_argument("--limit", type=float, metavar="S", help="seconds for the whole run; cases share what is left")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write one JSON line per case")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="write a plot of the speed-ups (needs matplotlib)")
+
+
+def thread_counts(text: str) -> tuple[int, ...]:
+    """`1,2` as (1, 2)."""
+    counts = tuple(int(part) for part in text.split(","))
+    if any(count < 1 for count in counts):
+        raise argparse.ArgumentTypeError("thread counts start at 1")
+    return counts
+
+
+def header_lines(described: dict[str, Any], threads: Sequence[int]) -> list[str]:
+    """What it runs on, the measured roofs, and a warning when the machine is busy."""
+    lines = [
+        f"myops {described['myops']} (commit {described['commit']}, {described['isa']}) "
+        f"against torch {described['torch']}, Python {described['python']}",
+        f"{described['cpu']}, {described['cores']} cores, L3 {described['l3_bytes'] >> 20} MiB, {described['system']}",
+    ]
+    if described["load_warning"]:
+        lines.append(f"WARNING: load average {described['load_average']:.2f} before the run; expect wide intervals")
+    for count in threads:
+        peaks = [(name, machine.fma_peak(name, count)) for name in ("float32", "float64", "bfloat16", "int8")]
+        text = ", ".join(f"{name} {'-' if peak is None else format(peak, '.0f')}" for name, peak in peaks)
+        reads = ", ".join(f"{level} {machine.read_bandwidth(level, count):.0f}" for level in ("dram", "cache"))
+        lines.append(f"roofs, {count} thread{'s' if count > 1 else ''}: FMA GF/s {text}; read GB/s {reads}")
+    return [*lines, f"memory column: {memory.METHOD}", ""]
+
+
+def _jobs(cases: Sequence[Case], switch: str) -> list[Callable[[], runner.Job]]:
+    """One builder per case and route."""
+    default = "switch" if switch == "use" else "function"
+    return [functools.partial(build_job, case, route) for case in cases for route in case.routes or (default,)]
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the selected cases and print rows, then the summary; 1 when the filters leave nothing."""
+    started = time.perf_counter()
+    cases = select(arguments.shapes, arguments.dtypes, arguments.ops, arguments.quick)
+    if not cases:
+        print("no case passes these filters")
+        return 1
+    threads = arguments.threads or (torch.get_num_threads(),)
+    limit = arguments.limit or (QUICK_SECONDS if arguments.quick else None)
+    described = machine.describe()
+    print("\n".join(header_lines(described, threads)), flush=True)
+    rows: list[report.Row] = []
+    dropped = 0
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(arguments.json.open("w", encoding="utf-8")) if arguments.json else None
+        for index, count in enumerate(threads):
+            jobs = _jobs(cases, arguments.switch)
+            share = None if limit is None else started + limit * (index + 1) / len(threads)
+            print(report.table_header())
+            results = runner.run_jobs(jobs, count, arguments.budget, share, described)
+            for row in results:
+                if row is None:
+                    dropped += 1
+                    continue
+                rows.append(row)
+                print(report.table_line(row), flush=True)
+                if stream is not None:
+                    report.append_json(stream, row)
+    print("\n".join(report.summary_lines(rows, dropped)))
+    if arguments.plot:
+        report.plot(rows, arguments.plot)
+    return 0

@@ -1,0 +1,63 @@
+"""How the public functions call their operators: scalars of any kind, `out=` with torch's resize rule, in place.
+
+The common call (real scalars, no `out`) is one registered operator and nothing more.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _native
+from .autograd import call_without_graph, needs_graph
+from .errors import translate
+from .registration import Operator, fits_float
+
+Number = int | float | complex | bool
+
+
+def call(row: Operator, *args: Any, **scalars: Any) -> Tensor:
+    if _native.cpu_error is not None:
+        _native.require()
+    for value in scalars.values():
+        if not fits_float(value):
+            return row.packet.Scalar(*args, **scalars)
+    try:
+        if torch.compiler.is_compiling() or needs_graph(args):
+            return row.op(*args, **scalars)
+        return call_without_graph(row.op, args, scalars)
+    except RuntimeError as error:
+        raise translate(error, row.name, args) from None
+
+
+def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
+    _native.require()
+    shape = row.shape(*args)
+    if out.shape != shape:
+        if out.numel() != 0:
+            warnings.warn(
+                f"An output with one or more elements was resized since it had shape {list(out.shape)}, which does not "
+                f"match the required output shape {list(shape)}. This behavior is deprecated; resize it first.",
+                stacklevel=3,
+            )
+        out.resize_(shape)
+    exact = all(map(fits_float, scalars.values()))
+    try:
+        (row.packet.out if exact else row.packet.Scalar_out)(*args, **scalars, out=out)
+    except RuntimeError as error:
+        raise translate(error, row.name, args) from None
+    return out
+
+
+def call_in_place(row: Operator, input: Tensor, *args: Any, **scalars: Any) -> Tensor:
+    _native.require()
+    exact = all(map(fits_float, scalars.values()))
+    packet = row.in_place_packet
+    try:
+        (packet.default if exact else packet.Scalar)(input, *args, **scalars)
+    except RuntimeError as error:
+        raise translate(error, f"{row.name}_", (input, *args)) from None
+    return input

@@ -1,0 +1,226 @@
+"""What the rows of the matrix products share: shape rules, gradients, samples. Not an operator itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..registration import BadCall, Sample
+
+WIDE = {
+    torch.bfloat16: torch.float32,
+    torch.float16: torch.float32,
+    torch.int8: torch.int32,
+    torch.uint8: torch.int32,
+}
+
+
+def ops() -> Any:
+    return torch.ops.myops
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def check(condition: Any, message: Callable[[], str]) -> None:
+    """torch._check where Dynamo may trace (to size an `out`); it would refuse messages made from arguments."""
+    if not torch.compiler.is_dynamo_compiling():
+        torch._check(condition, message)
+    elif not condition:
+        raise RuntimeError(message())
+
+
+def check_pair(op: str, a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of the product, after the checks that kernels/gemm_entry.h makes, in its words."""
+    if a.dtype == torch.bool:
+        raise NotImplementedError(f"myops.{op} is not implemented for {a_name} of dtype bool")
+    torch._check(
+        a.dtype == b.dtype,
+        lambda: f"{a_name} and {b_name} must have the same dtype, but got {name_of(a.dtype)} and {name_of(b.dtype)}",
+    )
+    torch._check(
+        a.device == b.device,
+        lambda: (
+            "Expected all tensors to be on the same device, "
+            f"but {b_name} is on {b.device} and {a_name} is on {a.device}"
+        ),
+    )
+    if out_dtype is None or out_dtype == a.dtype:
+        return a.dtype
+    torch._check(
+        WIDE.get(a.dtype) == out_dtype,
+        lambda: (
+            f"out_dtype must be the dtype of {a_name} ({name_of(a.dtype)}), float32 for bfloat16 and float16, or "
+            f"int32 for int8 and uint8, but got {name_of(out_dtype)}"
+        ),
+    )
+    return out_dtype
+
+
+def check_addend(c: Tensor, name: str, a: Tensor, a_name: str, shape: tuple[Any, ...], dtype: torch.dtype) -> None:
+    torch._check(
+        c.dtype in (dtype, a.dtype),
+        lambda: f"{name} and {a_name} must have the same dtype, but got {name_of(c.dtype)} and {name_of(a.dtype)}",
+    )
+    fits = c.dim() <= len(shape) and all(
+        n == 1 or n == m for n, m in zip(reversed(c.shape), reversed(shape), strict=False)
+    )
+    torch._check(
+        fits,
+        lambda: f"{name} of shape {list(c.shape)} cannot be broadcast to the result's shape {list(shape)}",
+    )
+
+
+def matrix_shape(a: Tensor, a_name: str, b: Tensor, b_name: str) -> tuple[Any, Any]:
+    check(a.dim() == 2, lambda: f"{a_name} must be a matrix, got {a.dim()}-D tensor")
+    check(b.dim() == 2, lambda: f"{b_name} must be a matrix, got {b.dim()}-D tensor")
+    check(
+        a.shape[1] == b.shape[0],
+        lambda: (
+            f"{a_name} and {b_name} shapes cannot be multiplied "
+            f"({a.shape[0]}x{a.shape[1]} and {b.shape[0]}x{b.shape[1]})"
+        ),
+    )
+    return a.shape[0], b.shape[1]
+
+
+def batch_shape(a: Tensor, a_name: str, b: Tensor, b_name: str) -> tuple[Any, Any, Any]:
+    check(a.dim() == 3, lambda: f"{a_name} must be a 3D tensor, got {a.dim()}-D tensor")
+    check(b.dim() == 3, lambda: f"{b_name} must be a 3D tensor, got {b.dim()}-D tensor")
+    check(
+        a.shape[0] == b.shape[0] and a.shape[2] == b.shape[1],
+        lambda: (
+            f"Expected size for first two dimensions of {b_name} tensor to be: "
+            f"[{a.shape[0]}, {a.shape[2]}] but got: [{b.shape[0]}, {b.shape[1]}]"
+        ),
+    )
+    return a.shape[0], a.shape[1], b.shape[2]
+
+
+def save_product(ctx: Any, *tensors: Tensor | None) -> None:
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
+def product_grads(
+    ctx: Any, product: Any, grad: Tensor, a: Tensor, b: Tensor, need_a: bool, need_b: bool, alpha: float = 1.0
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of `alpha * a @ b` for `product` = mm or bmm: alpha * grad @ b^H and alpha * a^H @ grad.
+
+    Where the result is wider than the operands (out_dtype), the products are formed in the wide dtype and rounded once.
+    alpha == 0 reads no matrix here either.
+    """
+
+    def one(x: Tensor, y: Tensor, like: Tensor) -> Tensor:
+        if alpha == 0:
+            return torch.zeros_like(like)
+        result = product(x.to(grad.dtype), y.to(grad.dtype))
+        return (result if alpha == 1 else result * alpha).to(like.dtype)
+
+    return (
+        one(grad, b.mH, a) if need_a else None,
+        one(a.mH, grad, b) if need_b else None,
+    )
+
+
+def addend_grad(grad: Tensor, beta: float, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """Gradient of `beta * input` for an input of `shape`; exactly zero for beta == 0, whatever grad holds."""
+    if beta == 0:
+        return grad.new_zeros(shape, dtype=dtype)
+    reduced = grad.sum_to_size(shape)
+    return (reduced if beta == 1 else reduced * beta).to(dtype)
+
+
+def total(terms: Iterable[Tensor | None], like: Tensor) -> Tensor:
+    """Sum of the tangents that exist; zeros like `like` where none does."""
+    result: Tensor | None = None
+    for term in terms:
+        if term is not None:
+            result = term if result is None else result + term
+    return torch.zeros_like(like) if result is None else result
+
+
+def product_tangent(
+    product: Any, a: Tensor, b: Tensor, da: Tensor | None, db: Tensor | None, out_dtype: torch.dtype, alpha: float = 1.0
+) -> Tensor | None:
+    """Tangent of `alpha * a @ b`, None where neither operand has one."""
+    if alpha == 0 or (da is None and db is None):
+        return None
+
+    def one(x: Tensor, y: Tensor) -> Tensor:
+        return product(x.to(out_dtype), y.to(out_dtype))
+
+    left = None if da is None else one(da, b)
+    right = None if db is None else one(a, db)
+    tangent = left if right is None else right if left is None else left + right
+    assert tangent is not None
+    return tangent if alpha == 1 else tangent * alpha
+
+
+def rows(t: Tensor) -> Tensor:
+    """The leading dimensions as one."""
+    return t.reshape(math.prod(t.shape[:-1]), t.shape[-1])
+
+
+def batched(t: Tensor, dim: int | None, size: int) -> Tensor:
+    """`t` with its batch dimension in front, expanded (stride 0) where it has none."""
+    return t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+
+
+def batched_addend(t: Tensor, dim: int | None, size: int, rank: int) -> Tensor:
+    """A broadcastable addend with the batch in front and ones up to `rank` dimensions behind it."""
+    t = batched(t, dim, size)
+    return t.reshape(size, *(1,) * (rank - (t.dim() - 1)), *t.shape[1:])
+
+
+# Samples.
+
+
+def tensor(shape: tuple[int, ...], device: str, dtype: torch.dtype, requires_grad: bool = False) -> Tensor:
+    """Random values around one; small integers for integral dtypes."""
+    if dtype.is_floating_point or dtype.is_complex:
+        wide = torch.complex128 if dtype.is_complex else torch.float64
+        made = torch.randn(shape, dtype=wide).to(device=device, dtype=dtype)
+        return made.requires_grad_(requires_grad)
+    return torch.randint(0 if dtype == torch.uint8 else -4, 5, shape).to(device=device, dtype=dtype)
+
+
+def layouts(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """The same shape in every layout that a caller may bring: name and tensor."""
+
+    def make(*size: int) -> Tensor:
+        return tensor(size, device, dtype)
+
+    *batch, rows, cols = shape
+    yield "contiguous", make(*shape)
+    yield "transposed", make(*batch, cols, rows).mT
+    yield "sliced", make(*batch, rows + 2, cols + 3)[..., 1 : rows + 1, 2 : cols + 2]
+    yield "stepped", make(*batch, 2 * rows, 3 * cols)[..., ::2, ::3]
+    yield "expanded rows", make(*batch, 1, cols).expand(shape)
+    yield "expanded columns", make(*batch, rows, 1).expand(shape)
+    if batch:
+        yield "expanded batch", make(rows, cols).expand(shape)
+        yield "batch last", make(rows, cols, *batch).movedim(-1, 0) if len(batch) == 1 else make(*shape)
+    count = rows + cols - 1
+    if not batch and count > 0:
+        yield "overlapping", make(count).as_strided((rows, cols), (1, 1))
+    if dtype.is_complex:
+        yield "conjugated", make(*shape).conj()
+        yield "adjoint", make(*batch, cols, rows).mH
+    if dtype.is_floating_point:
+        imaginary = torch.randn(shape, dtype=torch.complex128, device=device).conj().imag
+        if dtype == torch.float64:
+            yield "negated", imaginary
+
+
+def sample(name: str, *args: Any, **kwargs: Any) -> Sample:
+    return Sample(args, kwargs, name)
+
+
+def bad(words: str, *args: Any, exception: type[Exception] = RuntimeError, **kwargs: Any) -> BadCall:
+    return BadCall(Sample(args, kwargs, words), exception, words)

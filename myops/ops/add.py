@@ -1,0 +1,165 @@
+"""add: row of the operator table, and the worked example of CONTRIBUTING.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._prims_common import compute_elementwise_output_strides
+
+from ..calls import Number, call, call_in_place, call_out
+from ..registration import BadCall, Operator, Sample, register
+from ._gemm import addend_grad, bad, batched, layouts, ops, sample, tensor, total
+
+
+class Add(Operator):
+    name = "add"
+    tensors = 2
+    in_place = True
+    autocast = False  # the sum takes the promoted dtype of its operands, under autocast too
+    folds = {"alpha": 1}  # noqa: RUF012
+
+    def shape(self, input: Tensor, other: Tensor, *rest: Any) -> tuple[Any, ...]:
+        return torch.broadcast_shapes(input.shape, other.shape)
+
+    def fake(self, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
+        shape = self.shape(input, other)
+        dtype = torch.result_type(input, other)
+        if dtype == torch.complex32:
+            raise NotImplementedError("myops.add is not implemented for a result of dtype complex32")
+        torch._check(
+            dtype != torch.bool or alpha == 1,
+            lambda: f"Boolean alpha only supported for Boolean results, but got {alpha}",
+        )
+        torch._check(
+            dtype.is_floating_point or dtype.is_complex or alpha == int(alpha),
+            lambda: f"For integral tensors, argument alpha must not be a floating point number, but got {alpha}",
+        )
+        by_value = input.dim() == 0 and input.device.type == "cpu" and other.device.type != "cpu"
+        like = other if by_value else input
+        strides = compute_elementwise_output_strides(input.expand(shape), other.expand(shape))
+        return like.new_empty_strided(shape, strides, dtype=dtype)
+
+    def save(self, ctx: Any, input: Tensor, other: Tensor, alpha: float) -> None:
+        ctx.alpha = alpha
+        ctx.shapes = input.shape, other.shape
+        ctx.dtypes = input.dtype, other.dtype
+        ctx.devices = input.device, other.device
+        ctx.dtype = torch.result_type(input, other)
+
+    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        def one(i: int, scale: float) -> Tensor:
+            dtype = ctx.dtypes[i]
+            part = grad if dtype.is_complex or not grad.is_complex() else grad.real
+            return addend_grad(part, scale, ctx.shapes[i], dtype).to(ctx.devices[i])
+
+        needs = ctx.needs_input_grad
+        return one(0, 1.0) if needs[0] else None, one(1, ctx.alpha) if needs[1] else None
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        shape = torch.broadcast_shapes(*ctx.shapes)
+        d_input, d_other = (None if t is None else t.to(ctx.dtype).expand(shape) for t in tangents)
+        present = d_input if d_input is not None else d_other
+        assert present is not None
+        return total((d_input, None if d_other is None else d_other * ctx.alpha), present)
+
+    def batch(self, size: int, dims: Any, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
+        rank = max(t.dim() - (d is not None) for t, d in zip((input, other), dims, strict=True))
+
+        def align(t: Tensor, dim: int | None) -> Tensor:
+            if dim is None:
+                return t
+            t = batched(t, dim, size)
+            return t.reshape(size, *(1,) * (rank - t.dim() + 1), *t.shape[1:])
+
+        # A batched 0-dim tensor has no dimensions of its own, which promotion looks at: cast first.
+        a, b = align(input, dims[0]), align(other, dims[1])
+        dtype = promoted(input, dims[0], other, dims[1])
+        return ops().add(a.to(dtype), b.to(dtype), alpha=alpha)
+
+    def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
+        count = 2
+        for n in torch.broadcast_shapes(a, b):
+            count *= n
+        return count
+
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        def t(*shape: int) -> Tensor:
+            return tensor(shape, device, dtype, requires_grad)
+
+        for a, b in [((3, 4), (3, 4)), ((3, 4), (4,)), ((3, 1), (1, 4)), ((), (3, 4)), ((), ()), ((0, 4), (4,))]:
+            yield sample(f"{list(a)} + {list(b)}", t(*a), t(*b))
+        yield sample("alpha", t(5, 7), t(5, 7), alpha=3)
+        yield sample("long", t(1031), t(1031), alpha=-2)
+        for name, x in layouts((6, 7), device, dtype):
+            yield sample(f"{name} + contiguous", x.requires_grad_(requires_grad), t(6, 7))
+            yield sample(f"{name} + itself", x, x)
+        yield sample("six dimensions", t(2, 1, 3, 1, 2, 2), t(1, 4, 1, 2, 1, 2))
+
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return tensor(shape, device, dtype)
+
+        yield bad("", t(2, 3), t(4))
+        yield bad("argument alpha must not be a floating point number", t(2).int(), t(2).int(), alpha=1.5)
+        yield bad("argument alpha must not be a complex number", t(2), t(2), alpha=1j)
+
+    def reference(self, input: Tensor, other: Tensor, *, alpha: Any = 1) -> Tensor:
+        return torch.add(input, other * alpha if alpha != 1 else other)
+
+
+def promoted(input: Tensor, d0: int | None, other: Tensor, d1: int | None) -> torch.dtype:
+    """The dtype of input + other as it is for one item of the batch."""
+    a = torch.empty((0,) * (input.dim() - (d0 is not None)), dtype=input.dtype)
+    b = torch.empty((0,) * (other.dim() - (d1 is not None)), dtype=other.dtype)
+    return torch.result_type(a, b)
+
+
+_add = register(Add())
+
+
+def as_tensor(input: Tensor, other: Tensor | Number) -> Tensor:
+    """A Python number as a 0-dim CPU tensor of the dtype that it gives the sum: torch's promotion of numbers."""
+    if isinstance(other, Tensor):
+        return other
+    return torch.full((), other, dtype=dtype_with_number(input.dtype, other), device="cpu")
+
+
+def dtype_with_number(dtype: torch.dtype, number: Number) -> torch.dtype:
+    """`torch.result_type` of a tensor and a number, which torch.compile does not trace."""
+    inexact = dtype.is_floating_point or dtype.is_complex
+    if isinstance(number, complex):
+        return torch.promote_types(dtype if inexact else torch.get_default_dtype(), torch.complex32)
+    if isinstance(number, float):
+        return dtype if inexact else torch.get_default_dtype()
+    return torch.int64 if dtype == torch.bool and not isinstance(number, bool) else dtype
+
+
+def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1, out: Tensor | None = None) -> Tensor:
+    """`input + alpha * other` with broadcasting and type promotion; the counterpart of `torch.add`.
+
+    Args:
+        input: any shape, strides and dtype.
+        other: broadcastable with `input`, of its device; a Python number or a 0-dim CPU tensor goes with any device.
+        alpha: any real number; complex for complex results; integral for integral results.
+        out: written to and returned; any dtype that the result can be cast to; resized, with torch's warning, where its
+            shape differs.
+
+    Returns:
+        The broadcast shape in the promoted dtype; strides follow the operands', as in torch.
+
+    Raises:
+        RuntimeError: shapes that do not broadcast, devices that differ, an alpha that the dtype cannot hold, or `out`
+            with an argument that requires grad.
+    """
+    other = as_tensor(input, other)
+    if out is None:
+        return call(_add, input, other, alpha=alpha)
+    return call_out(_add, out, input, other, alpha=alpha)
+
+
+def add_(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
+    """`add` written to `input`, whose shape and dtype the result must fit; returns `input`."""
+    return call_in_place(_add, input, as_tensor(input, other), alpha=alpha)

@@ -1,0 +1,296 @@
+"""mm and addmm: rows of the operator table and the public functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calls import Number, call, call_in_place, call_out
+from ..registration import BadCall, Operator, Sample, register
+from ._gemm import (
+    WIDE,
+    addend_grad,
+    bad,
+    batched,
+    batched_addend,
+    check_addend,
+    check_pair,
+    layouts,
+    matrix_shape,
+    ops,
+    product_grads,
+    product_tangent,
+    sample,
+    save_product,
+    tensor,
+    total,
+)
+
+SHAPES = [(2, 3, 4), (1, 1, 1), (5, 1, 7), (17, 33, 9), (8, 64, 65), (3, 0, 4), (0, 3, 4), (3, 4, 0)]
+
+
+class Mm(Operator):
+    name = "mm"
+    tensors = 2
+
+    def shape(self, input: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
+        return matrix_shape(input, "input", mat2, "mat2")
+
+    def fake(self, input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+        shape = self.shape(input, mat2)
+        return input.new_empty(shape, dtype=check_pair(self.name, input, "input", mat2, "mat2", out_dtype))
+
+    def save(self, ctx: Any, input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None) -> None:
+        ctx.out_dtype = out_dtype or input.dtype
+        save_product(ctx, input, mat2)
+
+    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, mat2 = ctx.saved_tensors
+        return product_grads(ctx, ops().mm, grad, input, mat2, *ctx.needs_input_grad[:2])
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        input, mat2 = ctx.saved_tensors
+        tangent = product_tangent(ops().mm, input, mat2, tangents[0], tangents[1], ctx.out_dtype)
+        assert tangent is not None
+        return tangent
+
+    def batch(self, size: int, dims: Any, input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+        return ops().bmm(batched(input, dims[0], size), batched(mat2, dims[1], size), out_dtype)
+
+    def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
+        return 2 * a[0] * a[1] * b[1]
+
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        for m, k, n in SHAPES:
+            yield sample(
+                f"{m}x{k}x{n}",
+                tensor((m, k), device, dtype, requires_grad),
+                tensor((k, n), device, dtype, requires_grad),
+            )
+        for (a_name, a), (b_name, b) in zip(
+            layouts((6, 5), device, dtype), layouts((5, 7), device, dtype), strict=True
+        ):
+            yield sample(f"{a_name} @ contiguous", a.requires_grad_(requires_grad), tensor((5, 7), device, dtype))
+            yield sample(f"contiguous @ {b_name}", tensor((6, 5), device, dtype), b.requires_grad_(requires_grad))
+        if dtype in WIDE:
+            yield sample("out_dtype", tensor((9, 17), device, dtype), tensor((17, 5), device, dtype), WIDE[dtype])
+
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return tensor(shape, device, dtype)
+
+        yield bad("input must be a matrix, got 1-D tensor", t(3), t(3, 4))
+        yield bad("mat2 must be a matrix, got 3-D tensor", t(2, 3), t(1, 3, 4))
+        yield bad("input and mat2 shapes cannot be multiplied (2x3 and 4x2)", t(2, 3), t(4, 2))
+        yield bad("must have the same dtype, but got float32 and float64", t(2, 3), t(3, 2, dtype=torch.float64))
+        yield bad("not implemented for", t(2, 3).bool(), t(3, 2).bool(), exception=NotImplementedError)
+        yield bad("out_dtype must be the dtype of input (float32)", t(2, 3), t(3, 2), torch.float64)
+
+    def reference(self, input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+        return torch.mm(input, mat2)
+
+
+class Addmm(Operator):
+    name = "addmm"
+    tensors = 3
+    in_place = True
+    folds = {"beta": 0, "alpha": 1}  # noqa: RUF012
+
+    operands = ("mat1", "mat2")
+
+    def shape(self, input: Tensor, mat1: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
+        return matrix_shape(mat1, "mat1", mat2, "mat2")
+
+    def fake(
+        self,
+        input: Tensor,
+        mat1: Tensor,
+        mat2: Tensor,
+        out_dtype: torch.dtype | None = None,
+        *,
+        beta: float = 1.0,
+        alpha: float = 1.0,
+    ) -> Tensor:
+        shape = self.shape(input, mat1, mat2)
+        first, second = self.operands
+        dtype = check_pair(self.name, mat1, first, mat2, second, out_dtype)
+        check_addend(input, "input", mat1, first, shape, dtype)
+        return mat1.new_empty(shape, dtype=dtype)
+
+    def save(
+        self,
+        ctx: Any,
+        input: Tensor,
+        mat1: Tensor,
+        mat2: Tensor,
+        out_dtype: torch.dtype | None,
+        beta: float,
+        alpha: float,
+    ) -> None:
+        ctx.input_shape, ctx.input_dtype = input.shape, input.dtype
+        ctx.out_dtype, ctx.beta, ctx.alpha = out_dtype or mat1.dtype, beta, alpha
+        save_product(ctx, mat1, mat2)
+
+    product = staticmethod(lambda *args: ops().mm(*args))
+
+    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        mat1, mat2 = ctx.saved_tensors
+        need_input, need1, need2 = ctx.needs_input_grad[:3]
+        grad_input = addend_grad(grad, ctx.beta, ctx.input_shape, ctx.input_dtype) if need_input else None
+        return grad_input, *product_grads(ctx, self.product, grad, mat1, mat2, need1, need2, ctx.alpha)
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        mat1, mat2 = ctx.saved_tensors
+        d_input, d1, d2 = tangents
+        shape = (*mat1.shape[:-1], mat2.shape[-1])
+        addend = None
+        if d_input is not None and ctx.beta != 0:
+            addend = (d_input.to(ctx.out_dtype) * ctx.beta).expand(shape)
+        terms = (addend, product_tangent(self.product, mat1, mat2, d1, d2, ctx.out_dtype, ctx.alpha))
+        return total(terms, mat1.new_zeros(shape, dtype=ctx.out_dtype))
+
+    def batch(
+        self,
+        size: int,
+        dims: Any,
+        input: Tensor,
+        mat1: Tensor,
+        mat2: Tensor,
+        out_dtype: torch.dtype | None = None,
+        *,
+        beta: float = 1.0,
+        alpha: float = 1.0,
+    ) -> Tensor:
+        return ops().baddbmm(
+            batched_addend(input, dims[0], size, 2),
+            batched(mat1, dims[1], size),
+            batched(mat2, dims[2], size),
+            out_dtype,
+            beta=beta,
+            alpha=alpha,
+        )
+
+    def flops(self, c: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
+        return 2 * a[0] * a[1] * b[1]
+
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        half = 0.5 if dtype.is_floating_point or dtype.is_complex else 3
+        scalars = [(1, 1), (0, 1), (1, 0), (2, -1), (half, 2), (0, 0)]
+        for i, (m, k, n) in enumerate(SHAPES):
+            beta, alpha = scalars[i % len(scalars)]
+            shape = [(m, n), (n,), (1, n), (m, 1), (1, 1), ()][i % 6]
+            yield sample(
+                f"{m}x{k}x{n} beta={beta} alpha={alpha} input={list(shape)}",
+                tensor(shape, device, dtype, requires_grad),
+                tensor((m, k), device, dtype, requires_grad),
+                tensor((k, n), device, dtype, requires_grad),
+                beta=beta,
+                alpha=alpha,
+            )
+        for c_name, c in layouts((6, 7), device, dtype):
+            a, b = tensor((6, 5), device, dtype, requires_grad), tensor((5, 7), device, dtype, requires_grad)
+            yield sample(f"input {c_name}", c.requires_grad_(requires_grad), a, b, beta=2)
+        if dtype in WIDE:
+            for c_dtype in (dtype, WIDE[dtype]):
+                c = tensor((9, 5), device, c_dtype)
+                yield sample(
+                    "out_dtype", c, tensor((9, 17), device, dtype), tensor((17, 5), device, dtype), WIDE[dtype]
+                )
+
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return tensor(shape, device, dtype)
+
+        c, a, b = t(2, 2), t(2, 3), t(3, 2)
+        yield bad("mat1 must be a matrix, got 1-D tensor", c, t(3), b)
+        yield bad("mat2 must be a matrix, got 3-D tensor", c, a, t(1, 3, 2))
+        yield bad("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x2)", c, a, t(4, 2))
+        yield bad("input of shape [3] cannot be broadcast to the result's shape [2, 2]", t(3), a, b)
+        yield bad("input of shape [1, 2, 2] cannot be broadcast", t(1, 2, 2), a, b)
+        yield bad("mat1 and mat2 must have the same dtype", c, a, b.double())
+        yield bad("input and mat1 must have the same dtype", c.double(), a, b)
+        yield bad("not implemented for", c.bool(), a.bool(), b.bool(), exception=NotImplementedError)
+        yield bad("argument beta must not be a floating point number", c.int(), a.int(), b.int(), beta=0.5)
+        yield bad("argument alpha must not be a floating point number", c.int(), a.int(), b.int(), alpha=1.5)
+        yield bad("argument alpha must not be a complex number", c, a, b, alpha=1j)
+
+    def reference(
+        self,
+        input: Tensor,
+        mat1: Tensor,
+        mat2: Tensor,
+        out_dtype: torch.dtype | None = None,
+        *,
+        beta: Any = 1,
+        alpha: Any = 1,
+    ) -> Tensor:
+        shape = (*mat1.shape[:-1], mat2.shape[-1])
+        left = torch.zeros_like(input) if beta == 0 else input * beta
+        right = torch.zeros_like(input).sum() if alpha == 0 else torch.matmul(mat1, mat2) * alpha
+        return (left + right).expand(shape)
+
+
+_mm = register(Mm())
+_addmm = register(Addmm())
+
+
+def mm(input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:
+    """Matrix product, `input @ mat2`; the counterpart of `torch.mm`.
+
+    Args:
+        input: (M, K), any strides.
+        mat2: (K, N), the dtype and device of `input`.
+        out_dtype: dtype of the result: that of `input` (default), float32 for bfloat16 and float16, int32 for int8 and
+            uint8.
+        out: written to and returned; resized, with torch's warning, where its shape differs.
+
+    Returns:
+        (M, N). 16-bit floats accumulate in float32 and round once; integers are modular; K = 0 gives zeros.
+
+    Raises:
+        RuntimeError: wrong rank, shape, dtype or device, or `out` with an argument that requires grad.
+        NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
+    """
+    if out is None:
+        return call(_mm, input, mat2, out_dtype)
+    return call_out(_mm, out, input, mat2, out_dtype)
+
+
+def addmm(
+    input: Tensor,
+    mat1: Tensor,
+    mat2: Tensor,
+    out_dtype: torch.dtype | None = None,
+    *,
+    beta: Number = 1,
+    alpha: Number = 1,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`beta * input + alpha * (mat1 @ mat2)`; the counterpart of `torch.addmm`.
+
+    Args:
+        input: broadcastable to (M, N); dtype of the operands or of the result. Never read where beta == 0.
+        mat1: (M, K), any strides. Never read where alpha == 0.
+        mat2: (K, N), the dtype and device of `mat1`. Never read where alpha == 0.
+        out_dtype: dtype of the result, as in `mm`.
+        beta, alpha: any real number; complex for complex dtypes; integral for integral dtypes.
+        out: written to and returned; resized, with torch's warning, where its shape differs.
+
+    Returns:
+        (M, N), rounded once after the addition.
+
+    Raises:
+        RuntimeError: wrong rank, shape, dtype, device or scalar, or `out` with an argument that requires grad.
+        NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
+    """
+    if out is None:
+        return call(_addmm, input, mat1, mat2, out_dtype, beta=beta, alpha=alpha)
+    return call_out(_addmm, out, input, mat1, mat2, out_dtype, beta=beta, alpha=alpha)
+
+
+def addmm_(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+    """`addmm` written to `input`, which must have the result's shape and dtype; returns `input`."""
+    return call_in_place(_addmm, input, mat1, mat2, beta=beta, alpha=alpha)

@@ -1,0 +1,147 @@
+"""linear: row of the operator table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..calls import call, call_out
+from ..registration import BadCall, Operator, Sample, register
+from ._gemm import bad, batched, check, check_pair, ops, product_tangent, rows, sample, save_product, tensor, total
+
+
+def result_shape(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
+    check(input.dim() >= 1, lambda: "input must have at least one dimension, got a 0-D tensor")
+    check(weight.dim() in (1, 2), lambda: f"weight must be a matrix or a vector, got {weight.dim()}-D tensor")
+    check(
+        input.shape[-1] == weight.shape[-1],
+        lambda: (
+            f"input and weight shapes cannot be multiplied ({list(input.shape)} and {list(weight.shape)} transposed)"
+        ),
+    )
+    if bias is not None:
+        if weight.dim() == 2:
+            fits = bias.dim() <= 1 and (bias.numel() == weight.shape[0] or bias.numel() == 1)
+            wanted = f"[{weight.shape[0]}]"
+        else:
+            fits, wanted = bias.dim() == 0, "[]"
+        check(fits, lambda: f"bias must have shape {wanted}, but got {list(bias.shape)}")
+    return (*input.shape[:-1], *(weight.shape[:1] if weight.dim() == 2 else ()))
+
+
+class Linear(Operator):
+    name = "linear"
+    tensors = 3
+
+    def shape(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any) -> tuple[Any, ...]:
+        return result_shape(input, weight, bias)
+
+    def fake(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        shape = self.shape(input, weight, bias)
+        dtype = check_pair("linear", input, "input", weight, "weight", None)
+        if bias is not None:
+            check_pair("linear", bias, "bias", input, "input", None)
+        return input.new_empty(shape, dtype=dtype)
+
+    def save(self, ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        ctx.bias_shape = None if bias is None else bias.shape
+        save_product(ctx, input, weight)
+
+    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors
+        need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
+        matrix = weight if weight.dim() == 2 else weight.unsqueeze(0)
+        outer = grad if weight.dim() == 2 else grad.unsqueeze(-1)
+        grad_input = grad_weight = grad_bias = None
+        if need_input:
+            grad_input = ops().matmul(outer, matrix.conj())
+        if need_weight:
+            grad_weight = ops().mm(rows(outer).mT, rows(input).conj()).reshape(weight.shape)
+        if need_bias:
+            grad_bias = grad.sum_to_size(ctx.bias_shape)
+        return grad_input, grad_weight, grad_bias
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        input, weight = ctx.saved_tensors
+        d_input, d_weight, d_bias = tangents
+        shape = result_shape(input, weight, None)
+        product = product_tangent(ops().linear, input, weight, d_input, d_weight, input.dtype)
+        return total((product, None if d_bias is None else d_bias.expand(shape)), input.new_zeros(shape))
+
+    def batch(self, size: int, dims: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if dims[1] is None and (bias is None or dims[2] is None):
+            return ops().linear(input.movedim(dims[0], 0), weight, bias)
+        x = batched(input, dims[0], size)
+        if dims[1] is None:
+            result = ops().linear(x, weight)
+        else:
+            w = weight.movedim(dims[1], 0)
+            matrix = w if w.dim() == 3 else w.unsqueeze(1)
+            flat = ops().bmm(x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1), matrix.mT)
+            result = flat.reshape(*x.shape[:-1], *(matrix.shape[1:2] if w.dim() == 3 else ()))
+        if bias is None:
+            return result
+        b = batched(bias, dims[2], size)
+        return result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:])
+
+    def flops(self, x: Any, w: Any, *args: Any, **kwargs: Any) -> int:
+        count = 2 * (w[0] if len(w) == 2 else 1)
+        for n in x:
+            count *= n
+        return count
+
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        def t(*shape: int) -> Tensor:
+            return tensor(shape, device, dtype, requires_grad)
+
+        for x in [(4, 3), (3,), (2, 4, 3), (2, 0, 3), (2, 3, 4, 3)]:
+            yield sample(f"{list(x)} bias", t(*x), t(5, 3), t(5))
+            yield sample(f"{list(x)}", t(*x), t(5, 3))
+            yield sample(f"{list(x)} vector weight", t(*x), t(3), t())
+        yield sample("no features", t(4, 0), t(5, 0), t(5))
+        yield sample("permuted", tensor((3, 4, 2), device, dtype).permute(2, 1, 0), t(5, 3), t(5))
+        yield sample("transposed weight", t(4, 3), tensor((3, 5), device, dtype).mT, t(5))
+        yield sample("one bias", t(4, 3), t(5, 3), t(1))
+        yield sample("wide", t(33, 65), t(70, 65), t(70))
+
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return tensor(shape, device, dtype)
+
+        yield bad("input and weight shapes cannot be multiplied ([2, 3] and [5, 4] transposed)", t(2, 3), t(5, 4))
+        yield bad("weight must be a matrix or a vector, got 3-D tensor", t(2, 3), t(1, 5, 3))
+        yield bad("bias must have shape [5], but got [4]", t(2, 3), t(5, 3), t(4))
+        yield bad("input and weight must have the same dtype", t(2, 3), t(5, 3).double())
+        yield bad("must have the same dtype", t(2, 3), t(5, 3), t(5).double())
+        yield bad("not implemented for", t(2, 3).bool(), t(5, 3).bool(), exception=NotImplementedError)
+
+    def reference(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        result = torch.matmul(input, weight.mT if weight.dim() == 2 else weight)
+        return result if bias is None else result + bias
+
+
+_linear = register(Linear())
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+    """`input @ weight.T + bias`; the counterpart of `torch.nn.functional.linear`.
+
+    Args:
+        input: (..., in_features), any strides.
+        weight: (out_features, in_features) or (in_features,); the dtype and device of `input`.
+        bias: (out_features,), or () for a vector weight. Read by the kernel, never expanded.
+        out: written to and returned; resized, with torch's warning, where its shape differs.
+
+    Returns:
+        (..., out_features), or (...) for a vector weight; rounded once after the bias.
+
+    Raises:
+        RuntimeError: wrong rank, shape, dtype or device, or `out` with an argument that requires grad.
+        NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
+    """
+    if out is None:
+        return call(_linear, input, weight, bias)
+    return call_out(_linear, out, input, weight, bias)

@@ -1,0 +1,236 @@
+"""Turns the operator table into torch.library registrations: fakes, gradients, autocast, batching, flop counts.
+
+The table (`OPERATORS`) has one row per operator, written in `myops/ops/`. Whatever a row has is registered here and
+checked in tests/, which iterate over the same table; an operator without a fake, a gradient rule, a batching rule or
+samples cannot exist, because the row is an abstract class.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils.flop_counter import register_flop_formula
+
+from . import _native, autograd
+
+# Kept for the life of the process: dropping a Library unregisters what it holds.
+_LIBRARY = torch.library.Library("myops", "FRAGMENT")
+
+OPERATORS: dict[str, Operator] = {}
+
+
+@dataclass
+class Sample:
+    """One call: positional arguments and keywords, ready for the operator and for `Operator.reference`."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass
+class BadCall:
+    """One call that must fail, the exception type that torch raises for it, and words of our message."""
+
+    sample: Sample
+    exception: type[Exception]
+    words: str
+
+
+class Operator(ABC):
+    """A row of the operator table. Arguments are those of the schema, in its order, keyword-only ones last."""
+
+    name: str
+    tensors: int  # how many leading arguments are tensors (or None)
+    in_place: bool = False  # whether `name_` exists
+    autocast: bool = True  # whether autocast lowers the precision of the arguments
+    # For the .Scalar overloads: which operand a complex or very large integer scalar is folded into.
+    folds: dict[str, int] = {}  # noqa: RUF012
+
+    @abstractmethod
+    def shape(self, *args: Any) -> tuple[Any, ...]:
+        """The result's shape, after the checks on shapes."""
+
+    @abstractmethod
+    def fake(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The result's shape, strides and dtype, with the checks of the real kernel; for symbolic shapes too."""
+
+    @abstractmethod
+    def save(self, ctx: Any, *flat: Any) -> None:
+        """Keep on `ctx` what `backward` and `jvp` need."""
+
+    @abstractmethod
+    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the leading tensors, made of differentiable myops operators; None where not needed."""
+
+    @abstractmethod
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        """The tangent of the result."""
+
+    @abstractmethod
+    def batch(self, size: int, dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> Tensor:
+        """The operator over a batch dimension (`dims` says where in each argument); the result has it in front."""
+
+    @abstractmethod
+    def flops(self, *shapes: Any, **kwargs: Any) -> int:
+        """Operations, a multiply-add counted as two, from the arguments' shapes."""
+
+    @abstractmethod
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        """Small calls over shapes, layouts and scalars."""
+
+    @abstractmethod
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        """Calls that must fail before anything is written."""
+
+    @abstractmethod
+    def reference(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The same function made of torch operators, for tensors of float64, complex128 or int64."""
+
+    @cached_property
+    def packet(self) -> Any:
+        return getattr(torch.ops.myops, self.name)
+
+    @property
+    def in_place_packet(self) -> Any:
+        return getattr(torch.ops.myops, f"{self.name}_")
+
+    @cached_property
+    def op(self) -> OpOverload:
+        return self.packet.default
+
+    @property
+    def overloads(self) -> list[OpOverload]:
+        """Every overload that exists under this name, in-place ones included."""
+        found = [getattr(self.packet, overload) for overload in self.packet.overloads()]
+        if self.in_place:
+            packet = self.in_place_packet
+            found += [getattr(packet, overload) for overload in packet.overloads()]
+        return found
+
+
+def register(row: Operator) -> Operator:
+    """Registers everything the row has. Does nothing but keep the row where the native library is missing."""
+    OPERATORS[row.name] = row
+    if _native.cpu_error is not None:
+        return row
+    op = row.op
+    _register_functional(row, op)
+    _register_mutable(row, f"{row.name}.out", autograd.out_kernel(row.packet.out, row))
+    _register_lazy_bits(f"{row.name}.out", row.packet.out)
+    if row.in_place:
+        in_place = row.in_place_packet.default
+        _register_mutable(row, f"{row.name}_", autograd.in_place_kernel(in_place, op, row))
+        _register_lazy_bits(f"{row.name}_", in_place)
+    if row.folds:
+        _register_scalar_overloads(row)
+    # Last: on torch 2.11 a new overload changes the hash of the packet, the key of this registry.
+    register_flop_formula(row.packet)(row.flops)
+    if _native.cuda_error is not None and torch.version.cuda is not None:
+        names = [row.name, f"{row.name}.out", *([f"{row.name}_"] if row.in_place else [])]
+        for name in names:
+            _LIBRARY.impl(name, _missing_cuda, "CUDA")
+    return row
+
+
+def _missing_cuda(*args: Any, **kwargs: Any) -> None:
+    raise ImportError(_native.load_failure("CUDA", _native.cuda_error))
+
+
+def _register_functional(row: Operator, op: OpOverload) -> None:
+    torch.library.register_fake(f"myops::{row.name}", row.fake, lib=_LIBRARY)
+    _LIBRARY.impl(row.name, autograd.differentiable_kernel(op, row), "Autograd", with_keyset=True)
+    if row.autocast:
+        _LIBRARY.impl(row.name, autograd.autocast_kernel(op, "cpu"), "AutocastCPU")
+        _LIBRARY.impl(row.name, autograd.autocast_kernel(op, "cuda"), "AutocastCUDA")
+        # The engines read conjugate views in place; without this, torch would copy them first.
+        _LIBRARY.impl(row.name, torch.library.fallthrough_kernel, "Conjugate")
+
+    def batch_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
+        return row.batch(info.batch_size, in_dims, *args, **kwargs), 0
+
+    torch.library.register_vmap(f"myops::{row.name}", batch_rule, lib=_LIBRARY)
+
+
+def _register_mutable(row: Operator, name: str, kernel: autograd.Kernel) -> None:
+    in_place = name.endswith("_")
+
+    def fake(*args: Any, **kwargs: Any) -> None:
+        out = args[0] if in_place else kwargs.pop("out")
+        result = row.fake(*args, **kwargs)
+        torch._check(
+            len(out.shape) == len(result.shape) and all(a == b for a, b in zip(out.shape, result.shape, strict=True)),
+            lambda: (
+                f"Expected {'input' if in_place else 'out'} to have shape {list(result.shape)}, "
+                f"but got {list(out.shape)}"
+            ),
+        )
+
+    torch.library.register_fake(f"myops::{name}", fake, lib=_LIBRARY)
+    _LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def _register_lazy_bits(name: str, op: OpOverload) -> None:
+    for key, resolve in (("Conjugate", torch.resolve_conj), ("Negative", torch.resolve_neg)):
+        _LIBRARY.impl(name, autograd.lazy_bit_kernel(op, resolve), key)
+
+
+def _register_scalar_overloads(row: Operator) -> None:
+    """`.Scalar` and `.Scalar_out`: alpha and beta of any Python number, exact where a double is not.
+
+    A real scalar goes to the float overload. A complex one, or an integer beyond 2^53, is multiplied into the operand
+    that it scales: integers are modular, so that is exact for them too.
+    """
+    packets = [(row.packet, "default", "Scalar"), (row.packet, "out", "Scalar_out")]
+    if row.in_place:
+        packets.append((row.in_place_packet, "default", "Scalar"))
+    for packet, overload, new in packets:
+        target = getattr(packet, overload)
+        schema = re.sub(r"float (?=beta|alpha)", "Scalar ", str(target._schema))
+        name, rest = re.match(r"myops::([\w.]+)(\(.*)", schema).groups()  # type: ignore[union-attr]
+        base = name.split(".")[0]
+        _LIBRARY.define(f"{base}.{new}{rest}")
+        _LIBRARY.impl(f"{base}.{new}", _fold_scalars(row, target), "CompositeImplicitAutograd")
+
+
+def _fold_scalars(row: Operator, target: OpOverload) -> autograd.Kernel:
+    signature = autograd.Signature(target)
+
+    def kernel(*args: Any, **kwargs: Any) -> Any:
+        arguments = list(args)
+        exact = {}
+        for name, position in row.folds.items():
+            value = kwargs.pop(name, 1)
+            if fits_float(value):
+                exact[name] = float(value)
+                continue
+            operand = arguments[position]
+            if isinstance(value, complex) and not operand.is_complex():
+                raise RuntimeError(
+                    f"For non-complex input tensors, argument {name} must not be a complex number, but got {value}"
+                )
+            arguments[position] = torch.mul(operand, value)
+            exact[name] = 1.0
+        mutated = signature.names[0] if target.overloadpacket.__name__.endswith("_") else None
+        if mutated is not None and arguments[0] is not args[0]:
+            # beta was folded into a new input, so the result has to be written to the old one.
+            args[0].copy_(autograd.check_in_place(args[0], row.op(*arguments, **kwargs, **exact), row.name))
+            return None
+        return target(*arguments, **kwargs, **exact)
+
+    return kernel
+
+
+def fits_float(value: Any) -> bool:
+    """Whether a scalar crosses as a float without loss (what a float cannot hold of a float argument is no loss)."""
+    if isinstance(value, complex):
+        return False
+    return not isinstance(value, int) or -(2**53) <= value <= 2**53

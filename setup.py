@@ -1,0 +1,183 @@
+"""Builds the native libraries of myops with ninja: `libmyops_cpu.so` always, `libmyops_cuda.so` where nvcc is found.
+
+Both are plain shared libraries on the LibTorch Stable ABI (target 2.11), loaded with `torch.ops.load_library`; neither
+links against Python. Why not `torch.utils.cpp_extension.BuildExtension`: it has no flags per file, which the ISA levels
+need, and it refuses to compile CUDA against a CPU-only torch, which the stable headers allow.
+
+Environment:
+    MYOPS_CUDA=auto|1|0     build the CUDA library where nvcc is found (default) | always | never
+    CUDA_HOME               where to look for nvcc first
+    MYOPS_CUDA_ARCHS        architectures, default "80,90a"; the lowest also gets PTX
+    MYOPS_DEBUG=1           -O1 -g and the engines' own assertions
+    CXX                     C++ compiler, default g++ (clang++ on macOS)
+    MAX_JOBS                parallel compilations
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+KERNELS = ROOT / "kernels"
+TORCH_TARGET = "0x020b000000000000"  # 2.11: the oldest torch that the binary runs on
+
+# Flags of the units that are one ISA level each. -Wno-*uninitialized: false alarms of gcc 12's AVX-512 headers.
+ISA_FLAGS = {
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mfma",
+        "-mf16c",
+        "-Wno-maybe-uninitialized",
+        "-Wno-uninitialized",
+    ],
+}
+ISA_FLAGS["avx512_bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16", "-mavx512vnni"]
+
+
+def find_nvcc() -> Path | None:
+    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
+        if home and (candidate := Path(home) / "bin" / "nvcc").is_file():
+            return candidate
+    found = shutil.which("nvcc")
+    return Path(found) if found else None
+
+
+def decide_cuda() -> tuple[Path | None, str]:
+    """The nvcc to use, or None, and the reason in words."""
+    wish = os.environ.get("MYOPS_CUDA", "auto").lower()
+    if wish not in ("auto", "0", "1"):
+        raise SystemExit(f"MYOPS_CUDA must be auto, 1 or 0, but is {wish!r}")
+    if wish == "0":
+        return None, "MYOPS_CUDA=0"
+    nvcc = find_nvcc()
+    if nvcc is None:
+        if wish == "1":
+            raise SystemExit("MYOPS_CUDA=1, but no nvcc in CUDA_HOME, /usr/local/cuda or on PATH")
+        return None, "no nvcc found (set CUDA_HOME or MYOPS_CUDA=1 to insist)"
+    return nvcc, f"nvcc at {nvcc}" + (" (MYOPS_CUDA=1)" if wish == "1" else "")
+
+
+def torch_paths() -> tuple[list[str], Path]:
+    import torch
+    from torch.utils import cpp_extension
+
+    return list(cpp_extension.include_paths()), Path(torch.__file__).parent / "lib"
+
+
+class NinjaBuild(build_ext):
+    """Writes one build.ninja for both libraries and runs it."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return os.path.join(*fullname.split(".")) + ".so"  # no Python ABI in the name: there is none in the file
+
+    def run(self) -> None:
+        nvcc, reason = decide_cuda()
+        print(f"myops: building the CPU library; CUDA library: {'yes' if nvcc else 'no'}, {reason}", flush=True)
+        if nvcc is None:
+            self.extensions = [e for e in self.extensions if e.name != "myops.libmyops_cuda"]
+        super().run()
+
+    def build_extensions(self) -> None:
+        nvcc, _ = decide_cuda()
+        work = Path(self.build_temp).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "build.ninja").write_text(ninja_file(work, nvcc))
+        jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
+        ninja = shutil.which("ninja") or str(Path(sys.executable).parent / "ninja")
+        subprocess.run([ninja, "-C", str(work), *jobs], check=True)
+        for extension in self.extensions:
+            target = Path(self.get_ext_fullpath(extension.name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(work / Path(target).name, target)
+
+
+def ninja_file(work: Path, nvcc: Path | None) -> str:
+    from ninja.ninja_syntax import Writer
+
+    includes, torch_lib = torch_paths()
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    mac = sys.platform == "darwin"
+    cxx = os.environ.get("CXX", "clang++" if mac else "g++")
+    optimise = ["-O1", "-g", "-DMYOPS_DEBUG"] if os.environ.get("MYOPS_DEBUG") == "1" else ["-O3"]
+    shared = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *(f"-isystem {path}" for path in includes)]
+    cxxflags = ["-std=c++17", *optimise, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", *shared]
+    # --no-as-needed: libtorch.so is empty, so the linker would drop it, and only it brings libtorch_cuda into scope.
+    ldflags = ["-shared", f"-L{torch_lib}", *([] if mac else ["-Wl,--no-as-needed"]), "-ltorch", "-ltorch_cpu"]
+    if mac:
+        ldflags.append("-undefined dynamic_lookup")
+
+    with open(work / "build.ninja", "w") as file:
+        n = Writer(file, width=120)
+        n.variable("cxxflags", cxxflags)
+        n.rule("cxx", f"{cxx} -MMD -MF $out.d $cxxflags $isa -c $in -o $out", depfile="$out.d", deps="gcc")
+        n.rule("link", f"{cxx} $in $ldflags -o $out")
+        objects = []
+        for source in sorted([*KERNELS.glob("*.cpp"), *KERNELS.glob("cpu/**/*.cpp")]):
+            level = source.stem if source.parent.name == "isa" else ""
+            if level and level != "baseline" and not x86:
+                continue
+            flags = list(ISA_FLAGS.get(level, []))
+            if source.stem == "backend":
+                flags.append(f"-DMYOPS_BUILD_TORCH={torch_version()}")
+            objects += n.build(object_name(source), "cxx", str(source), variables={"isa": flags})
+        n.build("libmyops_cpu.so", "link", objects, variables={"ldflags": ldflags})
+        if nvcc is not None:
+            archs = os.environ.get("MYOPS_CUDA_ARCHS", "80,90a").split(",")
+            codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+            codes[0] = f"-gencode=arch=compute_{archs[0]},code=[sm_{archs[0]},compute_{archs[0]}]"
+            host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra"
+            n.variable("nvccflags", ["-std=c++17", "-O3", f"-Xcompiler {host}", *codes, *shared])
+            n.rule("nvcc", f"{nvcc} -MD -MF $out.d $nvccflags -c $in -o $out", depfile="$out.d", deps="gcc")
+            objects = []
+            for source in sorted(KERNELS.glob("cuda/**/*.cu")):
+                objects += n.build(object_name(source), "nvcc", str(source))
+            cudart = nvcc.resolve().parent.parent
+            paths = [f"-L{p}" for p in (cudart / "lib64", cudart / "lib") if p.is_dir()]
+            n.build(
+                "libmyops_cuda.so",
+                "link",
+                objects,
+                variables={"ldflags": [*ldflags, *paths, "-lcudart_static", "-lrt", "-lpthread", "-ldl"]},
+            )
+        n.close()
+    return (work / "build.ninja").read_text()
+
+
+def object_name(source: Path) -> str:
+    return "_".join(source.relative_to(KERNELS).parts) + ".o"
+
+
+def torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)
+
+
+class PlatformWheel(bdist_wheel):
+    """py3-none-<platform>: native code, but no Python ABI."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.root_is_pure = False
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+setup(
+    ext_modules=[Extension("myops.libmyops_cpu", sources=[]), Extension("myops.libmyops_cuda", sources=[])],
+    cmdclass={"build_ext": NinjaBuild, "bdist_wheel": PlatformWheel},
+)

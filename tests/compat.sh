@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs a wheel into the given interpreter and runs the CPU suite against it, away from the source tree.
+# Usage: tests/compat.sh PYTHON WHEEL
+set -euo pipefail
+python=$(realpath -s "$1")
+wheel=$(realpath "$2")
+tests=$(dirname "$(realpath "$0")")
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$python" -m pip install --quiet --force-reinstall --no-deps "$wheel"
+cp -r "$tests" "$folder/tests"
+cp "$tests/../pyproject.toml" "$folder/"
+cd "$folder"
+"$python" -c "import myops; print(myops.build_info())"
+# What builds from sources, or needs the demo's packages, belongs to `make test`.
+"$python" -m pytest tests --ignore tests/test_packaging.py --ignore tests/test_cuda_build.py \
+  --ignore tests/test_cuda_emulation.py --ignore tests/test_cuda_tiles.py --ignore tests/test_demo.py \
+  --ignore tests/test_bench.py "${@:3}"

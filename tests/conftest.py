@@ -1,0 +1,36 @@
+"""Shared fixtures: the devices that exist here, a seed for every test, and the operator table as parameters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import myops
+from myops.registration import OPERATORS
+
+FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+COMPLEX = [torch.complex64, torch.complex128]
+INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
+DTYPES = [*FLOATS, *COMPLEX, *INTEGERS]
+DEVICES = ["cpu"]
+if torch.cuda.is_available() and myops.is_available("cuda"):
+    DEVICES.append("cuda")
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of references."""
+    return torch.complex128 if dtype.is_complex else torch.float64 if dtype.is_floating_point else torch.int64
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "row" in metafunc.fixturenames:
+        metafunc.parametrize("row", list(OPERATORS.values()), ids=list(OPERATORS))
+    if "device" in metafunc.fixturenames:
+        metafunc.parametrize("device", DEVICES)
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)

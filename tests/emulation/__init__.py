@@ -1,0 +1,9 @@
+"""The CUDA execution model on a CPU, for the kernels of kernels/cuda. Start at cuda_emulation.h and scheduler.h.
+
+scheduler.h          blocks, threads as fibers, barriers, shared memory with race detection
+cuda_emulation.h     the names of the CUDA language and runtime that kernels use
+half.h               16-bit floats
+hooks.cpp            what the tests reach through ctypes
+faulty_*.cpp         planted bugs, to show that they are found
+build.py support.py  the library, and what its tests share
+"""

@@ -1,0 +1,213 @@
+// The part of the CUDA language and runtime that the kernels use, as C++ for a CPU. Included before every kernel source
+// by -include, with MYOPS_CUDA_EMULATION defined; stands in for kernels/cuda/launch.h and the toolkit's headers.
+//
+// The tests run the real kernel sources this way where there is no GPU. Results say that the indexing, the barriers and
+// the arithmetic are right; they say nothing about speed, coalescing or bank conflicts. __shared__ is left undefined on
+// purpose: a raw array could be neither poisoned nor watched, see shared_storage below.
+#pragma once
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <new>
+#include <tuple>
+#include <type_traits>
+
+#include "half.h"
+#include "scheduler.h"
+
+// ---- Language ------------------------------------------------------------------------------------------------------
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __grid_constant__
+#define __launch_bounds__(...)
+
+using dim3 = emulation::Dim3;
+static constexpr const emulation::Dim3 &threadIdx = emulation::thread_index, &blockIdx = emulation::block_index,
+                                       &blockDim = emulation::block_size, &gridDim = emulation::grid_size;
+
+#define __syncthreads() ::emulation::Scheduler::get().barrier(__FILE__, __LINE__)
+
+inline void __syncwarp(unsigned mask = 0xffffffffu) {
+  emulation::Scheduler::get().exchange(mask, 0, "__syncwarp", true);
+}
+
+namespace emulation {
+
+template <class T>
+T shuffle(unsigned mask, T value, int source, int width, const char* name) {
+  static_assert(sizeof(T) <= 8, "a shuffle moves 4 or 8 bytes");
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  const uint64_t* lanes = Scheduler::get().exchange(mask, bits, name);
+  const int lane = Scheduler::get().thread() % 32, first = lane / width * width;
+  if (source < 0 || source >= width) source = lane - first;  // out of the segment: the lane's own value
+  if (!(mask >> (first + source) & 1))
+    Scheduler::get().fault(std::string(name) + ": the source lane is not in the mask");
+  std::memcpy(&value, &lanes[first + source], sizeof(T));
+  return value;
+}
+inline int lane_in(int width) { return Scheduler::get().thread() % 32 % width; }
+
+template <class T, class Operation>
+T atomic(T* address, Operation operation) {  // one fiber runs at a time
+  const T old = *address;
+  *address = operation(old);
+  return old;
+}
+
+}  // namespace emulation
+
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
+  return emulation::shuffle(mask, value, ((source % width) + width) % width, width, "__shfl_sync");
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32) {
+  return emulation::shuffle(mask, value, emulation::lane_in(width) ^ lanes, width, "__shfl_xor_sync");
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  return emulation::shuffle(mask, value, emulation::lane_in(width) + static_cast<int>(delta), width,
+                            "__shfl_down_sync");
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32) {
+  return emulation::shuffle(mask, value, emulation::lane_in(width) - static_cast<int>(delta), width, "__shfl_up_sync");
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate) {
+  const uint64_t* lanes = emulation::Scheduler::get().exchange(mask, predicate != 0, "__ballot_sync");
+  unsigned ballot = 0;
+  for (int i = 0; i < 32; ++i)
+    if (mask >> i & 1) ballot |= static_cast<unsigned>(lanes[i]) << i;
+  return ballot;
+}
+
+template <class T>
+T atomicAdd(T* address, T value) {
+  return emulation::atomic(address, [=](T old) { return static_cast<T>(old + value); });
+}
+template <class T>
+T atomicMax(T* address, T value) {
+  return emulation::atomic(address, [=](T old) { return old < value ? value : old; });
+}
+template <class T>
+T atomicExch(T* address, T value) {
+  return emulation::atomic(address, [=](T) { return value; });
+}
+template <class T>
+T atomicCAS(T* address, T compare, T value) {
+  return emulation::atomic(address, [=](T old) { return old == compare ? value : old; });
+}
+
+// ---- Runtime -------------------------------------------------------------------------------------------------------
+
+using cudaStream_t = struct emulated_stream*;
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchFailure = 719
+};
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+
+namespace emulation {
+
+inline std::string last_fault;  // the message behind the last cudaErrorLaunchFailure
+inline cudaError_t last_error = cudaSuccess;
+inline int multiprocessors = 132;
+
+}  // namespace emulation
+
+inline cudaError_t cudaGetLastError() {
+  const cudaError_t error = emulation::last_error;
+  emulation::last_error = cudaSuccess;
+  return error;
+}
+inline const char* cudaGetErrorName(cudaError_t error) {
+  return error == cudaSuccess                     ? "cudaSuccess"
+         : error == cudaErrorInvalidValue         ? "cudaErrorInvalidValue"
+         : error == cudaErrorInvalidConfiguration ? "cudaErrorInvalidConfiguration"
+                                                  : "cudaErrorLaunchFailure";
+}
+inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorLaunchFailure ? emulation::last_fault.c_str() : cudaGetErrorName(error);
+}
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = emulation::multiprocessors;
+  return cudaSuccess;
+}
+
+// ---- What kernels/cuda/launch.h defines ----------------------------------------------------------------------------
+
+namespace myops {
+
+template <class T>
+T& shared_storage() {
+  static char key;  // its address names T
+  return *static_cast<T*>(emulation::Scheduler::get().static_shared(&key, sizeof(T), alignof(T)));
+}
+
+template <class T>
+T* dynamic_shared() {
+  return static_cast<T*>(emulation::Scheduler::get().dynamic_shared());
+}
+
+template <class T>
+T shared_load(const T* address, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulation::Scheduler::get().check_shared(address, sizeof(T), false, file, line);
+  T value;
+  std::memcpy(static_cast<void*>(&value), address, sizeof(T));  // the array may be of T's elements
+  return value;
+}
+
+template <class T>
+void shared_store(T* address, const std::common_type_t<T>& value, const char* file = __builtin_FILE(),
+                  int line = __builtin_LINE()) {
+  emulation::Scheduler::get().check_shared(address, sizeof(T), true, file, line);
+  std::memcpy(static_cast<void*>(address), &value, sizeof(T));
+}
+
+template <class T, class Element>
+T load_pack(const Element* address) {
+  emulation::Scheduler::get().check_aligned(address, sizeof(T));
+  T pack;
+  std::memcpy(static_cast<void*>(&pack), address, sizeof(T));
+  return pack;
+}
+
+template <class T, class Element>
+void store_pack(Element* address, const T& pack) {
+  emulation::Scheduler::get().check_aligned(address, sizeof(T));
+  std::memcpy(static_cast<void*>(address), &pack, sizeof(T));
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
+                          const Arguments&... arguments) {
+  using emulation::Scheduler;
+  const uint64_t threads = uint64_t(block.x) * block.y * block.z;
+  if (threads == 0 || threads > Scheduler::kMaxThreads || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
+      grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 || shared_bytes > Scheduler::kMaxShared)
+    return cudaErrorInvalidConfiguration;
+  struct Call {
+    void (*kernel)(Parameters...);
+    std::tuple<std::decay_t<Parameters>...> arguments;
+  } call{kernel, std::tuple<std::decay_t<Parameters>...>(arguments...)};
+  const auto run_thread = [](void* p) {
+    Call* c = static_cast<Call*>(p);
+    std::apply(c->kernel, c->arguments);
+  };
+  emulation::last_fault = Scheduler::get().run_grid(grid, block, shared_bytes, run_thread, &call);
+  return emulation::last_fault.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+}  // namespace myops

@@ -1,0 +1,58 @@
+"""Products and sums whose operands touch a page that may not be accessed: a stray access ends the process by a signal.
+
+Run by tests/test_cuda_emulation.py as `python -m emulation.guard_pages` in tests/; prints the case before it runs, so
+that the last line names the culprit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+import sys
+
+import torch
+
+from . import build
+
+PAGE = mmap.PAGESIZE
+
+
+def guarded(t: torch.Tensor, at_end: bool) -> torch.Tensor:
+    """A contiguous copy whose last byte is followed, or whose first byte is preceded, by an inaccessible page."""
+    size = t.numel() * t.element_size()
+    pages = -(-size // PAGE) + 2
+    region = mmap.mmap(-1, pages * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(region))
+    libc = ctypes.CDLL(None, use_errno=True)
+    for page in (0, pages - 1):
+        if libc.mprotect(ctypes.c_void_p(address + page * PAGE), ctypes.c_size_t(PAGE), 0) != 0:
+            raise OSError(ctypes.get_errno(), "mprotect")
+    offset = (pages - 1) * PAGE - size if at_end else PAGE
+    view = torch.frombuffer(region, dtype=t.dtype, count=t.numel(), offset=offset).view(t.shape)
+    view.copy_(t)
+    return view
+
+
+def main() -> int:
+    torch.ops.load_library(str(build.build()))
+    ops = torch.ops.myops_emulated
+    dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.complex64, torch.complex128, torch.int8, torch.int64]
+    for dtype, at_end, (m, n, k) in itertools.product(dtypes, (True, False), [(33, 31, 17), (1, 5, 3), (3, 130, 16)]):
+        a, b, c = (torch.ones(s).to(dtype) for s in ((m, k), (k, n), (m, n)))
+        a, b, c, d = (guarded(t, at_end) for t in (a, b, c, c))
+        a_t, b_t = guarded(a.t(), at_end).t(), guarded(b.t(), at_end).t()
+        for x, y in itertools.product((a, a_t), (b, b_t)):
+            print("addmm", dtype, at_end, (m, n, k), x.stride(), y.stride(), flush=True)
+            ops.addmm.out(c, x, y, beta=1, alpha=1, out=d)
+            assert bool((d == torch.full((), k + 1).to(dtype)).all())
+        print("add", dtype, at_end, (m, n), flush=True)
+        ops.add.out(c, c, out=d)
+        assert bool((d == torch.full((), 2).to(dtype)).all())
+        ops.add.out(c.t(), c.t(), out=d.t())
+        assert bool((d == torch.full((), 2).to(dtype)).all())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,354 @@
+// Runs one grid of a CUDA kernel on a CPU: every thread of a block is a fiber, and one fiber runs at a time.
+//
+// Not here: the names of the CUDA language (cuda_emulation.h). Not modelled: time, caches, weak ordering of global
+// memory, warps in lockstep, several blocks at once.
+//
+// The scheduler picks blocks and ready fibers in an order drawn from a seed; a fiber runs until it waits at a barrier
+// or a warp collective. So a kernel that lacks a barrier meets one thread that is far ahead of the others. On top of
+// that, every access through shared_load and shared_store is checked against a shadow of each byte:
+//
+//   never written in this block                            -> "read before it was written"
+//   written by another thread, with no barrier in between  -> "race"
+//   read by another thread, with no barrier in between, and now written -> "race"
+//
+// which finds a missing barrier in whichever order the threads run. Accesses that bypass shared_load still meet the
+// poison (0xFF, a NaN in every float format) that shared memory is filled with before every block. A barrier that some
+// threads skip, two barriers waited at together, and a collective that never completes are faults too. A fault ends the
+// grid; its message is the error string of the launch.
+#pragma once
+#include <ucontext.h>
+#include <csetjmp>
+
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace emulation {
+
+struct Dim3 {
+  unsigned x, y, z;
+  constexpr Dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+inline Dim3 thread_index, block_index, block_size, grid_size;
+
+struct Fault {};  // unwinds one fiber
+
+class Scheduler {
+ public:
+  static constexpr size_t kMaxShared = 227 * 1024, kMaxStaticShared = 48 * 1024, kStackBytes = 128 * 1024;
+  static constexpr int kMaxThreads = 1024, kWarp = 32;
+
+  static Scheduler& get() {
+    static Scheduler scheduler;
+    return scheduler;
+  }
+
+  void set_seed(uint64_t seed) { random_ = seed * 2 + 1; }
+
+  // Runs body(argument) in every thread of the grid. Returns the message of the first fault, or an empty string.
+  std::string run_grid(Dim3 grid, Dim3 block, size_t dynamic_bytes, void (*body)(void*), void* argument) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    fault_.clear();
+    grid_size = grid, block_size = block;
+    body_ = body, argument_ = argument;
+    dynamic_bytes_ = dynamic_bytes;
+    threads_ = static_cast<int>(block.x * block.y * block.z);
+    const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+    // A random walk over all blocks: first + i * stride, with a stride that shares no factor with their number.
+    const uint64_t first = next_random() % blocks;
+    uint64_t stride = next_random() % blocks + 1;
+    while (greatest_common_divisor(stride, blocks) != 1) ++stride;
+    for (uint64_t i = 0; i < blocks && fault_.empty(); ++i) {
+      const uint64_t b = (first + static_cast<unsigned __int128>(i) * stride) % blocks;
+      block_index = Dim3(static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
+                         static_cast<unsigned>(b / grid.x / grid.y));
+      run_block();
+    }
+    return fault_;
+  }
+
+  int thread() const { return current_; }
+
+  [[noreturn]] void fault(const std::string& message) {
+    if (fault_.empty()) {
+      std::ostringstream text;
+      text << message << " (thread " << current_ << " of block " << block_index.x << "," << block_index.y << ","
+           << block_index.z << ")";
+      fault_ = text.str();
+    }
+    throw Fault{};
+  }
+
+  // ---- Synchronisation -------------------------------------------------------------------------------------------
+
+  void barrier(const char* file, int line) {
+    Fiber& fiber = fibers_[current_];
+    fiber.state = State::at_barrier;
+    fiber.file = file, fiber.line = line;
+    suspend();
+  }
+
+  // Gives `value` to the lanes of `mask` and returns the 32 values given; all lanes of the mask must come.
+  const uint64_t* exchange(unsigned mask, uint64_t value, const char* name, bool orders_memory = false) {
+    const int lane = current_ % kWarp;
+    Warp& warp = warps_[current_ / kWarp];
+    if (!(mask >> lane & 1)) fault(std::string(name) + ": the calling lane is not in its mask");
+    if (warp.arrived != 0 && warp.mask != mask) fault(std::string(name) + ": lanes of a warp give different masks");
+    warp.mask = mask;
+    warp.arrived |= 1u << lane;
+    const unsigned turn = warp.turn;
+    warp.values[turn % 2][lane] = value;
+    if (warp.arrived == mask) {
+      warp.arrived = 0;
+      ++warp.turn;
+      if (orders_memory) ++warp.epoch;
+      for (int i = 0; i < kWarp; ++i) {
+        const int t = current_ - lane + i;
+        if (t < threads_ && fibers_[t].state == State::in_warp) make_ready(t);
+      }
+    } else {
+      fibers_[current_].state = State::in_warp;
+      fibers_[current_].file = name, fibers_[current_].line = 0;
+      suspend();
+    }
+    return warp.values[turn % 2];
+  }
+
+  // ---- Shared memory ---------------------------------------------------------------------------------------------
+
+  // Storage of one statically declared object, the same for all threads of a block. `key` tells objects apart.
+  void* static_shared(const void* key, size_t bytes, size_t alignment) {
+    for (const Static& s : statics_)
+      if (s.key == key) return memory_.get() + s.offset;
+    const size_t offset = (shared_used_ + alignment - 1) / alignment * alignment;
+    static_bytes_ += bytes;
+    if (static_bytes_ > kMaxStaticShared) fault("more than 48 KB of static shared memory");
+    if (offset + bytes > kMaxShared) fault("more than 227 KB of shared memory");
+    statics_.push_back({key, offset});
+    shared_used_ = offset + bytes;
+    return memory_.get() + offset;
+  }
+
+  void* dynamic_shared() {
+    if (dynamic_bytes_ == 0) fault("the launch gave no dynamic shared memory");
+    return memory_.get();
+  }
+
+  void check_aligned(const void* address, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(address) % bytes != 0) fault("misaligned access to global memory");
+  }
+
+  void check_shared(const void* address, size_t bytes, bool write, const char* file, int line) {
+    const char* begin = static_cast<const char*>(address);
+    if (begin < memory_.get() || begin + bytes > memory_.get() + shared_used_)
+      shared_fault("access outside shared memory", address, file, line);
+    if (reinterpret_cast<uintptr_t>(address) % (bytes & -bytes) != 0)
+      shared_fault("misaligned access to shared memory", address, file, line);
+    const int warp = current_ / kWarp;
+    const Stamp now{current_, warp, epoch_, warps_[warp].epoch};
+    Shadow* shadow = shadow_.get() + (begin - memory_.get());
+    for (size_t i = 0; i < bytes; ++i) {
+      Shadow& s = shadow[i];
+      if (s.writer.epoch < block_epoch_ && !write)
+        shared_fault("shared memory is read before it was written", begin + i, file, line);
+      if (s.writer.epoch >= block_epoch_ && !s.writer.before(now))
+        shared_fault(write ? "race: two threads write" : "race: one thread writes, another reads", begin + i, file,
+                     line);
+      if (write) {
+        if (s.reader.epoch >= block_epoch_ && !s.reader.before(now))
+          shared_fault("race: one thread reads, another writes", begin + i, file, line);
+        s.writer = now;
+      } else {
+        // Several readers with no barrier between them are kept as one that is in order with none of them.
+        const bool alone = s.reader.epoch < block_epoch_ || s.reader.before(now);
+        s.reader = alone ? now : Stamp{-1, s.reader.warp == warp ? warp : -1, epoch_, now.warp_epoch};
+      }
+    }
+  }
+
+ private:
+  enum class State { ready, at_barrier, in_warp, finished };
+
+  struct Fiber {
+    ucontext_t start;  // enters fiber_main on the fiber's own stack
+    jmp_buf resume;    // where it waits; a jump is far cheaper than swapcontext, which makes two system calls
+    std::unique_ptr<char[]> stack;
+    State state = State::finished;
+    bool started = false;  // suspended inside its loop, ready to be resumed for another block
+    const char* file = "";
+    int line = 0;
+  };
+
+  struct Warp {
+    unsigned mask = 0, arrived = 0, turn = 0;
+    uint32_t epoch = 0;
+    uint64_t values[2][kWarp];
+  };
+
+  struct Stamp {  // who touched a byte, and after which barriers
+    int thread = -1, warp = -1;
+    uint32_t epoch = 0, warp_epoch = 0;
+
+    bool before(const Stamp& now) const {
+      return epoch != now.epoch || (thread == now.thread && thread >= 0) ||
+             (warp == now.warp && warp_epoch != now.warp_epoch);
+    }
+  };
+
+  struct Shadow {
+    Stamp writer, reader;
+  };
+
+  struct Static {
+    const void* key;
+    size_t offset;
+  };
+
+  static constexpr size_t kGuard = 256;  // poison after the shared memory in use, to find stray writes
+
+  Scheduler()
+      : fibers_(kMaxThreads),
+        memory_(static_cast<char*>(::operator new(kMaxShared + kGuard, std::align_val_t(1024)))),
+        shadow_(new Shadow[kMaxShared]) {}
+
+  struct AlignedDelete {
+    void operator()(char* p) const { ::operator delete(p, std::align_val_t(1024)); }
+  };
+
+  static uint64_t greatest_common_divisor(uint64_t a, uint64_t b) {
+    return b == 0 ? a : greatest_common_divisor(b, a % b);
+  }
+
+  uint64_t next_random() {  // splitmix64
+    uint64_t z = random_ += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+  }
+
+  [[noreturn]] void shared_fault(const char* what, const void* address, const char* file, int line) {
+    std::ostringstream text;
+    text << what << ", byte " << static_cast<const char*>(address) - memory_.get() << " of " << shared_used_ << ", at "
+         << file << ":" << line;
+    fault(text.str());
+  }
+
+  void make_ready(int thread) {
+    fibers_[thread].state = State::ready;
+    ready_.push_back(thread);
+  }
+
+  void suspend() {
+    if (_setjmp(fibers_[current_].resume) == 0) _longjmp(main_, 1);
+  }
+
+  static void fiber_main() {
+    Scheduler& s = get();
+    for (;;) {
+      const int me = s.current_;
+      try {
+        s.body_(s.argument_);
+      } catch (const Fault&) {
+      }
+      s.fibers_[me].state = State::finished;
+      s.suspend();
+    }
+  }
+
+  void resume(int thread) {
+    Fiber& fiber = fibers_[thread];
+    current_ = thread;
+    const unsigned t = static_cast<unsigned>(thread);
+    thread_index = Dim3(t % block_size.x, t / block_size.x % block_size.y, t / block_size.x / block_size.y);
+    if (!fiber.started) {
+      if (!fiber.stack) fiber.stack.reset(new char[kStackBytes]);
+      getcontext(&fiber.start);
+      fiber.start.uc_stack.ss_sp = fiber.stack.get();
+      fiber.start.uc_stack.ss_size = kStackBytes;
+      fiber.start.uc_link = nullptr;
+      makecontext(&fiber.start, &fiber_main, 0);
+    }
+    if (_setjmp(main_) != 0) return;  // the fiber suspended
+    if (fiber.started) _longjmp(fiber.resume, 1);
+    fiber.started = true;
+    setcontext(&fiber.start);
+  }
+
+  void run_block() {
+    block_epoch_ = ++epoch_;
+    statics_.clear();
+    static_bytes_ = 0;
+    shared_used_ = dynamic_bytes_;
+    std::memset(memory_.get(), 0xFF, poisoned_);
+    for (Warp& warp : warps_) warp = Warp();
+    ready_.clear();
+    for (int t = 0; t < threads_; ++t) make_ready(t);
+    int finished = 0;
+    while (finished < threads_ && fault_.empty()) {
+      while (!ready_.empty() && fault_.empty()) {
+        const size_t pick = next_random() % ready_.size();
+        const int thread = ready_[pick];
+        ready_[pick] = ready_.back();
+        ready_.pop_back();
+        resume(thread);
+        finished += fibers_[thread].state == State::finished;
+      }
+      if (finished < threads_ && fault_.empty()) release_barrier(finished);
+    }
+    // Fibers that a fault left inside the kernel start afresh next time.
+    for (int t = 0; t < threads_; ++t)
+      if (fibers_[t].state != State::finished) fibers_[t].started = false;
+    for (size_t i = 0; i < kGuard && fault_.empty(); ++i)
+      if (memory_.get()[shared_used_ + i] != char(0xFF)) record("a write beyond the shared memory in use");
+    poisoned_ = shared_used_ + kGuard;
+  }
+
+  // No fiber can run: lets all of them pass the barrier they wait at, or says what they wait for in vain.
+  void release_barrier(int finished) {
+    const Fiber* waiting = nullptr;
+    int at_barrier = 0, in_warp = 0;
+    bool one_place = true;
+    for (int t = 0; t < threads_; ++t) {
+      const Fiber& f = fibers_[t];
+      in_warp += f.state == State::in_warp;
+      if (f.state != State::at_barrier) continue;
+      ++at_barrier;
+      if (waiting != nullptr && (waiting->line != f.line || std::strcmp(waiting->file, f.file) != 0)) one_place = false;
+      waiting = &f;
+    }
+    std::ostringstream text;
+    if (waiting != nullptr) text << " at " << waiting->file << ":" << waiting->line;
+    if (in_warp > 0) return record("deadlock: a warp collective waits for lanes that do not come" + text.str());
+    if (finished > 0) return record("divergence: some threads ended, the others wait at __syncthreads" + text.str());
+    if (!one_place) return record("divergence: threads wait at different __syncthreads, one of them" + text.str());
+    ++epoch_;
+    for (int t = 0; t < threads_; ++t) make_ready(t);
+  }
+
+  void record(const std::string& message) {
+    if (fault_.empty()) fault_ = message;
+  }
+
+  std::mutex mutex_;
+  std::vector<Fiber> fibers_;
+  Warp warps_[kMaxThreads / kWarp];
+  std::vector<int> ready_;
+  std::vector<Static> statics_;
+  std::unique_ptr<char, AlignedDelete> memory_;
+  std::unique_ptr<Shadow[]> shadow_;
+  jmp_buf main_;
+  void (*body_)(void*) = nullptr;
+  void* argument_ = nullptr;
+  size_t dynamic_bytes_ = 0, static_bytes_ = 0, shared_used_ = 0, poisoned_ = kMaxShared + kGuard;
+  int threads_ = 0, current_ = 0;
+  uint32_t epoch_ = 0, block_epoch_ = 0;  // barriers passed since the start, and at the start of this block
+  uint64_t random_ = 1;
+  std::string fault_;
+};
+
+}  // namespace emulation

@@ -1,0 +1,282 @@
+"""Gradients: reverse and forward mode, second order, torch.func, autocast, and no work that nobody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+
+import myops
+from myops.ops._gemm import tensor
+from myops.registration import Operator, Sample
+
+DTYPES64 = [torch.float64, torch.complex128]
+
+
+def differentiable(row: Operator, device: str, dtype: torch.dtype, most: int = 60) -> list[Sample]:
+    """Samples small enough for finite differences, with every tensor a leaf that requires grad."""
+    found = []
+    for sample in row.samples(device, dtype, requires_grad=True):
+        tensors = [a for a in sample.args if isinstance(a, Tensor)]
+        if sum(t.numel() for t in tensors) > 400 or any(isinstance(a, torch.dtype) for a in sample.args):
+            continue
+        # Overlapping and expanded leaves have no finite differences of their own: one memory cell, several elements.
+        args = [
+            a.detach().clone(memory_format=torch.preserve_format).requires_grad_() if isinstance(a, Tensor) else a
+            for a in sample.args
+        ]
+        found.append(Sample(tuple(args), sample.kwargs, sample.name))
+    return found[:most]
+
+
+def caller(row: Operator, sample: Sample, public: bool) -> Callable[..., Tensor]:
+    function = getattr(myops, row.name) if public else row.packet
+    return lambda *tensors: function(*tensors, **sample.kwargs)
+
+
+@pytest.mark.parametrize("dtype64", DTYPES64)
+def test_gradcheck(row: Operator, device: str, dtype64: torch.dtype) -> None:
+    samples = differentiable(row, device, dtype64)
+    assert len(samples) >= 8
+    for i, sample in enumerate(samples):
+        function = caller(row, sample, public=i % 2 == 0)
+        assert gradcheck(function, sample.args, check_forward_ad=True, check_batched_grad=i % 4 == 0), sample.name
+
+
+@pytest.mark.parametrize("dtype64", DTYPES64)
+def test_gradgradcheck(row: Operator, device: str, dtype64: torch.dtype) -> None:
+    for sample in differentiable(row, device, dtype64)[:8]:
+        assert gradgradcheck(caller(row, sample, public=True), sample.args), sample.name
+
+
+def test_gradients_equal_native_with_constant_operands(row: Operator, device: str) -> None:
+    """Every subset of arguments that require grad gets its gradient, and only that subset."""
+    native = {"linear": torch.nn.functional.linear}.get(row.name) or getattr(torch, row.name)
+    sample = next(s for s in row.samples(device, torch.float64) if all(min(t.shape, default=1) > 0 for t in s.args))
+    count = len(sample.args)
+    for mask in range(1, 2**count):
+        args = [t.detach().clone().requires_grad_(bool(mask >> i & 1)) for i, t in enumerate(sample.args)]
+        wanted = [t for t in args if t.requires_grad]
+        got = getattr(myops, row.name)(*args, **sample.kwargs)
+        expected = native(*args, **sample.kwargs)
+        weight = torch.randn_like(expected)
+        ours, theirs = (torch.autograd.grad((y * weight).sum(), wanted) for y in (got, expected))
+        for x, y in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(x, y)
+
+
+def test_no_product_for_inputs_without_grad() -> None:
+    """One gradient is one product: the backward of a frozen weight computes nothing for it."""
+    x, w = torch.randn(4, 5, requires_grad=True), torch.randn(5, 6)
+    y = myops.mm(x, w)
+    with torch.profiler.profile() as profile:
+        y.sum().backward()
+    products = [e for e in profile.events() if e.name == "myops::mm"]
+    assert len(products) == 1
+    assert w.grad is None
+
+
+def test_zero_scalars_give_zero_gradients() -> None:
+    c = torch.full((3, 4), float("nan"), requires_grad=True)
+    a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 4, requires_grad=True)
+    myops.addmm(c, a, b, beta=0).sum().backward()
+    assert torch.equal(c.grad, torch.zeros(3, 4))
+    bad = torch.full((3, 5), float("nan"), requires_grad=True)
+    myops.addmm(torch.ones(3, 4), bad, b, alpha=0).sum().backward()
+    assert torch.equal(bad.grad, torch.zeros(3, 5))
+
+
+def test_wide_results_are_differentiable(device: str) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        a = tensor((6, 40), device, dtype, requires_grad=True)
+        b = tensor((40, 7), device, dtype, requires_grad=True)
+        y = myops.mm(a, b, torch.float32)
+        weight = torch.randn_like(y)
+        grad_a, grad_b = torch.autograd.grad((y * weight).sum(), (a, b))
+        assert grad_a.dtype == grad_b.dtype == dtype
+        torch.testing.assert_close(grad_a, (weight.double() @ b.double().mT).to(dtype))
+        torch.testing.assert_close(grad_b, (a.double().mT @ weight.double()).to(dtype))
+
+
+def test_forward_mode_needs_no_grad(device: str) -> None:
+    a, b, da = (torch.randn(s, device=device, dtype=torch.float64) for s in ((3, 4), (4, 5), (3, 4)))
+    with torch.no_grad(), forward_ad.dual_level():
+        for function in (myops.mm, torch.ops.myops.mm):
+            dual = function(forward_ad.make_dual(a, da), b)
+            torch.testing.assert_close(forward_ad.unpack_dual(dual).tangent, da @ b)
+
+
+FUNC = {
+    "grad": lambda f, x: torch.func.grad(lambda v: f(v).square().sum())(x),
+    "vjp": lambda f, x: torch.func.vjp(f, x)[1](torch.ones_like(f(x)))[0],
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x.sin(),))[1],
+    "jacrev": lambda f, x: torch.func.jacrev(f)(x),
+    "jacfwd": lambda f, x: torch.func.jacfwd(f)(x),
+    "hessian": lambda f, x: torch.func.hessian(lambda v: f(v).square().sum())(x),
+    "vmap of grad": lambda f, x: torch.vmap(torch.func.grad(lambda v: f(v).square().sum()))(torch.stack([x, 2 * x])),
+    "vmap of vmap": lambda f, x: torch.vmap(torch.vmap(f))(torch.stack([x, x + 1, -x, x * x]).unflatten(0, (2, 2))),
+}
+
+
+@pytest.mark.parametrize("transform", list(FUNC))
+def test_torch_func(row: Operator, device: str, transform: str) -> None:
+    native = {"linear": torch.nn.functional.linear}.get(row.name) or getattr(torch, row.name)
+    sample = next(s for s in row.samples(device, torch.float64) if all(min(t.shape, default=1) > 0 for t in s.args))
+    for position in range(len(sample.args)):
+
+        def through(function: Any, value: Tensor, position: int = position) -> Tensor:
+            args = list(sample.args)
+            args[position] = value
+            return function(*args, **sample.kwargs)
+
+        x = sample.args[position].contiguous()
+        got = FUNC[transform](lambda v: through(getattr(myops, row.name), v), x)
+        expected = FUNC[transform](lambda v: through(native, v), x)
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_vmap_over_every_argument(row: Operator, device: str) -> None:
+    """A batch in each subset of the arguments, at the front or the back, against a loop. A warning would be a loop too."""
+    samples = [s for s in row.samples(device, torch.float64) if all(isinstance(t, Tensor) for t in s.args)]
+    for sample in samples[: 24 if row.name in ("matmul", "linear") else 14]:
+        count = len(sample.args)
+        for mask in range(1, 2**count):
+            for back in (False, True):
+                dims = tuple((-1 if back else 0) if mask >> i & 1 else None for i in range(count))
+                args = [
+                    torch.stack([t, 2 * t, t + 1], dim=d) if d is not None else t
+                    for t, d in zip(sample.args, dims, strict=True)
+                ]
+                got = torch.vmap(lambda *ts: row.packet(*ts, **sample.kwargs), in_dims=dims)(*args)
+                rows = [
+                    row.op(
+                        *(t if d is None else t.select(d, i) for t, d in zip(args, dims, strict=True)), **sample.kwargs
+                    )
+                    for i in range(3)
+                ]
+                torch.testing.assert_close(got, torch.stack(rows), msg=lambda m: f"{sample.name} {dims}: {m}")
+
+
+def test_vmap_of_wide_results() -> None:
+    a, b = torch.randn(3, 2, 4, 5).bfloat16(), torch.randn(2, 5, 6).bfloat16()
+    got = torch.vmap(lambda x: myops.bmm(x, b, torch.float32))(a)
+    torch.testing.assert_close(got, torch.stack([myops.bmm(x, b, torch.float32) for x in a]))
+    got = torch.vmap(lambda x: myops.mm(x, b[0], torch.float32))(a[:, 0])
+    torch.testing.assert_close(got, torch.stack([myops.mm(x, b[0], torch.float32) for x in a[:, 0]]))
+
+
+def test_no_grad_and_inference_mode(row: Operator, device: str) -> None:
+    sample = next(iter(row.samples(device, torch.float32, requires_grad=True)))
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            for function in (getattr(myops, row.name), row.packet):
+                assert not function(*sample.args, **sample.kwargs).requires_grad
+    assert getattr(myops, row.name)(*sample.args, **sample.kwargs).requires_grad
+
+
+@pytest.mark.parametrize("name", ["addmm", "baddbmm", "add"])
+def test_in_place_is_differentiable(device: str, name: str) -> None:
+    shape = (3, 4, 4) if name == "baddbmm" else (4, 4)
+    tensors = [torch.randn(shape, device=device, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    operands = tensors[:2] if name == "add" else tensors
+    for library in (myops, torch.ops.myops):
+
+        def function(c: Tensor, *rest: Tensor, library: Any = library) -> Tensor:
+            target = c.clone()
+            getattr(library, f"{name}_")(target, *rest, alpha=2)
+            return target
+
+        assert gradcheck(function, operands, check_forward_ad=True)
+    leaf = torch.randn(shape, requires_grad=True)
+    with pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
+        getattr(myops, f"{name}_")(leaf, *(t.detach().float() for t in operands[1:]))
+
+
+def test_version_counters(device: str) -> None:
+    a, b = torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)
+    for library in (myops, torch.ops.myops):
+        out = torch.empty(4, 4, device=device)
+        before = out._version
+        library.mm(a, b, out=out)
+        assert out._version == before + 1
+        library.addmm_(out, a, b)
+        assert out._version == before + 2
+        library.add_(out, a)
+        assert out._version == before + 3
+    x = torch.randn(4, 4, device=device, requires_grad=True)
+    hidden = x * 2
+    y = hidden.sin()
+    with torch.no_grad():
+        myops.mm(a, b, out=hidden)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+
+
+def test_out_refuses_grad(row: Operator) -> None:
+    sample = next(iter(row.samples("cpu", torch.float32, requires_grad=True)))
+    out = torch.empty(0)
+    with pytest.raises(RuntimeError, match="don't support automatic differentiation"):
+        getattr(myops, row.name)(*sample.args, **sample.kwargs, out=out)
+    with torch.no_grad():
+        getattr(myops, row.name)(*sample.args, **sample.kwargs, out=out)
+
+
+LOWERED = ["mm", "addmm", "bmm", "baddbmm", "matmul", "linear"]
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_autocast(device: str, low: torch.dtype) -> None:
+    for name in LOWERED:
+        row = myops.registration.OPERATORS[name]
+        sample = next(iter(row.samples(device, torch.float32)))
+        with torch.autocast(device, dtype=low):
+            got = getattr(myops, name)(*sample.args, **sample.kwargs)
+            raw = row.packet(*sample.args, **sample.kwargs)
+            wide = getattr(myops, name)(*(t.double() for t in sample.args), **sample.kwargs)
+        expected = getattr(myops, name)(*(t.to(low) for t in sample.args), **sample.kwargs)
+        assert got.dtype == low
+        assert wide.dtype == torch.float64
+        assert torch.equal(got, expected)
+        assert torch.equal(raw, expected)
+    with torch.autocast(device, dtype=low):
+        assert myops.add(torch.ones(3, device=device), torch.ones(3, device=device)).dtype == torch.float32
+        keywords = myops.addmm(input=torch.ones(2, device=device), mat1=torch.ones(2, 2, device=device),
+                               mat2=torch.ones(2, 2, device=device), beta=2, alpha=3)  # fmt: skip
+        assert keywords.dtype == low
+        mixed = myops.mm(torch.ones(2, 2, device=device), torch.ones(2, 2, device=device, dtype=low))
+        assert mixed.dtype == low
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_autocast_gradients_have_the_parameters_dtype(device: str, low: torch.dtype) -> None:
+    w = torch.randn(6, 5, device=device, requires_grad=True)
+    with torch.autocast(device, dtype=low):
+        y = myops.linear(torch.randn(4, 5, device=device), w)
+    y.float().square().sum().backward()
+    assert w.grad is not None
+    assert w.grad.dtype == torch.float32
+
+
+def test_grad_scaler_step(device: str) -> None:
+    """Three training steps in float16 autocast with loss scaling, against the same steps of torch's own linear."""
+    results = []
+    x, target = torch.randn(16, 8, device=device), torch.randn(16, 3, device=device)
+    start = torch.randn(3, 8, device=device)
+    for linear in (myops.linear, torch.nn.functional.linear):
+        w = start.clone().requires_grad_()
+        optimizer = torch.optim.SGD([w], lr=0.05)
+        scaler = torch.amp.GradScaler(device)
+        for _ in range(3):
+            optimizer.zero_grad()
+            with torch.autocast(device, dtype=torch.float16):
+                loss = torch.nn.functional.mse_loss(linear(x, w).float(), target)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        results.append(w.detach())
+    torch.testing.assert_close(results[0], results[1], atol=2e-3, rtol=2e-3)

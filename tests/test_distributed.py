@@ -1,0 +1,107 @@
+"""DistributedDataParallel over two processes: hooks and buckets see the gradients of myops as they see torch's own."""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import myops
+
+pytestmark = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="torch is built without gloo"
+)
+
+WORLD, DEADLINE_S = 2, 180
+
+
+class Net(nn.Module):
+    """Two layers: through myops' functions (`direct`) or torch's."""
+
+    def __init__(self, direct: bool) -> None:
+        super().__init__()
+        self.direct = direct
+        self.first = nn.Linear(12, 16)
+        self.weight = nn.Parameter(torch.randn(16, 5) / 4)
+        self.bias = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        linear, addmm = (myops.linear, myops.addmm) if self.direct else (nn.functional.linear, torch.addmm)
+        hidden = linear(x, self.first.weight, self.first.bias).tanh()
+        return addmm(self.bias, hidden, self.weight, beta=0.5, alpha=2)
+
+
+def make(direct: bool) -> tuple[Net, Tensor]:
+    torch.manual_seed(3)
+    return Net(direct), torch.randn(WORLD * 6, 12)
+
+
+def loss(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x).square().mean()
+
+
+def worker(rank: int, port: int, way: str, folder: str) -> None:
+    try:
+        work(rank, port, way, folder)
+    except BaseException:
+        # Threads of gloo are still running, and leaving through the interpreter would abort and hide the error.
+        Path(f"{folder}/{rank}.txt").write_text(traceback.format_exc())
+        os._exit(1)
+
+
+def work(rank: int, port: int, way: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    store = dist.TCPStore("127.0.0.1", port, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
+    net, x = make(direct=way == "direct")
+    # A bucket smaller than the model, so that gradients are reduced while the backward is running.
+    model = DistributedDataParallel(net, bucket_cap_mb=0.0005)
+    share = x[rank * 6 : (rank + 1) * 6]
+    if way == "switch":
+        with myops.use():
+            loss(model, share).backward()
+        counts = myops.stats()
+        assert counts["addmm"]["myops"] == 2, counts
+        assert counts["mm"]["myops"] >= 3, counts
+    else:
+        loss(model, share).backward()
+    torch.save({name: p.grad for name, p in net.named_parameters()}, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("way", ["direct", "switch"])
+def test_ddp_gradients_equal_one_process(way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if Path("/sys/class/net/lo").exists():
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    # The store is made here, at a port that the system picks, so that no other process can take it in between.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    context = mp.spawn(worker, (store.port, way, str(tmp_path)), nprocs=WORLD, join=False)
+    deadline = time.monotonic() + DEADLINE_S
+    try:
+        while not context.join(timeout=1):
+            assert time.monotonic() < deadline, f"the workers did not end in {DEADLINE_S} s"
+    except mp.ProcessExitedException as error:
+        words = "".join(path.read_text() for path in sorted(tmp_path.glob("*.txt")))
+        raise AssertionError(f"{error}\n{words}") from None
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+
+    net, x = make(direct=False)
+    loss(net, x).backward()
+    for rank in range(WORLD):
+        grads = torch.load(tmp_path / f"{rank}.pt")
+        assert set(grads) == {name for name, _ in net.named_parameters()}
+        for name, parameter in net.named_parameters():
+            torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-6, atol=1e-6, msg=f"rank {rank}, {name}")

@@ -1,0 +1,166 @@
+"""Bad calls: the exception type of torch, a message that names the argument, and nothing written before it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import expecttest
+import pytest
+import torch
+from torch import Tensor
+
+import myops
+from myops.registration import Operator
+
+
+def native(name: str) -> Any:
+    return torch.nn.functional.linear if name == "linear" else getattr(torch, name)
+
+
+def test_bad_calls(row: Operator, device: str) -> None:
+    calls = list(row.bad_calls(device))
+    assert len(calls) >= 3
+    for call in calls:
+        args, kwargs = call.sample.args, call.sample.kwargs
+        for function in (getattr(myops, row.name), row.packet):
+            with pytest.raises(call.exception, match=re.escape(call.words)) as raised:
+                function(*args, **kwargs)
+            assert type(raised.value) is call.exception, (row.name, call.words)
+
+
+def test_types_are_torchs(row: Operator, device: str) -> None:
+    """The same call raises the same type from torch's own operator, where torch refuses it at all."""
+    for call in row.bad_calls(device):
+        if any(isinstance(a, torch.dtype) for a in call.sample.args):
+            continue  # out_dtype is CUDA's in torch: NotImplementedError here, whatever the mistake
+        try:
+            native(row.name)(*call.sample.args, **call.sample.kwargs)
+        except Exception as error:
+            assert type(error) is call.exception, (row.name, call.words, error)
+
+
+def test_fakes_refuse_the_same_calls(row: Operator) -> None:
+    """What the kernel refuses, compile and the meta device refuse too, before anything runs."""
+    for call in row.bad_calls("cpu"):
+        if "alpha" in call.sample.kwargs or "beta" in call.sample.kwargs:
+            continue  # the values of scalars are the kernel's to check
+        args = [a.to("meta") if isinstance(a, Tensor) else a for a in call.sample.args]
+        with pytest.raises(call.exception):
+            getattr(myops, row.name)(*args, **call.sample.kwargs)
+
+
+def test_fakes_agree_with_kernels(row: Operator, dtype: torch.dtype) -> None:
+    """Shape, strides and dtype on the meta device are those of the real result."""
+    for sample in row.samples("cpu", dtype):
+        real = getattr(myops, row.name)(*sample.args, **sample.kwargs)
+        args = [a.to("meta") if isinstance(a, Tensor) else a for a in sample.args]
+        if any(isinstance(a, Tensor) and a.stride() != b.stride() for a, b in zip(sample.args, args, strict=True)):
+            continue  # .to("meta") does not keep overlapping strides
+        fake = getattr(myops, row.name)(*args, **sample.kwargs)
+        assert (fake.shape, fake.dtype) == (real.shape, real.dtype), sample.name
+        assert fake.stride() == real.stride(), sample.name
+
+
+def test_nothing_is_written_before_the_checks(row: Operator, device: str) -> None:
+    for call in row.bad_calls(device):
+        out = torch.full((2, 2), 42.0, device=device)
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            row.packet.out(*call.sample.args, **call.sample.kwargs, out=out)
+        assert bool((out == 42).all()), call.words
+
+
+BAD_OUT = {
+    "Expected out tensor to have dtype float32, but got float64 instead": lambda: torch.empty(2, 2).double(),
+    "Expected out to have shape [2, 2], but got [2, 3]": lambda: torch.empty(2, 3),
+    "more than one of its elements refers to a single memory location": lambda: torch.empty(2, 1).expand(2, 2),
+}
+
+
+@pytest.mark.parametrize("words", list(BAD_OUT))
+def test_bad_out(words: str) -> None:
+    a, b = torch.randn(2, 3), torch.randn(3, 2)
+    with pytest.raises(RuntimeError, match=re.escape(words)):
+        torch.ops.myops.mm.out(a, b, out=BAD_OUT[words]())
+    with pytest.raises(RuntimeError, match=re.escape(words)):
+        torch.ops.myops.addmm.out(a[:, :2], a, b, out=BAD_OUT[words]())
+
+
+def test_in_place_cannot_broadcast() -> None:
+    with pytest.raises(RuntimeError, match=re.escape("Expected input to have shape [2, 2], but got [2]")):
+        myops.addmm_(torch.ones(2), torch.ones(2, 3), torch.ones(3, 2))
+    with pytest.raises(RuntimeError, match=re.escape("Expected input to have shape [2, 3], but got [3]")):
+        myops.add_(torch.ones(3), torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match="can't be cast to the desired output type"):
+        myops.add_(torch.ones(3).int(), torch.ones(3))
+    with pytest.raises(RuntimeError, match="one of its elements refers to a single memory location"):
+        myops.add_(torch.ones(1).expand(3), torch.ones(3))
+
+
+def test_sparse_layouts_are_named() -> None:
+    sparse = torch.eye(3).to_sparse()
+    for function in (myops.mm, torch.ops.myops.mm):
+        with pytest.raises(NotImplementedError, match="sparse") as raised:
+            function(sparse, torch.ones(3, 3))
+    with pytest.raises(NotImplementedError, match="argument 0 has layout torch.sparse_coo"):
+        myops.mm(sparse, torch.ones(3, 3))
+    del raised
+
+
+def test_not_a_tensor_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="argument 1 must be a Tensor, but got list"):
+        myops.mm(torch.ones(2, 2), [[1.0, 2.0], [3.0, 4.0]])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="argument 0 must be a Tensor, but got float"):
+        myops.addmm(1.0, torch.ones(2, 2), torch.ones(2, 2))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs two devices")
+def test_mixed_devices_are_named() -> None:
+    with pytest.raises(RuntimeError, match="mat2 is on cpu and input is on cuda:0"):
+        myops.mm(torch.ones(2, 2, device="cuda"), torch.ones(2, 2))
+
+
+class TestMessages(expecttest.TestCase):
+    """The words themselves, pinned."""
+
+    def message(self, function: Any, *args: Any, **kwargs: Any) -> str:
+        try:
+            function(*args, **kwargs)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return "no error"
+
+    def test_pinned(self) -> None:
+        t = torch.ones
+        lines = [
+            self.message(myops.mm, t(2, 3), t(4, 2)),
+            self.message(myops.mm, t(2, 3), t(3)),
+            self.message(myops.mm, t(2, 3), t(3, 2).double()),
+            self.message(myops.mm, t(2, 3), t(3, 2), torch.float16),
+            self.message(myops.mm, t(2, 3).bool(), t(3, 2).bool()),
+            self.message(myops.addmm, t(3), t(2, 3), t(3, 2)),
+            self.message(myops.addmm, t(2).int(), t(2, 3).int(), t(3, 2).int(), beta=0.5),
+            self.message(myops.addmm, t(2), t(2, 3), t(3, 2), alpha=1j),
+            self.message(myops.bmm, t(2, 3, 4), t(3, 4, 2)),
+            self.message(myops.baddbmm, t(3), t(2, 2, 3), t(2, 3, 2)),
+            self.message(myops.matmul, t(()), t(3)),
+            self.message(myops.linear, t(2, 3), t(5, 3), t(4)),
+            self.message(myops.add, t(2).int(), t(2).int(), alpha=1.5),
+        ]
+        self.assertExpectedInline(
+            "\n".join(lines),
+            """\
+RuntimeError: input and mat2 shapes cannot be multiplied (2x3 and 4x2)
+RuntimeError: mat2 must be a matrix, got 1-D tensor
+RuntimeError: input and mat2 must have the same dtype, but got float32 and float64
+RuntimeError: out_dtype must be the dtype of input (float32), float32 for bfloat16 and float16, or int32 for int8 and uint8, but got float16
+NotImplementedError: myops.mm is not implemented for input of dtype bool
+RuntimeError: input of shape [3] cannot be broadcast to the result's shape [2, 2]
+RuntimeError: For integral tensors, argument beta must not be a floating point number, but got 0.5
+RuntimeError: For non-complex input tensors, argument alpha must not be a complex number, but got 1j
+RuntimeError: Expected size for first two dimensions of mat2 tensor to be: [2, 4] but got: [3, 4]
+RuntimeError: input of shape [3] cannot be broadcast to the result's shape [2, 2, 2]
+RuntimeError: both arguments to matmul need to be at least 1D, but input is 0D and other is 1D
+RuntimeError: bias must have shape [5], but got [4]
+RuntimeError: For integral tensors, argument alpha must not be a floating point number, but got 1.5""",
+        )

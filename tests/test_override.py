@@ -1,0 +1,784 @@
+"""The switch: `myops.use()`, `enable()` and `disable()` under unmodified torch code.
+
+A call that myops takes has to be right, and counted; one that it does not take has to be native to the last word of the
+error. Everything above the backend keys (autograd, functorch, autocast, compile) has to work as if nothing was there.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+
+import myops
+from myops import override
+
+ROOT = Path(__file__).resolve().parents[1]
+OVERLOADS = sorted(override.OVERLOADS)
+
+
+@pytest.fixture(autouse=True)
+def off_and_counted_from_zero() -> Iterator[None]:
+    myops.reset_stats()
+    yield
+    left = {name: depth for name, depth in override._depth.items() if depth}
+    for name, depth in left.items():
+        for _ in range(depth):
+            myops.disable((name,))
+    assert not left, f"a test left the switch on: {left}"
+
+
+def hits(name: str | None = None) -> int:
+    """Calls that myops took."""
+    counts = myops.stats()
+    return counts[name]["myops"] if name else sum(entry["myops"] for entry in counts.values())
+
+
+def reasons() -> dict[str, int]:
+    return {reason: n for entry in myops.stats().values() for reason, n in entry["reasons"].items()}
+
+
+def tables() -> dict[str, str]:
+    """What the dispatcher would call, for every key of every overload that the switch touches."""
+    return {name: torch._C._dispatch_dump(f"aten::{name}") for name in OVERLOADS}
+
+
+def integers(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Small integers in any dtype: products are exact, so that results can be compared bit for bit."""
+    return torch.randint(0 if dtype == torch.uint8 else -3, 4, shape).to(dtype)
+
+
+# Every call that the switch takes: name, function of fresh operands, operands.
+def taken_calls(dtype: torch.dtype) -> list[tuple[str, str, Callable[[], Any]]]:
+    a, b, c = integers(4, 5, dtype=dtype), integers(5, 6, dtype=dtype), integers(4, 6, dtype=dtype)
+    x, y, z = integers(3, 4, 5, dtype=dtype), integers(3, 5, 6, dtype=dtype), integers(3, 4, 6, dtype=dtype)
+    row, column = integers(6, dtype=dtype), integers(4, 1, dtype=dtype)
+    wide = integers(8, 12, dtype=dtype)
+
+    def strided_out() -> Tensor:
+        storage = wide.clone()
+        torch.mm(a, b, out=storage[::2, ::2])
+        return storage
+
+    return [
+        ("mm", "mm", lambda: torch.mm(a, b)),
+        ("mm", "operator @", lambda: a @ b),
+        ("mm", "transposed", lambda: torch.mm(b.mT, a.mT)),
+        ("mm", "sliced", lambda: torch.mm(a[1:, ::2], b[::2])),
+        ("mm", "expanded", lambda: torch.mm(a[:1].expand(4, 5), b)),
+        ("mm", "no depth", lambda: torch.mm(a[:, :0], b[:0])),
+        ("mm", "out", lambda: torch.mm(a, b, out=torch.empty(4, 6, dtype=dtype))),
+        ("mm", "out transposed", lambda: torch.mm(a, b, out=torch.empty(6, 4, dtype=dtype).mT)),
+        ("mm", "out stepped", strided_out),
+        ("addmm", "addmm", lambda: torch.addmm(c, a, b)),
+        ("addmm", "row", lambda: torch.addmm(row, a, b, beta=2, alpha=3)),
+        ("addmm", "column", lambda: torch.addmm(column, a, b, alpha=-1)),
+        ("addmm", "beta 0", lambda: torch.addmm(c, a, b, beta=0)),
+        ("addmm", "alpha 0", lambda: torch.addmm(c, a, b, alpha=0)),
+        ("addmm", "linear", lambda: nn.functional.linear(a, b.mT, row)),
+        ("addmm", "out", lambda: torch.addmm(c, a, b, beta=2, out=torch.empty(4, 6, dtype=dtype))),
+        ("addmm", "out is the input", lambda: torch.addmm(s := c.clone(), a, b, out=s)),
+        ("addmm", "in place", lambda: c.clone().addmm_(a, b, beta=2, alpha=2)),
+        ("bmm", "bmm", lambda: torch.bmm(x, y)),
+        ("bmm", "matmul", lambda: torch.matmul(x, y)),
+        ("bmm", "einsum", lambda: torch.einsum("bij,bjk->bik", x, y)),
+        ("bmm", "expanded batch", lambda: torch.bmm(x[:1].expand(3, 4, 5), y)),
+        ("bmm", "out", lambda: torch.bmm(x, y, out=torch.empty(3, 4, 6, dtype=dtype))),
+        ("baddbmm", "baddbmm", lambda: torch.baddbmm(z, x, y, beta=2, alpha=3)),
+        ("baddbmm", "matrix", lambda: torch.baddbmm(c, x, y)),
+        ("baddbmm", "out", lambda: torch.baddbmm(z, x, y, out=torch.empty(3, 4, 6, dtype=dtype))),
+        ("baddbmm", "in place", lambda: z.clone().baddbmm_(x, y, alpha=2)),
+    ]
+
+
+def test_taken_calls_equal_native(dtype: torch.dtype) -> None:
+    for name, what, call in taken_calls(dtype):
+        expected = call()
+        with myops.use():
+            before = hits(name)
+            got = call()
+        assert hits(name) == before + 1, what
+        assert got.dtype == expected.dtype, what
+        assert torch.equal(got, expected), what
+    assert not reasons()
+
+
+def test_out_is_an_operand() -> None:
+    """Native overwrites the operand while it reads it; myops must not."""
+    a, b = integers(4, 4), integers(4, 4)
+    expected = a @ b
+    with myops.use():
+        assert torch.equal(torch.mm(a, target := b.clone(), out=target), expected)
+        assert torch.equal(torch.mm(target := a.clone(), b, out=target), expected)
+        assert torch.equal((target := a.clone()).addmm_(target, b, beta=0), expected)
+    assert hits() == 3
+
+
+def test_lazy_bits() -> None:
+    """Conjugate and negative views, as operands and as the tensor that is written."""
+    a, b = (torch.randn(s, dtype=torch.complex128) for s in ((4, 5), (5, 6)))
+    x, y = (torch.randn(s, dtype=torch.complex128) for s in ((3, 4, 5), (3, 5, 6)))
+    c, z = torch.randn(4, 6, dtype=torch.complex128), torch.randn(3, 4, 6, dtype=torch.complex128)
+    re, im = a.real.contiguous(), b.real.contiguous()
+
+    def written(target: Tensor, view: Callable[[Tensor], Tensor], call: Callable[[Tensor], Any]) -> Tensor:
+        target = target.clone()
+        call(view(target))
+        return target
+
+    def negative(t: Tensor) -> Tensor:
+        view = t.conj().imag
+        assert view.is_neg()
+        return view
+
+    calls: list[Callable[[], Tensor]] = [
+        lambda: torch.mm(a.conj(), b),
+        lambda: torch.mm(a, b.conj()),
+        lambda: torch.mm(b.mH, a.mH),
+        lambda: torch.bmm(x.conj(), y.conj()),
+        lambda: torch.addmm(c.conj(), a, b.conj(), alpha=2),
+        lambda: torch.mm(a.conj().imag, im),
+        lambda: written(c, torch.conj, lambda out: torch.mm(a, b, out=out)),
+        lambda: written(c, torch.conj, lambda out: torch.addmm(c, a.conj(), b, out=out)),
+        lambda: written(c, torch.conj, lambda out: out.addmm_(a, b, beta=2)),
+        lambda: written(z, torch.conj, lambda out: torch.bmm(x, y, out=out)),
+        lambda: written(z, torch.conj, lambda out: out.baddbmm_(x, y, beta=2)),
+        lambda: written(c, negative, lambda out: torch.mm(re, im, out=out)),
+        lambda: written(c, negative, lambda out: out.addmm_(re, im)),
+    ]
+    for i, call in enumerate(calls):
+        expected = call()
+        with myops.use():
+            got = call()
+        torch.testing.assert_close(got, expected, msg=lambda m, i=i: f"call {i}: {m}")
+    assert hits() == len(calls)
+
+
+def test_lazy_bits_of_what_myops_writes() -> None:
+    """The operators themselves, which the switch calls: out= and in-place forms on conjugate and negative views."""
+    a, b, c = (torch.randn(s, dtype=torch.complex128) for s in ((4, 5), (5, 6), (4, 6)))
+    got, expected = c.clone(), c.clone()
+    myops.add_(got.conj(), c.conj(), alpha=2)
+    torch.testing.assert_close(got, expected.conj().add_(c.conj(), alpha=2).conj())
+    myops.add(c, c.conj(), out=got.conj())
+    torch.testing.assert_close(got, (c + c.conj()).conj())
+    myops.addmm_(got.conj(), a, b, beta=0)
+    torch.testing.assert_close(got, (a @ b).conj())
+    myops.add_(got.conj().imag, torch.ones(4, 6, dtype=torch.float64))
+    torch.testing.assert_close(got.imag, (a @ b).conj().imag - 1)
+    myops.addmm(c, a, b, beta=2j, out=got.conj())
+    torch.testing.assert_close(got, (2j * c + a @ b).conj())
+
+
+# Calls that are left to native: the reason and the call.
+def declined_calls() -> list[tuple[str, Callable[[], Any]]]:
+    def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return integers(*shape, dtype=dtype)
+
+    a, b, c = t(2, 3), t(3, 4), t(2, 4)
+    x, y, z = t(2, 2, 3), t(2, 3, 4), t(2, 2, 4)
+    f64, i64, i8 = torch.float64, torch.int64, torch.int8
+
+    def out(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
+    return [
+        # Errors of shape.
+        ("shapes", lambda: torch.mm(a, t(4, 2))),
+        ("shapes", lambda: torch.mm(t(3), b)),
+        ("shapes", lambda: torch.mm(a, t(1, 3, 4))),
+        ("shapes", lambda: torch.bmm(a, t(2, 3, 4))),
+        ("shapes", lambda: torch.bmm(x, t(3, 3, 4))),
+        ("shapes", lambda: torch.bmm(x, t(2, 5, 4))),
+        ("shapes", lambda: torch.addmm(c, a, t(4, 2))),
+        ("shapes", lambda: torch.addmm(t(3), a, b)),
+        ("shapes", lambda: torch.addmm(t(1, 2, 4), a, b)),
+        ("shapes", lambda: torch.addmm(c, t(3), b)),
+        ("shapes", lambda: torch.baddbmm(z, x, t(2, 4, 4))),
+        ("shapes", lambda: torch.baddbmm(t(3), x, y)),
+        ("shapes", lambda: torch.mm(a, t(4, 2), out=out(2, 2))),
+        # In-place results that would have to grow.
+        ("shape of out", lambda: t(4).addmm_(a, b)),
+        ("shape of out", lambda: t(2, 1).addmm_(a, b)),
+        ("shape of out", lambda: t(4).baddbmm_(x, y)),
+        # Dtypes.
+        ("mixed dtypes", lambda: torch.mm(a, b.to(f64))),
+        ("mixed dtypes", lambda: torch.mm(a, b.to(i64))),
+        ("mixed dtypes", lambda: torch.bmm(x, y.to(f64))),
+        ("mixed dtypes", lambda: torch.addmm(c.to(f64), a, b)),
+        ("mixed dtypes", lambda: torch.addmm(c, a, b.to(f64))),
+        ("mixed dtypes", lambda: torch.baddbmm(z.to(f64), x, y)),
+        ("dtype torch.bool", lambda: torch.mm(a.bool(), b.bool())),
+        ("dtype torch.bool", lambda: torch.bmm(x.bool(), y.bool())),
+        ("dtype torch.bool", lambda: torch.addmm(c.bool(), a.bool(), b.bool())),
+        ("dtype torch.float8_e4m3fn", lambda: torch.mm(a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn))),
+        ("dtype or device of out", lambda: torch.mm(a, b, out=out(2, 4, dtype=f64))),
+        ("dtype or device of out", lambda: torch.addmm(c, a, b, out=out(2, 4, dtype=i64))),
+        ("dtype or device of out", lambda: torch.bmm(x, y, out=out(2, 2, 4, dtype=f64))),
+        # Scalars.
+        ("scalar", lambda: torch.addmm(c, a, b, alpha=2j)),
+        ("scalar", lambda: torch.addmm(c, a, b, alpha=1e300)),
+        ("scalar", lambda: torch.addmm(c.half(), a.half(), b.half(), beta=1e39)),
+        ("scalar", lambda: torch.addmm(c.to(i64), a.to(i64), b.to(i64), beta=0.5)),
+        ("scalar", lambda: torch.addmm(c.to(i64), a.to(i64), b.to(i64), alpha=float("nan"))),
+        ("scalar", lambda: torch.addmm(c.to(i64), a.to(i64), b.to(i64), alpha=float("inf"))),
+        ("scalar", lambda: torch.addmm(c.to(i64), a.to(i64), b.to(i64), alpha=2**60 + 1)),
+        ("scalar", lambda: torch.addmm(c.to(i8), a.to(i8), b.to(i8), alpha=300)),
+        ("scalar", lambda: torch.baddbmm(z, x, y, beta=1j)),
+        ("scalar", lambda: torch.baddbmm(z.to(i64), x.to(i64), y.to(i64), beta=1.5)),
+        ("scalar", lambda: torch.addmm(c.cfloat(), a.cfloat(), b.cfloat(), alpha=1 + 1j)),
+        ("scalar", lambda: c.cfloat().addmm_(a.cfloat(), b.cfloat(), beta=2j)),
+        # Outputs that are resized, with a warning unless they were empty.
+        ("shape of out", lambda: torch.mm(a, b, out=out(3, 3))),
+        ("shape of out", lambda: torch.mm(a, b, out=out(0))),
+        ("shape of out", lambda: torch.addmm(c, a, b, out=out(1, 4))),
+        ("shape of out", lambda: torch.bmm(x, y, out=out(2, 4))),
+        ("shape of out", lambda: torch.baddbmm(z, x, y, out=out(4))),
+        ("out refers to one element twice", lambda: torch.mm(a, b, out=out(1, 4).expand(2, 4))),
+        ("out refers to one element twice", lambda: torch.addmm(c, a, b, out=out(2, 1).expand(2, 4))),
+    ]
+
+
+def outcome(call: Callable[[], Any]) -> tuple[Any, ...]:
+    """Result or exception of a call, and what it warned about."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            result: Any = call()
+        except Exception as error:
+            return type(error), str(error), [(w.category, str(w.message)) for w in caught]
+    return (result.shape, result.dtype, result.stride(), result), None, [(w.category, str(w.message)) for w in caught]
+
+
+def test_declined_calls_are_native() -> None:
+    for i, (reason, call) in enumerate(declined_calls()):
+        (expected, words, warned), where = outcome(call), f"call {i} ({reason})"
+        myops.reset_stats()
+        with myops.use():
+            got, got_words, got_warned = outcome(call)
+        assert got_words == words, where
+        assert got_warned == warned, where
+        if isinstance(expected, tuple):
+            *layout, value = expected
+            *got_layout, got_value = got
+            assert got_layout == layout, where
+            torch.testing.assert_close(got_value, value, rtol=0, atol=0, equal_nan=True, msg=where)
+        else:
+            assert got is expected, where
+        assert list(reasons().values()) == [1], where
+        assert hits() == 0, where
+
+
+def test_empty_results_are_taken() -> None:
+    a, b = integers(0, 3), integers(3, 4)
+    with myops.use():
+        assert torch.mm(a, b).shape == (0, 4)
+        assert torch.addmm(integers(4), a, b).shape == (0, 4)
+        assert torch.bmm(integers(0, 2, 3), integers(0, 3, 4)).shape == (0, 2, 4)
+        assert torch.mm(a, b, out=torch.zeros(0, 4)).shape == (0, 4)
+    assert not reasons()
+
+
+def test_out_that_requires_grad_is_refused_by_torch() -> None:
+    a, b = torch.randn(2, 3, requires_grad=True), torch.randn(3, 4)
+    expected = outcome(lambda: torch.mm(a, b, out=torch.empty(2, 4)))
+    with myops.use():
+        assert outcome(lambda: torch.mm(a, b, out=torch.empty(2, 4))) == expected
+    assert expected[0] is RuntimeError
+
+
+# The switch itself.
+
+
+def test_restores_native_exactly() -> None:
+    before = tables()
+    with myops.use():
+        during = tables()
+        assert all(during[name] != before[name] for name in OVERLOADS)
+    assert tables() == before
+    a = torch.randn(3, 3)
+    torch.mm(a, a)
+    assert hits() == 0
+
+
+def test_other_keys_are_untouched() -> None:
+    keys = ("AutogradCPU", "AutocastCPU", "FuncTorchBatched", "SparseCPU", "SparseCsrCPU", "Meta", "Conjugate")
+
+    def lines(text: str) -> list[str]:
+        return [line for line in text.splitlines() if line.startswith(keys)]
+
+    before = {name: lines(dump) for name, dump in tables().items()}
+    with myops.use():
+        assert {name: lines(dump) for name, dump in tables().items()} == before
+
+
+def test_nesting() -> None:
+    a, native = torch.randn(3, 3), tables()
+    with myops.use():
+        with myops.use(ops=("mm",)):
+            torch.mm(a, a)
+        torch.mm(a, a)
+        torch.bmm(a[None], a[None])
+    torch.mm(a, a)
+    assert (hits("mm"), hits("bmm")) == (2, 1)
+    assert tables() == native
+
+
+def test_nesting_with_different_operators() -> None:
+    a = torch.randn(3, 3)
+    with myops.use(ops=("mm",)):
+        with myops.use():
+            torch.addmm(a, a, a)
+            torch.mm(a, a)
+        torch.addmm(a, a, a)
+        torch.mm(a, a)
+    assert (hits("addmm"), hits("mm")) == (1, 2)
+
+
+def test_operators_given_twice_or_as_an_iterator() -> None:
+    native = tables()
+    with myops.use(ops=("mm", "mm")):
+        torch.mm(torch.ones(2, 2), torch.ones(2, 2))
+    assert tables() == native
+    with myops.use(ops=iter(["mm"])):
+        torch.mm(torch.ones(2, 2), torch.ones(2, 2))
+    assert tables() == native
+    assert hits("mm") == 2
+
+
+def test_exception_in_the_block() -> None:
+    native = tables()
+    with pytest.raises(ZeroDivisionError), myops.use():
+        torch.mm(torch.ones(2, 2), torch.ones(2, 2))
+        raise ZeroDivisionError
+    assert hits("mm") == 1
+    assert tables() == native
+
+
+def test_generator_left_early_restores() -> None:
+    native = tables()
+
+    def work() -> Iterator[Tensor]:
+        with myops.use():
+            while True:
+                yield torch.mm(torch.ones(2, 2), torch.ones(2, 2))
+
+    generator = work()
+    next(generator)
+    generator.close()
+    assert hits("mm") == 1
+    assert tables() == native
+
+
+@pytest.mark.parametrize("name", ["linear", "matmul", "Mm", "mm.out", ""])
+def test_unknown_operator(name: str) -> None:
+    native = tables()
+    for switch in (myops.enable, myops.disable, lambda ops: myops.use(ops).__enter__()):
+        with pytest.raises(ValueError, match="ops must be among mm, addmm, bmm, baddbmm"):
+            switch(("mm", name))
+    assert tables() == native
+
+
+def test_enable_and_disable() -> None:
+    native, a = tables(), torch.ones(2, 2)
+    myops.enable()
+    torch.mm(a, a)
+    myops.enable(("mm",))
+    myops.disable()
+    torch.mm(a, a)  # one user of mm is left
+    torch.addmm(a, a, a)
+    myops.disable(("mm",))
+    torch.mm(a, a)
+    assert (hits("mm"), hits("addmm")) == (2, 0)
+    myops.disable()  # of nothing: does nothing
+    assert tables() == native
+
+
+def test_use_as_a_decorator() -> None:
+    @myops.use()
+    def work() -> Tensor:
+        return torch.mm(torch.ones(2, 2), torch.ones(2, 2))
+
+    for _ in range(2):
+        work()
+    assert hits("mm") == 2
+
+
+def test_only_the_named_operators() -> None:
+    a = torch.randn(4, 4)
+    with myops.use(ops=("mm",)):
+        torch.mm(a, a)
+        torch.addmm(a, a, a)
+        torch.bmm(a[None], a[None])
+        torch.baddbmm(a[None], a[None], a[None])
+    assert {name: entry["myops"] for name, entry in myops.stats().items()} == {
+        "mm": 1, "addmm": 0, "bmm": 0, "baddbmm": 0
+    }  # fmt: skip
+
+
+def test_many_times() -> None:
+    """Libraries are made and destroyed; nothing may pile up."""
+    native, a = tables(), torch.randn(3, 3)
+    for _ in range(200):
+        with myops.use():
+            torch.mm(a, a)
+    gc.collect()
+    assert hits("mm") == 200
+    assert tables() == native
+    assert not override._libraries
+
+
+def test_stats() -> None:
+    a = torch.ones(2, 2)
+    with myops.use():
+        torch.mm(a, a)
+        torch.mm(a, a)
+        torch.addmm(a.int(), a.int(), a.int(), alpha=0.5)
+    assert myops.stats() == {
+        "mm": {"myops": 2, "native": 0, "reasons": {}},
+        "addmm": {
+            "myops": 0,
+            "native": 1,
+            "reasons": {
+                "For integral tensors, argument alpha must not be a floating point number, but got 0.5": 1,
+            },
+        },
+        "bmm": {"myops": 0, "native": 0, "reasons": {}},
+        "baddbmm": {"myops": 0, "native": 0, "reasons": {}},
+    }
+    copied = myops.stats()
+    copied["mm"]["reasons"]["mine"] = 1
+    assert "mine" not in myops.stats()["mm"]["reasons"]
+    myops.reset_stats()
+    assert all(entry == {"myops": 0, "native": 0, "reasons": {}} for entry in myops.stats().values())
+
+
+def test_myops_itself_is_not_counted_and_does_not_recurse() -> None:
+    a = torch.randn(3, 3)
+    with myops.use():
+        torch.testing.assert_close(myops.mm(a, a), a @ a)
+    assert hits() == 1
+
+
+# What is above the backend keys.
+
+
+def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=dtype, requires_grad=True)
+
+
+def test_gradients() -> None:
+    cases: list[tuple[Any, tuple[Tensor, ...]]] = [
+        (torch.mm, (leaf(3, 4), leaf(4, 2))),
+        (lambda c, a, b: torch.addmm(c, a, b, beta=2, alpha=-1), (leaf(2), leaf(3, 4), leaf(4, 2))),
+        (torch.bmm, (leaf(2, 3, 4), leaf(2, 4, 2))),
+        (lambda c, a, b: torch.baddbmm(c, a, b, beta=2), (leaf(3, 2), leaf(2, 3, 4), leaf(2, 4, 2))),
+        (torch.mm, (leaf(3, 4, dtype=torch.complex128), leaf(4, 2, dtype=torch.complex128))),
+        (lambda c, a, b: c.clone().addmm_(a, b), (leaf(3, 2), leaf(3, 4), leaf(4, 2))),
+    ]
+    with myops.use():
+        for function, args in cases:
+            assert gradcheck(function, args, check_forward_ad=True, check_batched_grad=True)
+            assert gradgradcheck(function, args)
+    assert hits("mm") > 100
+    assert hits("bmm") > 10
+
+
+def test_grad_fn_is_torchs_own() -> None:
+    with myops.use():
+        assert type(torch.mm(leaf(2, 2), leaf(2, 2)).grad_fn).__name__ == "MmBackward0"
+        assert type(nn.Linear(2, 2)(torch.ones(2, 2)).grad_fn).__name__ == "AddmmBackward0"
+
+
+def test_double_backward() -> None:
+    w = leaf(4, 3)
+
+    def penalty() -> Tensor:
+        x = torch.ones(2, 4, dtype=torch.float64, requires_grad=True)
+        (gx,) = torch.autograd.grad((x @ w).tanh().sum(), x, create_graph=True)
+        return torch.autograd.grad(gx.square().sum(), w)[0]
+
+    expected = penalty()
+    with myops.use():
+        torch.testing.assert_close(penalty(), expected)
+    assert hits("mm") >= 4
+
+
+def test_forward_ad() -> None:
+    a, b, ta, tb = (torch.randn(s, dtype=torch.float64) for s in ((3, 4), (4, 2), (3, 4), (4, 2)))
+    with myops.use(), forward_ad.dual_level():
+        result = torch.mm(forward_ad.make_dual(a, ta), forward_ad.make_dual(b, tb))
+        value, tangent = forward_ad.unpack_dual(result)
+    torch.testing.assert_close(value, a @ b)
+    torch.testing.assert_close(tangent, ta @ b + a @ tb)
+    assert hits("mm") == 3
+
+
+def test_functorch() -> None:
+    x, w = torch.randn(5, 3, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
+
+    def f(v: Tensor) -> Tensor:
+        return (v[None] @ w).sin().sum()
+
+    def everything() -> tuple[Tensor, ...]:
+        return (
+            torch.vmap(torch.func.grad(f))(x),
+            torch.vmap(torch.mm, in_dims=(0, None))(x.reshape(5, 1, 3), w),
+            torch.func.jacrev(f)(x[0]),
+            torch.func.jacfwd(f)(x[0]),
+            torch.func.hessian(f)(x[0]),
+        )
+
+    expected = everything()
+    with myops.use():
+        got = everything()
+    torch.testing.assert_close(got, expected)
+    assert hits() > 5
+
+
+def test_autocast() -> None:
+    model, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)), torch.randn(5, 8)
+
+    def run() -> tuple[Tensor, Tensor | None]:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = model(x)
+        y.float().square().sum().backward()
+        return y, model[0].weight.grad
+
+    expected, expected_grad = run()
+    with myops.use():
+        got, got_grad = run()
+    assert got.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(got_grad, expected_grad, rtol=2e-2, atol=2e-2)
+    assert hits("addmm") == 2
+    assert hits("mm") >= 3
+    assert not reasons()
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_without_grad(mode: Any) -> None:
+    model, x = nn.Linear(4, 3), torch.randn(2, 4)
+    expected = model(x)
+    with myops.use(), mode():
+        got = model(x)
+        mode_tensor = torch.ones(2, 2)
+        torch.mm(mode_tensor, mode_tensor, out=torch.empty(2, 2))
+        torch.empty(2, 2).addmm_(mode_tensor, mode_tensor, beta=0)
+    assert not got.requires_grad
+    torch.testing.assert_close(got, expected.detach())
+    assert hits() == 3
+
+
+def test_writes_are_seen_by_autograd() -> None:
+    """A tensor that was saved for backward and then overwritten is an error, not a wrong gradient."""
+    x, w = leaf(2, 2), torch.eye(2, dtype=torch.float64)
+    with myops.use():
+        for write in (lambda t: t.addmm_(w, w), lambda t: torch.mm(w, w, out=t)):
+            saved = w.clone()
+            y = x * saved
+            version = saved._version
+            write(saved)
+            assert saved._version == version + 1
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                y.sum().backward()
+
+
+def test_threads() -> None:
+    """Forward and backward from threads, while the switch is turned on and off by others."""
+    a = torch.randn(24, 24, dtype=torch.float64)
+    expected, failures = a @ a, []
+    stop = threading.Event()
+
+    def compute() -> None:
+        try:
+            while not stop.is_set():
+                x = a.clone().requires_grad_()
+                y = x @ a
+                y.sum().backward()
+                torch.testing.assert_close(y.detach(), expected)
+                torch.testing.assert_close(x.grad, a.sum(1).expand_as(a))
+        except Exception as error:
+            failures.append(error)
+
+    def scoped() -> None:
+        try:
+            for _ in range(30):
+                with myops.use(ops=("mm",)):
+                    torch.testing.assert_close(a @ a, expected)
+        except Exception as error:
+            failures.append(error)
+
+    with myops.use():  # held for the whole test: the inner blocks of other threads must not end it
+        workers = [threading.Thread(target=compute) for _ in range(2)] + [
+            threading.Thread(target=scoped) for _ in range(2)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers[2:]:
+            worker.join(timeout=120)
+        a @ a
+        stop.set()
+        for worker in workers:
+            worker.join(timeout=120)
+        assert not any(worker.is_alive() for worker in workers)
+    assert not failures
+    assert hits("mm") > 100
+
+
+class Encoder(nn.Module):
+    """The classes of calls that models make: attention, linear layers with and without bias, einsum, explicit out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(32, 8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bsd,bse->bde", self.head(self.layer(x)), x)
+
+
+def results(model: nn.Module, x: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    y = model(x)
+    y.square().mean().backward()
+    grads = [p.grad.clone() for p in model.parameters()]  # type: ignore[union-attr]
+    model.zero_grad()
+    return [y.detach(), x.grad, *grads]  # type: ignore[list-item]
+
+
+def test_transformer_layer_is_as_accurate_as_native() -> None:
+    model, x = Encoder(), torch.randn(3, 10, 32)
+    exact = results(copy.deepcopy(model).double(), x.double())
+    native = results(model, x)
+    with myops.use():
+        ours = results(model, x)
+    counts = myops.stats()
+    assert all(counts[name]["myops"] for name in ("mm", "addmm", "bmm"))
+    assert not reasons()
+    for got, theirs, reference in zip(ours, native, exact, strict=True):
+        floor = torch.finfo(torch.float32).eps * reference.abs().max()
+        assert (got - reference).abs().max() <= 2 * (theirs - reference).abs().max() + floor
+
+
+def test_transformer_inference_fast_path() -> None:
+    """In eval mode the layer calls C++ that is not made of Python calls."""
+    model, x = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval(), torch.randn(3, 10, 32)
+    with torch.no_grad():
+        expected = model(x)
+        with myops.use():
+            got = model(x)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert hits() > 0
+
+
+def test_training_follows_native() -> None:
+    def train() -> list[float]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1)).double()
+        optimiser, x = torch.optim.SGD(model.parameters(), 0.1), torch.randn(32, 6, dtype=torch.float64)
+        losses = []
+        for _ in range(5):
+            optimiser.zero_grad()
+            loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        return losses
+
+    expected = train()
+    with myops.use():
+        got = train()
+    assert got == pytest.approx(expected, rel=1e-12)
+    assert got[-1] < got[0]
+    assert hits() == 5 * 5  # two addmm forward; backward one mm for each weight and one for the hidden layer
+
+
+def test_checkpoint() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), nn.Tanh())
+    x = torch.randn(2, 4, requires_grad=True)
+    (expected,) = torch.autograd.grad(model(x).sum(), x)
+    with myops.use():
+        y = torch.utils.checkpoint.checkpoint(model, x, use_reentrant=False)
+        assert hits("addmm") == 2
+        (got,) = torch.autograd.grad(y.sum(), x)
+    assert hits("addmm") == 4  # the forward runs twice
+    torch.testing.assert_close(got, expected)
+
+
+def test_sparse_operands_stay_native() -> None:
+    a, b = torch.eye(3).to_sparse_coo(), torch.randn(3, 3)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        a.to_sparse_csr()
+    expected = torch.mm(a, b), torch.mm(a.to_sparse_csr(), b), torch.sparse.addmm(b, a, b)
+    with myops.use():
+        got = torch.mm(a, b), torch.mm(a.to_sparse_csr(), b), torch.sparse.addmm(b, a, b)
+    torch.testing.assert_close(got, expected)
+
+
+def test_tensor_subclass_and_parameter() -> None:
+    class Mine(Tensor):
+        pass
+
+    a = torch.randn(3, 3)
+    with myops.use():
+        got = a.as_subclass(Mine) @ nn.Parameter(a)
+    assert type(got) is Mine
+    torch.testing.assert_close(got.as_subclass(Tensor).detach(), a @ a)
+    assert hits("mm") == 1
+
+
+def test_fake_and_meta_tensors_do_not_come_here() -> None:
+    from torch._subclasses import FakeTensorMode
+
+    with myops.use():
+        assert torch.mm(torch.ones(2, 3, device="meta"), torch.ones(3, 4, device="meta")).shape == (2, 4)
+        with FakeTensorMode():
+            assert torch.mm(torch.ones(2, 3), torch.ones(3, 4)).shape == (2, 4)
+    assert hits() == 0
+
+
+def test_profiler_shows_the_aten_call_and_ours_under_it() -> None:
+    a = torch.randn(8, 8)
+    with myops.use(), torch.profiler.profile() as profiler:
+        torch.mm(a, a)
+    names = {event.name for event in profiler.events()}
+    assert {"aten::mm", "myops::mm"} <= names
+    with torch.profiler.profile() as profiler:
+        torch.mm(a, a)
+    assert "myops::mm" not in {event.name for event in profiler.events()}
+
+
+SILENT = """
+import torch, myops
+a = torch.randn(8, 8, requires_grad=True)
+for _ in range(3):
+    with myops.use():
+        (a @ a).sum().backward()
+        torch.addmm(a, a, a).sum().backward()
+        torch.bmm(a[None], a[None]).sum().backward()
+        torch.vmap(torch.mm)(a[None], a[None])
+        torch.nn.functional.linear(a, a, a[0])
+assert myops.stats()["mm"]["myops"] > 0
+"""
+
+
+def test_prints_nothing() -> None:
+    for flags in (["-W", "error::UserWarning"], []):
+        done = subprocess.run(
+            [sys.executable, *flags, "-c", SILENT], cwd=ROOT, capture_output=True, text=True, timeout=240
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

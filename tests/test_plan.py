@@ -1,0 +1,97 @@
+"""Decisions of the CPU planner, pinned for every ISA on any host. Nothing here runs a kernel."""
+
+from __future__ import annotations
+
+import expecttest
+import pytest
+import torch
+
+import myops
+
+LEVELS = ["baseline", "avx2", "avx512", "avx512_bf16"]
+
+
+class TestDecisions(expecttest.TestCase):
+    def test_pinned(self) -> None:
+        cases = [
+            ("avx512_bf16", torch.float32, 1, 1024, 1024, 1024, False, False, 2),
+            ("avx512_bf16", torch.float32, 1, 1, 4096, 4096, False, False, 2),
+            ("avx512_bf16", torch.float32, 1, 1, 4096, 4096, False, True, 2),
+            ("avx512_bf16", torch.float32, 1, 4096, 1, 4096, False, False, 2),
+            ("avx512_bf16", torch.bfloat16, 1, 64, 768, 768, False, True, 2),
+            ("avx512_bf16", torch.bfloat16, 1, 4, 4096, 4096, False, False, 2),
+            ("avx512_bf16", torch.float16, 1, 256, 256, 256, False, False, 2),
+            ("avx512_bf16", torch.complex64, 1, 256, 256, 256, False, False, 2),
+            ("avx512_bf16", torch.int8, 1, 256, 256, 256, False, False, 2),
+            ("avx512_bf16", torch.float32, 10000, 4, 4, 4, False, False, 2),
+            ("avx512", torch.bfloat16, 1, 512, 512, 512, False, False, 2),
+            ("avx2", torch.float32, 1, 100, 100, 100, True, False, 2),
+            ("baseline", torch.float64, 1, 33, 17, 65, False, True, 1),
+        ]
+        lines = []
+        for level, dtype, batch, m, n, k, ta, tb, threads in cases:
+            text = myops.plan(
+                m, n, k, dtype=dtype, batch=batch, transpose_a=ta, transpose_b=tb, isa_level=level, threads=threads
+            )
+            order = ("T" if ta else "N") + ("T" if tb else "N")
+            lines.append(f"{level} {str(dtype)[6:]} {batch}x{m}x{n}x{k} {order}: {text}")
+        self.assertExpectedInline(
+            "\n".join(lines) + "\n",
+            """\
+avx512_bf16 float32 1x1024x1024x1024 NN: tiled compute=f32 tile=6x64 pack=B kc=256 mc=510 nc=1024 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 float32 1x1x4096x4096 NN: tiled compute=f32 tile=1x64 pack= kc=8 mc=6 nc=4096 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
+avx512_bf16 float32 1x1x4096x4096 NT: dot compute=f32 tile=1x64 pack= kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
+avx512_bf16 float32 1x4096x1x4096 NN: dot compute=f32 tile=1x64 pack= kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
+avx512_bf16 bfloat16 1x64x768x768 NT: tiled compute=bf16_dot tile=6x64 pack=B kc=768 mc=66 nc=320 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 bfloat16 1x4x4096x4096 NN: tiled compute=f32 tile=4x64 pack=A kc=16 mc=6 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
+avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB kc=256 mc=258 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B kc=256 mc=510 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 int8 1x256x256x256 NN: tiled compute=i8_dot tile=6x64 pack=B kc=256 mc=258 nc=256 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 float32 10000x4x4x4 NN: tiled compute=f32 tile=4x16 pack= kc=4 mc=6 nc=64 direct_d=1 parts=1x1 parallel rule="B in place: few rows"
+avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB kc=512 mc=252 nc=512 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx2 float32 1x100x100x100 TN: tiled compute=f32 tile=6x16 pack=AB kc=100 mc=102 nc=112 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+baseline float64 1x33x17x65 NT: tiled compute=f64 tile=6x4 pack=B kc=65 mc=36 nc=20 direct_d=1 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
+""",
+        )
+
+
+def fields(text: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in text.split('rule="')[0].split() if "=" in word)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_sums_do_not_depend_on_threads(level: str) -> None:
+    """What decides the order of a sum (driver, compute type, kc) is the same for every thread count."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(1000):
+        m, n, k, batch = (int(torch.randint(1, 3000, (), generator=generator)) for _ in range(4))
+        batch = batch if batch < 8 else 1
+        dtype = list(myops._native.DTYPE_CODES)[int(torch.randint(11, (), generator=generator))]
+        tb = bool(torch.randint(2, (), generator=generator))
+        plans = [
+            myops.plan(m, n, k, dtype=dtype, batch=batch, transpose_b=tb, isa_level=level, threads=threads)
+            for threads in (1, 2, 3, 16, 64)
+        ]
+        kept = {(p.split()[0], fields(p)["compute"], fields(p)["kc"], fields(p)["pack"]) for p in plans}
+        assert len(kept) == 1, plans
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_tiles_fit_the_registers(level: str) -> None:
+    lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16}[level]
+    registers = 32 if level.startswith("avx512") else 16
+    for m, n in [(1, 1), (5, 70), (7, 64), (600, 600), (13, 17), (64, 1000)]:
+        rows, columns = map(int, fields(myops.plan(m, n, 64, isa_level=level))["tile"].split("x"))
+        vectors = columns // lanes
+        assert 1 <= rows <= 6
+        assert rows * vectors + vectors + 1 <= registers
+
+
+def test_small_problems_stay_serial() -> None:
+    assert " serial " in myops.plan(32, 32, 32, threads=64)
+    assert " parallel " in myops.plan(512, 512, 512, threads=2)
+
+
+def test_unknown_level() -> None:
+    with pytest.raises(ValueError, match="isa_level must be"):
+        myops.plan(2, 2, 2, isa_level="sse9")

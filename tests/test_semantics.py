@@ -1,0 +1,398 @@
+"""What the operators compute: every dtype, layout and rule of the contract, against references of twice the width.
+
+Integers and integer-valued floats are compared bit for bit. Random floats may be off by twice what torch's own operator
+is off, plus one rounding of the result.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from conftest import COMPLEX, FLOATS, INTEGERS, wide
+from torch import Tensor
+
+import myops
+from myops.ops._gemm import WIDE, layouts, tensor
+from myops.registration import Operator, Sample
+
+PUBLIC = {name: getattr(myops, name) for name in ("add", "mm", "addmm", "bmm", "baddbmm", "matmul", "linear")}
+NATIVE = {
+    **{name: getattr(torch, name) for name in ("add", "mm", "addmm", "bmm", "baddbmm", "matmul")},
+    "linear": torch.nn.functional.linear,
+}
+
+
+def widen(value: Any) -> Any:
+    return value.to(wide(value.dtype)) if isinstance(value, Tensor) else value
+
+
+def reference(row: Operator, sample: Sample) -> Tensor:
+    return row.reference(*map(widen, sample.args), **sample.kwargs)
+
+
+def magnitude(row: Operator, sample: Sample) -> Tensor:
+    """The same sum with every term's absolute value: what rounding errors scale with."""
+
+    def absolute(value: Any) -> Any:
+        return widen(value).abs() if isinstance(value, Tensor) else value
+
+    kwargs = {k: abs(v) if isinstance(v, (int, float, complex)) else v for k, v in sample.kwargs.items()}
+    return row.reference(*map(absolute, sample.args), **kwargs)
+
+
+def check(row: Operator, sample: Sample, got: Tensor) -> None:
+    expected = reference(row, sample)
+    assert got.shape == expected.shape, sample.name
+    dtype = got.dtype
+    if not (dtype.is_floating_point or dtype.is_complex):
+        assert torch.equal(got, expected.to(dtype)), sample.name
+        return
+    accumulate = torch.finfo(torch.float32 if dtype.itemsize == 2 else dtype).eps
+    bound = torch.finfo(dtype).eps * expected.abs() + 4 * accumulate * magnitude(row, sample) + torch.finfo(dtype).tiny
+    error = (got.to(expected.dtype) - expected).abs()
+    assert bool((error <= bound).all()), f"{sample.name}: error {error.max():.3g}, allowed {bound.max():.3g}"
+
+
+def test_samples(row: Operator, device: str, dtype: torch.dtype) -> None:
+    for sample in row.samples(device, dtype):
+        if row.name == "add" and dtype == torch.bool:
+            continue
+        got = PUBLIC[row.name](*sample.args, **sample.kwargs)
+        out_dtype = next((a for a in sample.args if isinstance(a, torch.dtype)), dtype)
+        assert got.dtype == out_dtype
+        check(row, sample, got)
+        assert torch.equal(getattr(torch.ops.myops, row.name)(*sample.args, **sample.kwargs), got), sample.name
+
+
+def test_samples_strides_match_native(row: Operator, device: str) -> None:
+    for sample in row.samples(device, torch.float32):
+        got = PUBLIC[row.name](*sample.args, **sample.kwargs)
+        if row.name == "add":
+            assert got.stride() == NATIVE["add"](*sample.args, **sample.kwargs).stride(), sample.name
+        else:
+            assert got.is_contiguous(), sample.name
+
+
+SIZES = [1, 2, 3, 5, 6, 7, 12, 13, 15, 16, 17, 31, 33, 63, 64, 65, 96, 127, 129]
+DEPTHS = [0, 1, 2, 3, 31, 64, 65, 200, 513, 1025]
+
+
+@pytest.mark.parametrize("order", ["NN", "NT", "TN", "TT"])
+def test_tile_edges(device: str, dtype: torch.dtype, order: str) -> None:
+    """Every edge of tiles, panels and blocks of k, integer-valued so that the result is exact."""
+    generator = torch.Generator().manual_seed(1)
+
+    def pick(values: list[int]) -> int:
+        return values[int(torch.randint(len(values), (), generator=generator))]
+
+    for _ in range(40):
+        m, n, k = pick(SIZES), pick(SIZES), pick(DEPTHS)
+        low = 0 if dtype == torch.uint8 else -2
+        a = torch.randint(low, 3, (m, k) if order[0] == "N" else (k, m), generator=generator)
+        b = torch.randint(low, 3, (k, n) if order[1] == "N" else (n, k), generator=generator)
+        a, b = (a if order[0] == "N" else a.mT), (b if order[1] == "N" else b.mT)
+        expected = a @ b
+        got = myops.mm(a.to(device, dtype), b.to(device, dtype)).cpu()
+        if dtype == torch.bfloat16 or dtype == torch.float16:  # 8 bits of result: the exact sum, rounded once
+            assert torch.equal(got, expected.to(torch.float32).to(dtype)), (m, n, k)
+        else:
+            assert torch.equal(got, expected.to(dtype)), (m, n, k)
+
+
+def exact_product(a: Tensor, b: Tensor) -> Any:
+    """In extended precision: 64 bits of mantissa and no library of matrix products."""
+    kind = numpy.clongdouble if a.is_complex() else numpy.longdouble
+    return a.to(wide(a.dtype)).cpu().numpy().astype(kind) @ b.to(wide(b.dtype)).cpu().numpy().astype(kind)
+
+
+@pytest.mark.parametrize("dtype_", [*FLOATS, *COMPLEX])
+def test_error_no_more_than_twice_native(device: str, dtype_: torch.dtype) -> None:
+    for m, n, k in [(64, 64, 64), (33, 65, 700), (5, 300, 1500), (130, 70, 2100)]:
+        a, b = tensor((m, k), device, dtype_), tensor((k, n), device, dtype_)
+        exact = exact_product(a, b)
+        ours, native = (float(abs(f(a, b).to(wide(dtype_)).cpu().numpy() - exact).max()) for f in (myops.mm, torch.mm))
+        assert ours <= 2 * native, (m, n, k, ours, native)
+
+
+def test_integers_wrap(device: str) -> None:
+    for dtype in INTEGERS:
+        info = torch.iinfo(dtype)
+        a = torch.randint(info.min, info.max, (9, 37), dtype=torch.int64).to(device, dtype)
+        b = torch.randint(info.min, info.max, (37, 20), dtype=torch.int64).to(device, dtype)
+        c = torch.randint(info.min, info.max, (9, 20), dtype=torch.int64).to(device, dtype)
+        expected = (3 * (a.cpu().long() @ b.cpu().long()) - 5 * c.cpu().long()).to(dtype)
+        assert torch.equal(myops.addmm(c, a, b, beta=-5, alpha=3).cpu(), expected)
+
+
+def test_huge_integer_scalars_are_exact(device: str) -> None:
+    a, b, c = (torch.randint(-9, 9, shape, device=device) for shape in ((4, 5), (5, 6), (4, 6)))
+    alpha, beta = 2**61 + 3, -(2**60) - 1
+    expected = beta * c + alpha * (a.cpu() @ b.cpu()).to(device)
+    assert torch.equal(myops.addmm(c, a, b, beta=beta, alpha=alpha), expected)
+    assert torch.equal(torch.ops.myops.addmm.Scalar(c, a, b, beta=beta, alpha=alpha), expected)
+    with pytest.raises(RuntimeError, match="beyond 2\\^53"):
+        torch.ops.myops.addmm.default(c, a, b, beta=float(2**61), alpha=1.0)
+    assert torch.equal(myops.addmm_(c.clone(), a, b, beta=beta, alpha=alpha), expected)
+    assert torch.equal(myops.addmm(c, a, b, beta=beta, alpha=alpha, out=torch.empty_like(c)), expected)
+
+
+@pytest.mark.parametrize("dtype_", COMPLEX)
+def test_complex_scalars(device: str, dtype_: torch.dtype) -> None:
+    for alpha, beta in [(2j, 1), (1 - 1j, 0.5j), (0j, 2j), (1j, 0)]:
+        a, b, c = (tensor(s, device, dtype_) for s in ((4, 5), (5, 6), (4, 6)))
+        expected = beta * c + alpha * (a @ b)
+        torch.testing.assert_close(myops.addmm(c, a, b, beta=beta, alpha=alpha), expected)
+        torch.testing.assert_close(torch.ops.myops.addmm(c, a, b, beta=beta, alpha=alpha), expected)
+        torch.testing.assert_close(myops.addmm_(c.clone(), a, b, beta=beta, alpha=alpha), expected)
+        torch.testing.assert_close(myops.addmm(c, a, b, beta=beta, alpha=alpha, out=torch.empty_like(c)), expected)
+        a3, b3, c3 = a.expand(2, 4, 5), b.expand(2, 5, 6), c.expand(2, 4, 6)
+        torch.testing.assert_close(myops.baddbmm(c3, a3, b3, beta=beta, alpha=alpha), expected.expand(2, 4, 6))
+        torch.testing.assert_close(myops.add(c, a[:, :1], alpha=alpha), c + alpha * a[:, :1])
+
+
+POISON = [float("nan"), float("inf")]
+
+
+@pytest.mark.parametrize("dtype_", [*FLOATS, *COMPLEX])
+@pytest.mark.parametrize("poison", POISON)
+def test_zero_beta_never_reads_input(device: str, dtype_: torch.dtype, poison: float) -> None:
+    for m, n, k in [(4, 4, 4), (20, 20, 20), (70, 130, 600), (1, 200, 300), (3, 5, 0)]:
+        a, b = tensor((m, k), device, dtype_), tensor((k, n), device, dtype_)
+        bad = torch.full((m, n), poison, device=device).to(dtype_)
+        assert torch.equal(myops.addmm(bad, a, b, beta=0), myops.mm(a, b))
+        assert torch.equal(myops.addmm_(bad.clone(), a, b, beta=0), myops.mm(a, b))
+        batch = a.expand(3, m, k), b.expand(3, k, n)
+        assert torch.equal(myops.baddbmm(bad, *batch, beta=0), myops.bmm(*batch))
+
+
+@pytest.mark.parametrize("dtype_", [*FLOATS, *COMPLEX])
+@pytest.mark.parametrize("poison", POISON)
+def test_zero_alpha_never_reads_matrices(device: str, dtype_: torch.dtype, poison: float) -> None:
+    for m, n, k in [(4, 4, 4), (20, 20, 20), (1, 200, 300)]:
+        a = torch.full((m, k), poison, device=device).to(dtype_)
+        b = torch.full((k, n), poison, device=device).to(dtype_)
+        c = tensor((m, n), device, dtype_)
+        assert torch.equal(myops.addmm(c, a, b, beta=2, alpha=0), 2 * c)
+        assert torch.equal(myops.addmm(c, a, b, beta=0, alpha=0), torch.zeros_like(c))
+        assert torch.equal(myops.baddbmm(c, a.expand(2, m, k), b.expand(2, k, n), beta=2, alpha=0)[1], 2 * c)
+
+
+def test_no_depth_gives_scaled_input(device: str, dtype: torch.dtype) -> None:
+    a, b = torch.empty(5, 0, device=device, dtype=dtype), torch.empty(0, 7, device=device, dtype=dtype)
+    c = tensor((5, 7), device, dtype)
+    assert torch.equal(myops.addmm(c, a, b, beta=3, alpha=2), (3 * c).to(dtype))
+    assert torch.equal(myops.mm(a, b), torch.zeros_like(c))
+    if dtype.is_floating_point:
+        assert torch.equal(myops.addmm(c, a, b, beta=3, alpha=float("inf")), 3 * c)
+
+
+def test_empty_results(device: str, dtype: torch.dtype) -> None:
+    for m, n, batch in [(0, 4, 2), (4, 0, 2), (3, 4, 0)]:
+        a, b = (torch.ones(s, device=device, dtype=dtype) for s in ((batch, m, 5), (batch, 5, n)))
+        assert myops.bmm(a, b).shape == (batch, m, n)
+        assert myops.baddbmm(a.new_ones(1), a, b).shape == (batch, m, n)
+    assert myops.mm(a.new_ones(0, 5), a.new_ones(5, 3)).shape == (0, 3)
+
+
+def test_broadcast_batches_are_not_materialised() -> None:
+    """(1000, 1, 64, 8) @ (1, 1000, 8, 2): the expanded operands would take 4 GB, the result takes 512 MB."""
+    resource = pytest.importorskip("resource")
+    a, b = torch.randn(1000, 1, 64, 8), torch.randn(1, 1000, 8, 2)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    got = myops.matmul(a, b)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 700 * 1024, f"{grown // 1024} MB more for a result of 512 MB"
+    torch.testing.assert_close(got[7, 11], a[7, 0] @ b[0, 11])
+
+
+def test_many_batch_dimensions(device: str) -> None:
+    a = tensor((2, 3, 2, 2, 3, 2, 4, 5), device, torch.float64).permute(5, 4, 0, 2, 1, 3, 6, 7)
+    b = tensor((1, 3, 2, 1, 3, 2, 5, 6), device, torch.float64)
+    torch.testing.assert_close(myops.matmul(a, b), torch.matmul(a, b))
+
+
+def test_offsets_beyond_32_bits(device: str) -> None:
+    """A view whose elements lie more than 2^31 apart, of memory that is never touched in between."""
+    storage = torch.empty(2**31 + 64, dtype=torch.int8, device=device)
+    step = 2**30
+    a = storage.as_strided((3, 4), (step, 1))
+    b = storage.as_strided((4, 3), (1, step), 16)
+    values = torch.arange(1, 13, dtype=torch.int8, device=device).view(3, 4)
+    a.copy_(values)
+    b.copy_(values.mT)
+    assert torch.equal(myops.mm(a, b).cpu(), (values.cpu().long() @ values.cpu().mT.long()).to(torch.int8))
+    d = storage.as_strided((3, 3), (step, 1), 32)
+    myops.mm(a, b, out=d)
+    assert torch.equal(d, myops.mm(a, b))
+
+
+SENTINEL = 42
+
+
+def test_nothing_outside_out_is_written(device: str, dtype: torch.dtype) -> None:
+    for m, n, k in [(5, 7, 3), (1, 65, 40), (13, 130, 70), (64, 64, 64), (4, 1, 50)]:
+        a, b = tensor((m, k), device, dtype), tensor((k, n), device, dtype)
+        expected = myops.mm(a, b)
+        views: list[tuple[Tensor, tuple[Any, ...]]] = [
+            (torch.full((m + 2, n + 3), SENTINEL, device=device, dtype=dtype), (slice(1, m + 1), slice(2, n + 2))),
+            (torch.full((2 * m, 3 * n), SENTINEL, device=device, dtype=dtype), (slice(0, None, 2), slice(1, None, 3))),
+        ]
+        for whole, index in views:
+            for transposed in (False, True):
+                whole.fill_(SENTINEL)
+                view = whole[index]
+                if transposed:
+                    # A column-major out of the same shape.
+                    whole = torch.full((n + 2, m + 3), SENTINEL, device=device, dtype=dtype)
+                    view = whole[1 : n + 1, 2 : m + 2].mT
+                myops.mm(a, b, out=view)
+                assert torch.equal(view, expected)
+                view.fill_(SENTINEL)
+                assert bool((whole == SENTINEL).all()), (m, n, k, transposed)
+
+
+def test_poisoned_out_is_overwritten(device: str) -> None:
+    for dtype in [*FLOATS, *COMPLEX]:
+        for m, n, k in [(5, 7, 3), (40, 70, 0), (70, 130, 600)]:
+            a, b = tensor((m, k), device, dtype), tensor((k, n), device, dtype)
+            out = torch.full((m, n), float("nan"), device=device).to(dtype)
+            assert torch.equal(myops.mm(a, b, out=out), myops.mm(a, b))
+
+
+def test_out_that_aliases_an_input(device: str, dtype: torch.dtype) -> None:
+    a, b, c = (tensor((17, 17), device, dtype) for _ in range(3))
+    expected = myops.addmm(c, a, b, beta=2)
+    for position in range(3):
+        args = [c.clone(), a.clone(), b.clone()]
+        assert torch.equal(myops.addmm(*args, beta=2, out=args[position]), expected)
+        args = [c.clone(), a.clone(), b.clone()]
+        assert torch.equal(myops.addmm(*args, beta=2, out=args[position].mT), expected)
+    whole = tensor((18, 17), device, dtype)
+    expected = myops.addmm(whole[:17], a, b)
+    myops.addmm(whole[:17], a, b, out=whole[1:])  # overlaps its input by all rows but one
+    assert torch.equal(whole[1:], expected)
+    x = tensor((40,), device, dtype)
+    expected = myops.add(x[1:], x[:-1])
+    myops.add(x[1:], x[:-1], out=x[1:])
+    assert torch.equal(x[1:], expected)
+
+
+def test_in_place_forms(device: str, dtype: torch.dtype) -> None:
+    a, b, c = (tensor((3, 9, 9), device, dtype) for _ in range(3))
+    expected = myops.baddbmm(c, a, b, beta=3, alpha=2)
+    target = c.clone()
+    assert myops.baddbmm_(target, a, b, beta=3, alpha=2) is target
+    assert torch.equal(target, expected)
+    target = c[0].clone().mT
+    expected = myops.addmm(target, a[0], b[0])
+    assert torch.equal(myops.addmm_(target, a[0], b[0]), expected)
+    target = c.clone()
+    assert torch.equal(myops.add_(target, a, alpha=2), myops.add(c, a, alpha=2))
+
+
+def test_out_is_resized_as_in_torch(device: str) -> None:
+    a, b = torch.randn(2, 3, device=device), torch.randn(3, 4, device=device)
+    out = torch.empty(0, device=device)
+    assert myops.mm(a, b, out=out) is out
+    assert out.shape == (2, 4)
+    with pytest.warns(UserWarning, match="An output with one or more elements was resized"):
+        myops.mm(a, b, out=torch.empty(5, device=device))
+
+
+@pytest.mark.parametrize("dtype_", list(WIDE))
+def test_wide_results(device: str, dtype_: torch.dtype) -> None:
+    wide_dtype = WIDE[dtype_]
+    for m, n, k in [(5, 7, 3), (1, 300, 1100), (70, 65, 2500)]:
+        a, b = tensor((m, k), device, dtype_), tensor((k, n), device, dtype_)
+        got = myops.mm(a, b, wide_dtype)
+        assert got.dtype == wide_dtype
+        exact = a.to(wide(dtype_)) @ b.to(wide(dtype_))
+        if wide_dtype == torch.int32:
+            assert torch.equal(got, exact.to(torch.int32))
+        else:
+            scale = a.double().abs() @ b.double().abs()
+            assert bool(((got.double() - exact).abs() <= 4e-6 * scale).all())
+        c = tensor((m, n), device, wide_dtype)
+        torch.testing.assert_close(myops.addmm(c, a, b, wide_dtype, beta=2), got + 2 * c)
+        torch.testing.assert_close(myops.mm(a, b, wide_dtype, out=torch.empty_like(got)), got)
+        torch.testing.assert_close(myops.bmm(a[None], b[None], wide_dtype)[0], got)
+
+
+PROMOTED = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *FLOATS, *COMPLEX]
+
+
+@pytest.mark.parametrize("shapes", [((3, 4), (3, 4)), ((3, 4), ()), ((), (3, 4)), ((), ())])
+def test_add_promotes_as_torch(device: str, shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    for x_dtype, y_dtype in itertools.product(PROMOTED, PROMOTED):
+        x = torch.randint(0, 2, shapes[0], device=device).to(x_dtype)
+        y = torch.randint(0, 2, shapes[1], device=device).to(y_dtype)
+        if torch.result_type(x, y) == torch.complex32:
+            with pytest.raises(NotImplementedError, match="complex32"):
+                myops.add(x, y)
+            continue
+        expected = torch.add(x, y)
+        got = myops.add(x, y)
+        assert got.dtype == expected.dtype, (x_dtype, y_dtype)
+        assert torch.equal(got, expected), (x_dtype, y_dtype)
+
+
+def test_add_numbers_promote_as_torch(device: str) -> None:
+    for dtype, number in itertools.product(PROMOTED, [2, 2.5, 1 + 2j, True]):
+        x = torch.randint(0, 2, (3, 4), device=device).to(dtype)
+        if torch.result_type(x, number) == torch.complex32:
+            continue
+        expected = torch.add(x, number)
+        got = myops.add(x, number)
+        assert got.dtype == expected.dtype, (dtype, number)
+        torch.testing.assert_close(got, expected)
+
+
+def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
+    before = torch.get_num_threads()
+    cases = [(300, 200, 700), (1, 3000, 500), (8, 2000, 900), (2000, 16, 33), (16, 16, 9000), (5, 4, 3000)]
+    try:
+        for (m, n, k), order in itertools.product(cases, ("NN", "NT", "TN")):
+            a = tensor((m, k) if order[0] == "N" else (k, m), "cpu", dtype)
+            b = tensor((k, n) if order[1] == "N" else (n, k), "cpu", dtype)
+            a, b = (a if order[0] == "N" else a.mT), (b if order[1] == "N" else b.mT)
+            results = []
+            for threads in (1, 2, 3, 2):
+                torch.set_num_threads(threads)
+                results.append(myops.mm(a, b))
+            assert all(torch.equal(results[0], r) for r in results[1:]), (m, n, k, order)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_every_layout_pair(device: str) -> None:
+    """All pairs of layouts of both operands, of an addend and of out."""
+    for dtype in (torch.float32, torch.bfloat16, torch.complex64, torch.int32):
+        lefts = list(layouts((9, 20), device, dtype))
+        rights = list(layouts((20, 37), device, dtype))
+        for (a_name, a), (b_name, b) in itertools.product(lefts, rights):
+            expected = widen(a) @ widen(b)
+            got = myops.mm(a, b)
+            if dtype == torch.int32:
+                assert torch.equal(got, expected.to(dtype)), (a_name, b_name)
+            else:
+                scale = widen(a).abs() @ widen(b).abs()
+                bound = torch.finfo(dtype).eps * expected.abs() + 1e-6 * scale
+                assert bool(((got.to(expected.dtype) - expected).abs() <= bound).all()), (dtype, a_name, b_name)
+
+
+@pytest.mark.parametrize("level", [level for level in myops.isa_levels() if level != myops.isa()])
+def test_other_isa_levels(level: str) -> None:
+    """The whole file again in a process that is forced to another level of this machine."""
+    if os.environ.get("MYOPS_TEST_ONE_ISA") == "1":
+        pytest.skip("already inside a forced level")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", __file__, "-p", "no:cacheprovider", "-k", "not materialised"]
+    environment = {**os.environ, "MYOPS_ISA": level, "MYOPS_TEST_ONE_ISA": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
