@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import time
 import traceback
@@ -49,12 +50,18 @@ def loss(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def worker(rank: int, port: int, way: str, folder: str) -> None:
-    try:
-        work(rank, port, way, folder)
-    except BaseException:
-        # Threads of gloo are still running, and leaving through the interpreter would abort and hide the error.
-        Path(f"{folder}/{rank}.txt").write_text(traceback.format_exc())
-        os._exit(1)
+    # Threads of gloo may outlive the group. One that wants the GIL while the interpreter is being taken down aborts the
+    # process ("terminate called without an active exception"), after the work or instead of its error: no worker leaves
+    # through the interpreter. An abort within the work says where, in the same file.
+    with open(f"{folder}/{rank}.txt", "w") as words:
+        faulthandler.enable(words)
+        status = 0
+        try:
+            work(rank, port, way, folder)
+        except BaseException:
+            traceback.print_exc(file=words)
+            status = 1
+    os._exit(status)
 
 
 def work(rank: int, port: int, way: str, folder: str) -> None:
