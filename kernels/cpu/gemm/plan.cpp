@@ -94,10 +94,11 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
              : skinny        ? "B in place: few rows"
                              : "B in place: little reuse";
     // 4. Blocks. kc: what is rounded to the result's own type after each block is summed over at most this many terms.
-    // 512 ran 1 % faster at 2048^3, but its rms error was 1.6 times that of MKL in float32; 256 is level with it.
-    // 16-bit results round once, so there only L2 limits the panel. Where B streams from memory once, kc is the number
-    // of rows read side by side, and the prefetcher follows few: 1x4096x4096 float32 took 2.9, 4.2, 5.3, 5.7 and 6.7 ms
-    // with 8, 16, 32, 64 and 4096 of them (Zen 4, one thread); with 4, D is rewritten too often (4.1 ms).
+    // More terms are faster (D is read and written less often) and less exact: float32 has 1.2 times the rms error of
+    // MKL with 384, 1.6 times with 512. 16-bit results round once, so there only L2 limits the panel. Where B streams
+    // from memory once, kc is the number of rows read side by side, and the prefetcher follows few: 1x4096x4096 float32
+    // took 2.9, 4.2, 5.3, 5.7 and 6.7 ms with 8, 16, 32, 64 and 4096 of them (Zen 4, one thread); with 4, D is
+    // rewritten too often (4.1 ms).
     if (!p.pack_b && skinny && g.K * g.N > (1 << 16))
       p.kc = element_size(g.in) <= 2 ? 16 : 8;
     else if (p.pack_b && b_n_contiguous && is_16bit && g.M <= 8 * kMaxRows && g.K * g.N > (1 << 20))
@@ -105,7 +106,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     else if (p.compute == Compute::bf16_dot || p.compute == Compute::i8_dot)
       p.kc = 2048;
     else
-      p.kc = is_16bit ? 1024 : 256;
+      p.kc = is_16bit ? 1024 : compute_bytes == 4 ? 384 : 256;
   }
 
   p.kc = max64(1, min64(p.kc, g.K));
@@ -114,12 +115,12 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   if (p.complex && p.mr % 2) ++p.mr;
   const int64_t vectors = ceil_div(p.cols, p.lanes);
   p.nv = static_cast<int>(ceil_div(vectors, ceil_div(vectors, isa.panel_vectors)));
-  // mc x kc of A stay in half of L2, kc x nc of B in a part of L3 (1 MB a core and 32 MB shared on Zen 4).
+  // kc x nc of B stay in L2 while the blocks of A pass by it: 2048^3 float32 on one core ran at 172 GFLOP/s with blocks
+  // of 512 KB of A and 3 MB of B, at 194 with 128 KB and 768 KB (Golden Cove, 2 MB of L2; Zen 4 has 1 MB).
   const int64_t operand_bytes = p.compute == Compute::bf16_dot ? 2 : p.compute == Compute::i8_dot ? 1 : compute_bytes;
-  p.mc = min64(max64(4, (512 << 10) / (p.kc * operand_bytes) / kMaxRows), row_tiles) * kMaxRows;
-  // Where A is one block, a packed panel is read once or twice only and should not leave L2.
-  const int64_t b_bytes = p.rows <= p.mc ? 512 << 10 : 4 << 20;
-  p.nc = min64(max64(1, b_bytes / (p.kc * operand_bytes) / panel), ceil_div(p.cols, panel)) * panel;
+  const int64_t k_bytes = p.kc * operand_bytes;
+  p.mc = min64(max64(4, (128 << 10) / k_bytes / kMaxRows), row_tiles) * kMaxRows;
+  p.nc = min64(max64(1, (768 << 10) / k_bytes / panel), ceil_div(p.cols, panel)) * panel;
   const bool d_same = (same_type && g.out == g.in) || (g.in == DType::f32) || ((is_16bit && g.out == DType::f32)) ||
                       ((g.in == DType::i8 || g.in == DType::u8) && g.out == DType::i32);
   const bool c_direct = g.C.data == nullptr || (g.c_type == g.out && unit(g.C.col_stride, g.N) && g.C.col_stride != 0);
