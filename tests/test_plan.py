@@ -8,7 +8,7 @@ import torch
 
 import myops
 
-LEVELS = ["baseline", "avx2", "avx512", "avx512_bf16"]
+LEVELS = ["baseline", "avx2", "avx512", "avx512_bf16", "amx"]
 
 
 class TestDecisions(expecttest.TestCase):
@@ -78,8 +78,8 @@ def test_sums_do_not_depend_on_threads(level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_tiles_fit_the_registers(level: str) -> None:
-    lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16}[level]
-    registers = 32 if level.startswith("avx512") else 16
+    lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16, "amx": 16}[level]
+    registers = 32 if level.startswith(("avx512", "amx")) else 16
     for m, n in [(1, 1), (5, 70), (7, 64), (600, 600), (13, 17), (64, 1000)]:
         rows, columns = map(int, fields(myops.plan(m, n, 64, isa_level=level))["tile"].split("x"))
         vectors = columns // lanes

@@ -25,6 +25,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "plan.h"
 #include "types.h"
 
 namespace myops::cpu {
@@ -79,10 +80,19 @@ struct TileArgs {
   int64_t d_row;
   T alpha, beta;
   const T* start;  // what the sums start from where the policy has a Start, a value for each column of the panel
+  int rows;        // of the tile; an instance knows them, a matrix unit is told
+};
+
+// What a policy says of its tiles when they live in vector registers. k_depth: steps that a panel is padded to.
+template <class Isa>
+struct RegisterTile {
+  static constexpr bool kMatrixUnit = false;
+  static constexpr int kRows = kMaxRows, kVectors = Isa::kPanelVectors, kDepth = 1;
+  struct Session {};  // lives as long as a thread computes tiles
 };
 
 template <class Isa, class T, class S, class O = T, bool ComplexRows = false>
-struct Real {
+struct Real : RegisterTile<Isa> {
   using Scalar = T;
   using A = T;
   using B = S;
@@ -114,7 +124,7 @@ struct Real {
 };
 
 template <class Isa, class O = float>
-struct Bf16Dot {
+struct Bf16Dot : RegisterTile<Isa> {
   using Scalar = float;
   using Out = O;
   using A = bf16;      // two neighbours along k make the step, at any address
@@ -138,7 +148,7 @@ struct Bf16Dot {
 // int8 by the dot product of unsigned with signed bytes: A is shifted by 128, and the sums start from -128 times the
 // sum of the column of B, which pack_b_quads leaves behind the panel. Exact modulo 2^32.
 template <class Isa, class O = uint32_t>
-struct Int8Dot {
+struct Int8Dot : RegisterTile<Isa> {
   using Scalar = uint32_t;
   using Out = O;
   using A = int8_t;    // four neighbours along k make the step
@@ -162,7 +172,23 @@ struct Int8Dot {
 template <class C>
 using Tile = TileArgs<typename C::Scalar, typename C::A, typename C::B, typename C::Out>;
 
-constexpr int64_t kPrefetchFrom = 64;
+// The n columns of vector j in row i of a tile: d = alpha * sums (+ beta * c).
+template <class Isa, class C>
+inline void write_sums(const Tile<C>& t, int i, int j, typename C::Vec sums, int n) {
+  using T = typename C::Scalar;
+  using Out = typename C::Out;
+  const int64_t at = static_cast<int64_t>(j) * C::kLanes;
+  typename C::Vec v = sums * t.alpha;
+  if (t.c != nullptr) v += load_converted<Isa, T, Out>(t.c + i * t.c_row + at, n) * t.beta;
+  store_converted<Isa, T, Out>(t.d + i * t.d_row + at, v, n);
+}
+
+// D lies in memory while the sums are formed: ask for its lines first, so that the end does not wait for them.
+template <class C>
+inline void prefetch_d(const Tile<C>& t, int rows, int vectors) {
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < vectors; ++j) __builtin_prefetch(t.d + i * t.d_row + j * C::kLanes, 1);
+}
 
 template <class Isa, class C, int MR, int NV>
 void microkernel(const Tile<C>& t) {
@@ -175,10 +201,7 @@ void microkernel(const Tile<C>& t) {
       for (int j = 0; j < NV; ++j) acc[i][j] = Isa::template load<T>(t.start + j * L);
   const typename C::A* a = t.a;
   const typename C::B* b = t.b;
-  // D lies in memory while the sums are formed: ask for its lines now, so that the end does not wait for them.
-  if (t.k >= kPrefetchFrom)
-    for (int i = 0; i < MR; ++i)
-      for (int j = 0; j < NV; ++j) __builtin_prefetch(t.d + i * t.d_row + j * L, 1);
+  if (t.k >= 64) prefetch_d<C>(t, MR, NV);
   // The arithmetic of addresses competes with the multiply-adds for the ports of a core that has two of them. Two
   // pointers into A make every row a base with an invariant index: from 205 to 232 GFLOP/s of 249 on such a core.
   constexpr int kUpper = MR > 4 ? 4 : MR;
@@ -201,22 +224,9 @@ void microkernel(const Tile<C>& t) {
     b += b_k;
   }
 #pragma GCC unroll 6
-  for (int i = 0; i < MR; ++i) {
-    using Out = typename C::Out;
-    Out* d = t.d + i * t.d_row;
-    const Out* c = t.c + i * t.c_row;
+  for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) {
-      Vec v = acc[i][j] * t.alpha;
-      if (j < NV - 1 || t.last == L) {
-        if (t.c != nullptr) v += load_converted<Isa, T, Out>(c + j * L, L) * t.beta;
-        store_converted<Isa, T, Out>(d + j * L, v, L);
-      } else {
-        if (t.c != nullptr) v += load_converted<Isa, T, Out>(c + j * L, t.last) * t.beta;
-        store_converted<Isa, T, Out>(d + j * L, v, t.last);
-      }
-    }
-  }
+    for (int j = 0; j < NV; ++j) write_sums<Isa, C>(t, i, j, acc[i][j], j < NV - 1 ? L : last);
 }
 
 template <class C>

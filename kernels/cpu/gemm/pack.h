@@ -135,9 +135,9 @@ void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k
   }
 }
 
-// Quadruples of int8: dst[(k / 4) * width + n] holds B[k .. k + 3, n], low byte first, odd ends zero. Behind the panel
-// come `width` starting values for the sums, -128 times the sum of each column.
-template <class Isa>
+// Quadruples of bytes: dst[(k / 4) * width + n] holds B[k .. k + 3, n], low byte first, odd ends zero. Start: behind
+// the panel come `width` starting values for the sums, -128 times the sum of each column.
+template <class Isa, bool Start>
 void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
                   uint32_t* dst) {
   constexpr int L = Isa::template lanes<uint32_t>;
@@ -156,6 +156,7 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
         transpose<Isa, uint32_t>(block);
         for (int r = 0; r < (left + 3) / 4; ++r) {
           Isa::template store<uint32_t>(dst + (p / 4 + r) * width + j0, block[r]);
+          if constexpr (!Start) continue;
           const Signed quad = reinterpret_cast<Signed>(block[r]);
           sum += (quad << 24 >> 24) + (quad << 16 >> 24) + (quad << 8 >> 24) + (quad >> 24);
         }
@@ -171,13 +172,14 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
           else
             for (int j = 0; j < cols; ++j) bytes[j] = row[j * n_stride];
           const Signed values = __builtin_convertvector(bytes, Signed);
-          sum += values;
+          if constexpr (Start) sum += values;
           quad |= (reinterpret_cast<Vec>(values) & 0xffu) << (8 * q);
         }
         Isa::template store<uint32_t>(dst + p / 4 * width + j0, quad);
       }
     }
-    Isa::template store<uint32_t>(start + j0, reinterpret_cast<Vec>(sum) * static_cast<uint32_t>(-128));
+    if constexpr (Start)
+      Isa::template store<uint32_t>(start + j0, reinterpret_cast<Vec>(sum) * static_cast<uint32_t>(-128));
   }
 }
 
@@ -220,6 +222,8 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
           transpose<Isa, uint32_t>(block);
           for (int r = 0; r < L; ++r) std::memcpy(dst + (i0 + r) * width + p, &block[r], 4 * pairs);
         }
+        const int64_t used = (k + 1) / 2 * 2, padded = (k + group - 1) / group * group;
+        for (int r = 0; r < L; ++r) std::memset(dst + (i0 + r) * width + used, 0, (padded - used) * sizeof(S));
       }
   for (int64_t i = i0; i < m; ++i) {
     S* row = dst + i * width;
