@@ -39,10 +39,12 @@ inline typename Isa::template Vec<T> load_converted(const S* p, int n) {
   } else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
     return n == L ? Isa::widen(p) : Isa::widen_partial(p, n);
   } else {
-    typedef S Narrow __attribute__((vector_size(L * sizeof(S))));
-    Narrow v = {};
-    std::memcpy(&v, p, n * sizeof(S));
-    return __builtin_convertvector(v, typename Isa::template Vec<T>);
+    typename VectorOf<S, L * sizeof(S)>::type v = {};
+    if (n == L)
+      std::memcpy(&v, p, sizeof(v));
+    else
+      std::memcpy(&v, p, n * sizeof(S));
+    return widen_lanes<T, S, L>(v);
   }
 }
 
@@ -60,9 +62,12 @@ inline void store_converted(S* p, typename Isa::template Vec<T> v, int n) {
     Isa::narrow(whole, v);
     std::memcpy(p, whole, n * sizeof(S));
   } else {
-    typedef S Narrow __attribute__((vector_size(L * sizeof(S))));
+    using Narrow = typename VectorOf<S, L * sizeof(S)>::type;
     const Narrow narrow = __builtin_convertvector(v, Narrow);
-    std::memcpy(p, &narrow, n * sizeof(S));
+    if (n == L)
+      std::memcpy(p, &narrow, sizeof(narrow));
+    else
+      std::memcpy(p, &narrow, n * sizeof(S));
   }
 }
 

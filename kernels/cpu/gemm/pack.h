@@ -142,6 +142,7 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
                   uint32_t* dst) {
   constexpr int L = Isa::template lanes<uint32_t>;
   using Bytes = typename VectorOf<int8_t, L>::type;
+  using Unsigned = typename VectorOf<uint8_t, L>::type;
   using Vec = typename Isa::template Vec<uint32_t>;
   using Signed = typename Isa::template Vec<int32_t>;
   uint32_t* const start = dst + (k + 3) / 4 * width;
@@ -163,17 +164,18 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
       }
     } else {
       for (int64_t p = 0; p < k; p += 4) {
+        const int8_t* row = src + p * k_stride + j0 * n_stride;
+        Bytes bytes[4] = {};
+        if (n_stride == 1 && cols == L && p + 4 <= k)  // sizes that are known here: loads, not calls
+          for (int q = 0; q < 4; ++q) std::memcpy(&bytes[q], row + q * k_stride, L);
+        else
+          for (int q = 0; q < 4 && p + q < k; ++q)
+            for (int j = 0; j < cols; ++j) bytes[q][j] = row[q * k_stride + j * n_stride];
         Vec quad = {};
-        for (int q = 0; q < 4 && p + q < k; ++q) {
-          const int8_t* row = src + (p + q) * k_stride + j0 * n_stride;
-          Bytes bytes = {};
-          if (n_stride == 1)
-            std::memcpy(&bytes, row, cols);
-          else
-            for (int j = 0; j < cols; ++j) bytes[j] = row[j * n_stride];
-          const Signed values = __builtin_convertvector(bytes, Signed);
-          if constexpr (Start) sum += values;
-          quad |= (reinterpret_cast<Vec>(values) & 0xffu) << (8 * q);
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; ++q) {
+          quad |= widen_lanes<uint32_t, uint8_t, L>(reinterpret_cast<Unsigned>(bytes[q])) << (8 * q);
+          if constexpr (Start) sum += widen_lanes<int32_t, int8_t, L>(bytes[q]);
         }
         Isa::template store<uint32_t>(dst + p / 4 * width + j0, quad);
       }

@@ -45,6 +45,8 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   Plan p;
   p.complex = is_complex(g.in);
   const bool is_16bit = g.in == DType::bf16 || g.in == DType::f16;
+  // A shorter K is mostly padding: 4096 products of 16^3 bfloat16 took 2.2 ms in the unit, 0.3 ms out of it.
+  const bool fills_unit = isa.matrix_unit && g.K >= 32;
   switch (g.in) {
     case DType::f64:
     case DType::c128: p.compute = Compute::f64; break;
@@ -53,12 +55,12 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     case DType::c64:
     case DType::f16: p.compute = Compute::f32; break;
     case DType::bf16:
-      p.compute = isa.matrix_unit ? Compute::matrix_unit : isa.bf16_dot ? Compute::bf16_dot : Compute::f32;
+      p.compute = fills_unit ? Compute::matrix_unit : isa.bf16_dot ? Compute::bf16_dot : Compute::f32;
       break;
     case DType::i8:
     case DType::u8:
       p.compute = g.M == 1                          ? Compute::u32
-                  : isa.matrix_unit                 ? Compute::matrix_unit
+                  : fills_unit                      ? Compute::matrix_unit
                   : isa.i8_dot && g.in == DType::i8 ? Compute::i8_dot
                                                     : Compute::u32;
       break;
@@ -118,7 +120,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     else if (p.compute == Compute::bf16_dot || p.compute == Compute::i8_dot)
       p.kc = 2048;
     else if (p.compute == Compute::matrix_unit)
-      p.kc = 2048 / element_size(g.in);
+      p.kc = 4096 / element_size(g.in);  // the sums leave the unit slowly
     else
       p.kc = is_16bit ? 1024 : compute_bytes == 4 ? 384 : 256;
   }
@@ -137,7 +139,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   const bool own_bytes = in_unit || p.compute == Compute::bf16_dot || p.compute == Compute::i8_dot;
   const int64_t operand_bytes = own_bytes ? element_size(g.in) : compute_bytes;
   const int64_t k_bytes = p.kc * operand_bytes;
-  p.mc = min64(max64(4, (128 << 10) / k_bytes / max_rows), row_tiles) * max_rows;
+  p.mc = min64(max64(1, (128 << 10) / k_bytes / max_rows), row_tiles) * max_rows;
   p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
   const bool d_same = (same_type && g.out == g.in) || (g.in == DType::f32) || ((is_16bit && g.out == DType::f32)) ||
                       ((g.in == DType::i8 || g.in == DType::u8) && g.out == DType::i32);
