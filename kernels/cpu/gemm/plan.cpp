@@ -94,8 +94,9 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     const bool loads_convert = skinny && (g.in == DType::bf16 || (g.in == DType::f16 && isa.converts_f16));
     const bool readable =
         b_n_contiguous && (same_type || p.complex || loads_convert) && (isa.masked_loads || p.cols % p.lanes == 0);
-    // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads.
-    const bool worth_packing = g.M > 8 * kMaxRows && g.N > panel;
+    // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads. A weight
+    // from memory is packed as soon as it is reused at all: in place it would be read by short runs, tile after tile.
+    const bool worth_packing = (g.M > 8 * kMaxRows && g.N > panel) || (!skinny && g.K * g.N > (1 << 20));
     p.pack_b = !readable || worth_packing;
     if (is_16bit && !p.pack_b) p.compute = Compute::f32;
     // 3. A in place or packed: what is not computed in its own type is converted.
@@ -121,7 +122,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     if (!p.pack_b && skinny && g.K * g.N > (1 << 16))
       p.kc = element_size(g.in) <= 2 ? 16 : 8;
     else if (p.pack_b && b_n_contiguous && is_16bit && g.M <= 8 * kMaxRows && g.K * g.N > (1 << 20))
-      p.kc = 512;  // several panels fit L2 and are packed together, in longer runs of each row
+      p.kc = 256;  // many panels fit L2 and are packed together, in long runs of each row
     else if (p.compute == Compute::bf16_dot || p.compute == Compute::i8_dot)
       p.kc = 2048;
     else if (p.compute == Compute::matrix_unit)
