@@ -11,6 +11,7 @@ See README.md; `myops.build_info()` says what is loaded.
 __version__ = "0.1.0"
 
 from ._native import build_info, is_available, isa, isa_levels, peak_gflops, plan
+from .ops import spgemm, spmm  # noqa: F401 (rows without a public function)
 from .ops.add import add, add_
 from .ops.addmm import addmm, addmm_, mm
 from .ops.bmm import baddbmm, baddbmm_, bmm

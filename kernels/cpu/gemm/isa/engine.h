@@ -4,6 +4,9 @@
 // own Isa type or has internal linkage, so that no wide instruction leaks into code that other CPUs run.
 #pragma once
 #include "../../elementwise.h"
+#include "../../sparse/extremum.h"
+#include "../../sparse/sddmm.h"
+#include "../../sparse/spmm.h"
 #include "../driver.h"
 #include "../peak.h"
 #include "../plan.h"
@@ -14,6 +17,9 @@ struct Engine {
   IsaTraits traits;
   void (*gemm)(const Gemm&, const Plan&, const Runtime&);
   void (*add)(const Add&, const Runtime&);
+  Status (*spmm)(const Spmm&, const Partition&, const Runtime&);
+  Status (*extremum)(const Extremum&, const Partition&, const Runtime&);
+  Status (*sddmm)(const Sddmm&, const Partition&, const Runtime&);
   double (*peak_rate)(DType type, double seconds);  // GFLOP/s of one core, the roof of the benchmarks
 };
 
@@ -22,6 +28,9 @@ constexpr Engine make_engine(const char* name, bool converts_f16) {
   return {{name, Isa::kBytes, Isa::kPanelVectors, Isa::kMaskedLoads, converts_f16, Isa::kBf16Dot, Isa::kInt8Dot},
           &gemm<Isa>,
           &add<Isa>,
+          &spmm<Isa>,
+          &extremum<Isa>,
+          &sddmm<Isa>,
           &peak_rate<Isa>};
 }
 
