@@ -1,4 +1,5 @@
-// csr_transpose: the entries of a CSR pattern ordered by column, and where each of them was.
+// csr_transpose: the entries of a CSR pattern ordered by column, and where each of them was. csr_rows: crow of entries
+// that are sorted by row, as those of a coalesced COO tensor are.
 #pragma once
 #include <tuple>
 
@@ -30,6 +31,25 @@ template <class Backend>
 std::tuple<Tensor, Tensor, Tensor> csr_transpose(const Tensor& crow, const Tensor& col, int64_t columns) {
   const Transposed t = transposed<Backend>(Pattern(crow, "crow", col, "col", columns));
   return {t.crow, t.col, t.perm};
+}
+
+template <class Backend>
+Tensor csr_rows(const Tensor& row, int64_t rows) {
+  check_vector(row, "row");
+  check_index_dtype(row, "row");
+  MYOPS_CHECK(rows >= 0, "rows must not be negative, but got ", rows);
+  const Tensor from = torch::stable::contiguous(row);
+  const Tensor crow = empty_vector(rows + 1, row.scalar_type(), row);
+  CompressRows problem;
+  problem.row = from.const_data_ptr();
+  problem.nnz = row.size(0);
+  problem.rows = rows;
+  problem.wide = row.scalar_type() == ScalarType::Long;
+  problem.crow = crow.mutable_data_ptr();
+  const Status status = Backend::run(problem, row);
+  MYOPS_CHECK(status != Status::bad_crow, "row must be sorted; csr_transpose sorts");
+  MYOPS_CHECK(status != Status::bad_col, "row holds an index outside [0, ", rows, ")");
+  return crow;
 }
 
 }  // namespace myops

@@ -42,6 +42,7 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
   // Sparse matrices are their parts: crow, col and values of CSR. t_crow, t_col and t_perm are csr_transpose's results
   // for callers that have them.
   m.def("csr_transpose(Tensor crow, Tensor col, SymInt columns) -> (Tensor, Tensor, Tensor)");
+  m.def("csr_rows(Tensor row, SymInt rows) -> Tensor");
   m.def(
       "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor? input=None, Tensor? t_crow=None, Tensor? "
       "t_col=None, Tensor? t_perm=None, *, SymInt? columns=None, bool transpose=False, bool mean=False, float beta=1, "

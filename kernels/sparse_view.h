@@ -4,6 +4,7 @@
 //   Extremum   D[i, j] = max (min) over the entries e of row i of value[e] * B[col[e], j], and which entry it was
 //   Sddmm      value[e] = sum over n of A[i, n] * B[col[e], n], for every entry e = (i, col[e]) of a pattern
 //   Transpose  the same entries ordered by column: a counting sort, stable
+//   CompressRows  crow of entries that are sorted by row
 //   Spgemm     C = A @ B, all three in CSR; its gradients on the patterns of A and B
 //
 // Rules every engine keeps:
@@ -68,6 +69,14 @@ struct Sddmm {
 struct Transpose {
   Csr A;
   void *crow = nullptr, *col = nullptr, *perm = nullptr;  // of the width of A's indices; cols + 1, nnz, nnz
+};
+
+// crow out of the sorted rows of the entries; bad_crow where they are not sorted, bad_col where one is outside.
+struct CompressRows {
+  const void* row = nullptr;
+  int64_t nnz = 0, rows = 0;
+  bool wide = true;
+  void* crow = nullptr;
 };
 
 struct Spgemm {

@@ -149,6 +149,7 @@ Tensor sddmm(const Tensor& crow, const Tensor& col, const Tensor& a, const Tenso
 template <class Backend>
 void register_spmm(torch::stable::detail::StableLibrary& m) {
   m.impl("csr_transpose", TORCH_BOX(&csr_transpose<Backend>));
+  m.impl("csr_rows", TORCH_BOX(&csr_rows<Backend>));
   m.impl("spmm", TORCH_BOX(&spmm<Backend>));
   m.impl("spmm_extremum", TORCH_BOX(&spmm_extremum<Backend>));
   m.impl("sddmm", TORCH_BOX(&sddmm<Backend>));

@@ -179,6 +179,12 @@ def register_plain(name: str, fake: Any) -> None:
             _LIBRARY.impl(name, _missing_cuda, "CUDA")
 
 
+def define_composite(schema: str, function: Any) -> None:
+    """An operator made of others in Python."""
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(schema.split("(")[0], function, "CompositeImplicitAutograd")
+
+
 def _missing_cuda(*args: Any, **kwargs: Any) -> None:
     raise ImportError(_native.load_failure("CUDA", _native.cuda_error))
 

@@ -77,6 +77,11 @@ Status Cpu::run(const Transpose& problem, const Tensor& like) {
   return cpu::transpose(problem, runtime(scratch));
 }
 
+Status Cpu::run(const CompressRows& problem, const Tensor& like) {
+  Scratch scratch{{}, like};
+  return cpu::compress_rows(problem, runtime(scratch));
+}
+
 Status Cpu::run(const Spgemm& problem, const Tensor& like, const SpgemmSink& sink) {
   Scratch scratch{{}, like};
   return cpu::spgemm(problem, sink, runtime(scratch));

@@ -35,7 +35,8 @@ def check_device(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
     torch._check(
         t.device == like.device,
         lambda: (
-            f"Expected all tensors to be on the same device, but {name} is on {t.device} and {like_name} is on {like.device}"
+            "Expected all tensors to be on the same device, "
+            f"but {name} is on {t.device} and {like_name} is on {like.device}"
         ),
     )
 

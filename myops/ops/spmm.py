@@ -34,7 +34,13 @@ def transpose_fake(crow: Tensor, col: Tensor, columns: Any) -> tuple[Tensor, Ten
     return crow.new_empty(columns + 1), torch.empty_like(col), torch.empty_like(col)
 
 
+def rows_fake(row: Tensor, rows: Any) -> Tensor:
+    torch._check(row.dim() == 1, lambda: f"row must be a vector, got {row.dim()}-D tensor")
+    return row.new_empty(rows + 1)
+
+
 register_plain("csr_transpose", transpose_fake)
+register_plain("csr_rows", rows_fake)
 
 
 def counts(crow: Tensor, col: Tensor, t_crow: Tensor | None, columns: Any, transpose: bool) -> Tensor:

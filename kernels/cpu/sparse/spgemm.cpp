@@ -45,6 +45,28 @@ struct Rows {
   }
 };
 
+// A row of a few terms: an insertion sort costs less than walking the marks.
+constexpr int64_t kShortRow = 24;
+
+template <class T, class I>
+struct ShortRow {
+  I col[kShortRow];
+  T sum[kShortRow];
+  int64_t count = 0;
+
+  void add(I c, T term) {
+    int64_t at = count;
+    while (at > 0 && col[at - 1] > c) --at;
+    if (at > 0 && col[at - 1] == c) {
+      sum[at - 1] += term;
+      return;
+    }
+    for (int64_t n = count++; n > at; --n) col[n] = col[n - 1], sum[n] = sum[n - 1];
+    col[at] = c;
+    sum[at] = term;
+  }
+};
+
 // One row of C over all columns. Columns in use are marked by a byte each, and by another for their group of 64: plain
 // stores, where setting bits would make neighbours wait for each other. All marks and sums are zero between rows.
 template <class T, class I>
@@ -166,8 +188,20 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
       Share& share = shares[at];
       int64_t count = 0;
       for (int64_t i = share.begin; i < share.end; ++i) {
-        const int64_t before = count;
-        row.start(flops_of(i));
+        const int64_t before = count, flops = flops_of(i);
+        if (flops <= kShortRow) {
+          ShortRow<T, I> few;
+          for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e)
+            for (int64_t k = A.col[e], n = B.crow[k]; n < B.crow[k + 1]; ++n)
+              few.add(B.col[n], load_scalar<T>(a[e]) * load_scalar<T>(b[n]));
+          for (int64_t n = 0; n < few.count; ++n) {
+            col[count] = few.col[n];
+            values[count++] = store_scalar<S>(few.sum[n]);
+          }
+          lengths[i] = count - before;
+          continue;
+        }
+        row.start(flops);
         for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e) {
           const int64_t k = A.col[e], from = B.crow[k];
           row.add(load_scalar<T>(a[e]), B.col + from, b + from, B.crow[k + 1] - from);

@@ -57,10 +57,46 @@ Status transpose_typed(const Transpose& p, const Runtime& rt) {
   return Status::ok;
 }
 
+template <class I>
+Status compress_typed(const CompressRows& p, const Runtime& rt) {
+  const I* row = static_cast<const I*>(p.row);
+  I* const crow = static_cast<I*>(p.crow);
+  if (p.nnz > 0 && (row[0] < 0 || row[p.nnz - 1] >= p.rows)) return Status::bad_col;
+  constexpr int64_t kGrain = 1 << 16;
+  const auto start_rows = [&](int64_t after, int64_t upto, int64_t entry) {
+    for (int64_t r = after + 1; r <= upto; ++r) crow[r] = static_cast<I>(entry);
+  };
+  // Two passes: nothing is written through a row that is out of order.
+  Flag falls;
+  const int64_t shares = (p.nnz + kGrain - 1) / kGrain;
+  take_turns(rt, shares, [&](int64_t share) {
+    bool fall = false;
+    const int64_t end = std::min(p.nnz, (share + 1) * kGrain);
+    for (int64_t e = std::max<int64_t>(1, share * kGrain); e < end; ++e) fall |= row[e] < row[e - 1];
+    if (fall) falls.raise();
+  });
+  if (falls.status() != Status::ok) return Status::bad_crow;
+  take_turns(rt, shares, [&](int64_t share) {
+    const int64_t begin = share * kGrain, end = std::min(p.nnz, begin + kGrain);
+    I last = begin == 0 ? I(-1) : row[begin - 1];
+    for (int64_t e = begin; e < end; ++e)
+      if (row[e] != last) {
+        start_rows(last, row[e], e);
+        last = row[e];
+      }
+  });
+  start_rows(p.nnz == 0 ? -1 : row[p.nnz - 1], p.rows, p.nnz);
+  return Status::ok;
+}
+
 }  // namespace
 
 Status transpose(const Transpose& p, const Runtime& rt) {
   return p.A.wide ? transpose_typed<int64_t>(p, rt) : transpose_typed<int32_t>(p, rt);
+}
+
+Status compress_rows(const CompressRows& p, const Runtime& rt) {
+  return p.wide ? compress_typed<int64_t>(p, rt) : compress_typed<int32_t>(p, rt);
 }
 
 }  // namespace myops::cpu
