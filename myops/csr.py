@@ -71,7 +71,7 @@ class CSR(torch.Tensor):
             col.shape[0] == values.shape[0],
             lambda: f"col and values must have the same length, but got {col.shape[0]} and {values.shape[0]}",
         )
-        self = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        self = torch.Tensor._make_wrapper_subclass(
             cls, (m, k), dtype=values.dtype, device=values.device, requires_grad=False
         )
         self.crow, self.col, self.values = crow, col, values
@@ -103,8 +103,8 @@ class CSR(torch.Tensor):
     def from_scipy(cls, matrix: Any, *, transpose: bool = True) -> CSR:
         """Any scipy.sparse matrix or array; keeps the index dtype of its CSR form."""
         rows = matrix.tocsr()
-        parts = (torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data))
-        made = cls(*parts, (rows.shape[0], rows.shape[1]))
+        crow, col, values = (torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data))
+        made = cls(crow, col, values, (rows.shape[0], rows.shape[1]))
         return made.with_transpose() if transpose else made
 
     def to_torch(self) -> Tensor:
@@ -114,12 +114,12 @@ class CSR(torch.Tensor):
 
     def to_scipy(self) -> Any:
         """The matrix as a scipy.sparse.csr_matrix that shares its parts where it can; on the CPU, without gradient."""
-        import scipy.sparse
+        import scipy.sparse  # type: ignore[import-untyped]
 
         parts = tuple(part.detach().cpu().numpy() for part in (self.values, self.col, self.crow))
         return scipy.sparse.csr_matrix(parts, shape=tuple(self.shape))
 
-    def to_dense(self, *args: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
+    def to_dense(self, *args: Any, **kwargs: Any) -> Tensor:
         """The matrix as a strided tensor, repeated entries added up; differentiable."""
         from .ops._csr import dense_of
 
@@ -153,7 +153,7 @@ class CSR(torch.Tensor):
         values = self.values[full.t_perm.long()]
         return CSR(full.t_crow, full.t_col, values, (self.shape[1], self.shape[0]), check_invariants=False)
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, **contents: Any) -> str:  # type: ignore[override]
         m, k = self.shape
         share = f", {100 * self.nnz() / (m * k):.3g} %" if m * k else ""
         index = str(self.crow.dtype).removeprefix("torch.")
@@ -170,12 +170,9 @@ class CSR(torch.Tensor):
 
     @staticmethod
     def __tensor_unflatten__(parts: dict[str, Tensor], context: Any, size: Any, stride: Any) -> CSR:
-        return CSR(
-            *(parts[name] for name in _PARTS),
-            (size[0], size[1]),
-            *(parts.get(name) for name in _TRANSPOSE),
-            check_invariants=False,
-        )
+        crow, col, values = (parts[name] for name in _PARTS)
+        t_crow, t_col, t_perm = (parts.get(name) for name in _TRANSPOSE)
+        return CSR(crow, col, values, (size[0], size[1]), t_crow, t_col, t_perm, check_invariants=False)
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -185,7 +182,9 @@ class CSR(torch.Tensor):
         return super().__torch_function__(func, types, args, kwargs or {})
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         kwargs = kwargs or {}
         packet = func.overloadpacket
         if packet in _ON_PARTS:
@@ -200,12 +199,13 @@ class CSR(torch.Tensor):
     def _map(self, func: Any, args: Any, kwargs: dict[str, Any]) -> CSR:
         """`func` on every part; a dtype is for the values alone."""
         for_indices = {name: value for name, value in kwargs.items() if name != "dtype"}
-        parts = [
-            None if getattr(self, name) is None
-            else func(getattr(self, name), *args, **(kwargs if name == "values" else for_indices))
-            for name in (*_PARTS, *_TRANSPOSE)
-        ]  # fmt: skip
-        return CSR(*parts[:3], self._size(), *parts[3:], check_invariants=False)  # type: ignore[arg-type]
+
+        def one(name: str) -> Any:
+            part = getattr(self, name)
+            return None if part is None else func(part, *args, **(kwargs if name == "values" else for_indices))
+
+        crow, col, values, *t = (one(name) for name in (*_PARTS, *_TRANSPOSE))
+        return CSR(crow, col, values, self._size(), *t, check_invariants=False)
 
     def _copy(self, source: Tensor) -> CSR:
         if not isinstance(source, CSR) or source.shape != self.shape or source.nnz() != self.nnz():
@@ -224,8 +224,10 @@ class CSR(torch.Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CSR:
         if id(self) not in memo:
-            made = self.clone()
-            memo[id(self)] = made.with_values(made.values.detach().requires_grad_(self.values.requires_grad))
+            crow, col, values = (getattr(self, name).detach().clone() for name in _PARTS)
+            t = [None if part is None else part.clone() for part in (self.t_crow, self.t_col, self.t_perm)]
+            values.requires_grad_(self.values.requires_grad)
+            memo[id(self)] = CSR(crow, col, values, self._size(), *t, check_invariants=False)
         return memo[id(self)]
 
     __hash__ = torch.Tensor.__hash__

@@ -9,26 +9,25 @@ Not here: kernels, the container (`csr.py`), anything that copies a sparse matri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .calls import Number
+from .calls import Number, call
 from .csr import CSR
 from .ops import spgemm as _spgemm_rows  # noqa: F401  (registers the operators)
 from .ops import spmm as _spmm_rows  # noqa: F401
 from .ops._csr import rows_of
 from .ops._gemm import name_of
-from .registration import define_composite
+from .registration import COMPONENTS, define_composite
 
+_spmm = COMPONENTS["spmm"]
 REDUCTIONS = ("sum", "mean", "amax", "amin")
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """A rows x cols matrix as crow, col and values of CSR: of the matrix, or of its transpose."""
 
     crow: Tensor
@@ -80,11 +79,11 @@ class _Values(torch.autograd.Function):
         ctx.save_for_backward(*_indices(matrix))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _assemble(ctx.layout, ctx.saved_tensors, grad, ctx.size)
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
         return _stored_values(tangent)
 
 
@@ -113,7 +112,7 @@ class _Assembled(torch.autograd.Function):
         ctx.save_for_backward(*indices)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         indices = ctx.saved_tensors
         if grad.layout != ctx.layout or not all(map(torch.equal, _indices(grad), indices)):
             ones = grad.new_ones(indices[-1].shape[-1], layout=torch.strided)
@@ -123,8 +122,9 @@ class _Assembled(torch.autograd.Function):
 
 def _native(layout: torch.layout, indices: Any, values: Tensor, size: Any) -> Tensor:
     if layout == torch.sparse_coo:
-        return torch.sparse_coo_tensor(*indices, values, size, is_coalesced=True, check_invariants=False)
-    return torch.sparse_compressed_tensor(*indices, values, size, layout=layout, check_invariants=False)
+        return torch.sparse_coo_tensor(indices[0], values, size, is_coalesced=True, check_invariants=False)
+    outer, inner = indices
+    return torch.sparse_compressed_tensor(outer, inner, values, size, layout=layout, check_invariants=False)
 
 
 def _assemble(layout: torch.layout, indices: Any, values: Tensor, size: Any) -> Tensor:
@@ -174,7 +174,7 @@ def _block_parts(matrix: Tensor) -> Parts:
 
 def _parts(matrix: Any, name: str) -> Parts:
     if isinstance(matrix, CSR):
-        rows, cols = matrix.shape
+        rows, cols = _shape(matrix)
         ready = (matrix.t_crow, matrix.t_col, matrix.t_perm)
         return Parts(matrix.crow, matrix.col, matrix.values, rows, cols, ready=ready)
     if matrix.dim() != 2:
@@ -190,7 +190,8 @@ def _parts(matrix: Any, name: str) -> Parts:
         return _block_parts(matrix)
     transposed = matrix.layout == torch.sparse_csc
     rows, cols = matrix.shape
-    return Parts(*_indices(matrix), _values_of(matrix), rows, cols, transposed)
+    outer, inner = _indices(matrix)
+    return Parts(outer, inner, _values_of(matrix), rows, cols, transposed)
 
 
 def csr_parts(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,20 +205,31 @@ def csr_parts(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 # Products.
 
 
+def _shape(t: Any) -> Any:
+    # Properties of a tensor subclass go through __torch_function__, at 2 us each.
+    return (t.crow.shape[0] - 1, t.shape[1]) if isinstance(t, CSR) else t.shape
+
+
+def _typed(t: Any) -> Tensor:
+    """A plain tensor of the dtype and device of `t`."""
+    return t.values if isinstance(t, CSR) else t
+
+
 def _check_inner(a: Any, b: Any) -> None:
-    if a.dim() == 2 and b.dim() == 2 and a.shape[1] == b.shape[0]:
-        return
-    if a.dim() != 2 or b.dim() != 2:
+    x, y = _shape(a), _shape(b)
+    if len(x) != 2 or len(y) != 2:
         raise RuntimeError(f"a and b must be matrices, got {_describe(a)} and {_describe(b)}")
-    raise RuntimeError(f"a and b shapes cannot be multiplied ({a.shape[0]}x{a.shape[1]} and {b.shape[0]}x{b.shape[1]})")
+    if x[1] != y[0]:
+        raise RuntimeError(f"a and b shapes cannot be multiplied ({x[0]}x{x[1]} and {y[0]}x{y[1]})")
 
 
 def _check_types(a: Any, b: Any, names: str = "a and b") -> None:
-    if a.dtype != b.dtype:
-        raise RuntimeError(f"{names} must have the same dtype, but got {name_of(a.dtype)} and {name_of(b.dtype)}")
-    if a.device != b.device:
+    x, y = _typed(a), _typed(b)
+    if x.dtype != y.dtype:
+        raise RuntimeError(f"{names} must have the same dtype, but got {name_of(x.dtype)} and {name_of(y.dtype)}")
+    if x.device != y.device:
         raise RuntimeError(
-            f"Expected all tensors to be on the same device, but {names} are on {a.device} and {b.device}"
+            f"Expected all tensors to be on the same device, but {names} are on {x.device} and {y.device}"
         )
 
 
@@ -225,8 +237,10 @@ def _times_dense(
     a: Parts, dense: Tensor, input: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0, mean: bool = False
 ) -> Tensor:
     columns = a.rows if a.transposed else a.cols  # of what the parts describe
-    return torch.ops.myops.spmm(
-        a.crow, a.col, a.values, dense, input, *a.ready,
+    if a.ready[0] is None and input is None and not a.transposed and not mean and alpha == 1:
+        return call(_spmm, a.crow, a.col, a.values, dense)
+    return call(
+        _spmm, a.crow, a.col, a.values, dense, input, *a.ready,
         columns=columns, transpose=a.transposed, mean=mean, beta=beta, alpha=alpha,
     )  # fmt: skip
 

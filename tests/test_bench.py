@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("numpy")
 
 from myops.bench import __main__ as command
-from myops.bench import accuracy, dense, machine, memory, problem, report, runner, timing
+from myops.bench import accuracy, dense, machine, memory, problem, report, runner, suite, timing
 
 
 def make_row(ratio: float | None, verdict: str, group: str = "squares", **changes: Any) -> report.Row:
@@ -358,9 +358,9 @@ def test_no_arguments_print_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_thread_counts() -> None:
-    assert dense.thread_counts("1,2") == (1, 2)
+    assert suite.thread_counts("1,2") == (1, 2)
     with pytest.raises(Exception, match="start at 1"):
-        dense.thread_counts("0")
+        suite.thread_counts("0")
 
 
 def test_selection_filters() -> None:

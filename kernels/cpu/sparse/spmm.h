@@ -13,8 +13,8 @@
 
 namespace myops::cpu {
 
-constexpr int64_t kNear = 512 * 1024;  // bytes of B that stay in L2, where prefetching costs more than it brings
-constexpr int kTile = 8;               // vectors of D in registers: 8 of 16 (complex: 4 x 2)
+constexpr int64_t kNear = 4096 * 1024;  // bytes of B that stay in L2, where prefetching costs more than it brings
+constexpr int kTile = 8;                // vectors of D in registers: 8 of 16 (complex: 4 x 2)
 
 // Where finished sums of a tile go: a row of D with its addend, or a slot of a long row.
 template <class Isa, class T, class S, bool Cx>
@@ -53,39 +53,46 @@ struct SpmmOut {
     }
     store_exact<Isa, T, S>(static_cast<S*>(p.D) + i * p.N * U + j, v, n);
   }
-
-  // The only column.
-  void finish_one(int64_t i, T sum) const {
-    if (p.mean || p.C != nullptr) return finish(i, 0, Vec{} + sum, 1);
-    static_cast<S*>(p.D)[i] = store_scalar<S>(static_cast<T>(sum * alpha));
-  }
 };
 
-template <class T, class S>
+// Where entry e finds its row of B. Far: rows are prefetched, and their offsets were computed before.
+struct FarRows {
+  static constexpr bool kFar = true;
+  const int64_t* offsets;
+  int64_t operator()(int64_t e) const { return offsets[e]; }
+};
+struct NearColumns {  // 32-bit columns as they are
+  static constexpr bool kFar = false;
+  const int32_t* col;
+  int64_t stride;
+  int64_t operator()(int64_t e) const { return col[e] * stride; }
+};
+
+template <class T, class S, class RowOf>
 struct SpmmTile {
   const S* b;      // of the tile's first column
   const S* b_end;  // behind the last element of B
-  const int64_t* offsets;
+  RowOf row_of;
   const T* values;
   int last;  // lanes of the last vector
 };
 
 // The sum over entries [begin, end) of one row. Two or four chains where a row of one or two vectors would wait for its
 // own additions; entry e goes to chain e % Chains.
-template <class Isa, class T, class S, int NV, bool Cx, bool Far, class Vec = typename Isa::template Vec<T>>
-inline void spmm_row(const SpmmTile<T, S>& t, int64_t begin, int64_t end, Vec (&result)[NV]) {
+template <class Isa, class T, class S, int NV, bool Cx, class RowOf, class Vec = typename Isa::template Vec<T>>
+inline void spmm_row(const SpmmTile<T, S, RowOf>& t, int64_t begin, int64_t end, Vec (&result)[NV]) {
   constexpr int L = Isa::template lanes<T>;
   constexpr int Chains = NV == 1 ? 4 : NV == 2 ? 2 : 1;
   constexpr int Parts = Cx ? 2 : 1;
   Vec acc[Chains][Parts][NV] = {};
   const auto step = [&](int64_t e, Vec(&sums)[Parts][NV]) {
-    const S* x = t.b + t.offsets[e];
-    const S* ahead = t.b + t.offsets[e + kPrefetch];
+    const S* x = t.b + t.row_of(e);
 #pragma GCC unroll 8
     for (int u = 0; u < NV; ++u) {
-      const Vec xv = u + 1 < NV || t.last == L ? load_converted<Isa, T, S>(x + u * L, L)
-                                               : load_ragged<Isa, T, S>(x + u * L, t.last, t.b_end);
-      if (Far && u * L * sizeof(S) % 64 == 0) __builtin_prefetch(ahead + u * L);
+      const Vec xv =
+          u + 1 < NV ? load_converted<Isa, T, S>(x + u * L, L) : load_ragged<Isa, T, S>(x + u * L, t.last, t.b_end);
+      if constexpr (RowOf::kFar)
+        if (u * L * sizeof(S) % 64 == 0) __builtin_prefetch(t.b + t.row_of(e + kPrefetch) + u * L);
 #pragma GCC unroll 2
       for (int part = 0; part < Parts; ++part) sums[part][u] += xv * t.values[Parts * e + part];
     }
@@ -117,14 +124,15 @@ inline void spmm_row(const SpmmTile<T, S>& t, int64_t begin, int64_t end, Vec (&
   }
 }
 
-template <class Isa, class T, class S, int NV, bool Cx, bool Far>
-void spmm_rows(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmTile<T, S>& t, int64_t j, T* slots) {
+template <class Isa, class T, class S, int NV, bool Cx, class RowOf>
+void spmm_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmTile<T, S, RowOf>& t, int64_t j,
+               T* slots) {
   constexpr int L = Isa::template lanes<T>;
   constexpr int Unit = Cx ? 2 : 1;
   using Vec = typename Isa::template Vec<T>;
   Vec sum[NV];
   if (piece.slot >= 0) {
-    spmm_row<Isa, T, S, NV, Cx, Far>(t, 0, piece.end - piece.begin, sum);
+    spmm_row<Isa, T, S, NV, Cx, RowOf>(t, 0, piece.end - piece.begin, sum);
     T* slot = slots + piece.slot * out.p.N * Unit + j;
     for (int u = 0; u < NV; ++u) store_converted<Isa, T, T>(slot + u * L, sum[u], u + 1 < NV ? L : t.last);
     return;
@@ -132,7 +140,7 @@ void spmm_rows(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const Spmm
   int64_t begin = piece.begin;
   for (int64_t i = piece.row; i < piece.row_end; ++i) {
     const int64_t end = row_start(out.p.A, i + 1);
-    spmm_row<Isa, T, S, NV, Cx, Far>(t, begin - piece.begin, end - piece.begin, sum);
+    spmm_row<Isa, T, S, NV, Cx, RowOf>(t, begin - piece.begin, end - piece.begin, sum);
     for (int u = 0; u < NV; ++u) out.finish(i, j + u * L, sum[u], u + 1 < NV ? L : t.last);
     begin = end;
   }
@@ -161,10 +169,7 @@ bool spmm_column(const SpmmOut<Isa, T, S, false>& out, const Piece& piece, T* sl
   const Spmm& p = out.p;
   const I* col = static_cast<const I*>(p.A.col) + piece.begin;
   const int64_t n = piece.end - piece.begin;
-  using U = std::make_unsigned_t<I>;
-  U largest = 0;
-  for (int64_t e = 0; e < n; ++e) largest = static_cast<U>(col[e]) > largest ? static_cast<U>(col[e]) : largest;
-  if (n > 0 && static_cast<uint64_t>(largest) >= static_cast<uint64_t>(p.A.cols)) return false;
+  if (!columns_inside(col, n, p.A.cols)) return false;
   const S* values = static_cast<const S*>(p.values) + piece.begin;
   const S* b = static_cast<const S*>(p.B);
   alignas(64) T products[kPiece + Isa::template lanes<T>];
@@ -177,17 +182,47 @@ bool spmm_column(const SpmmOut<Isa, T, S, false>& out, const Piece& piece, T* sl
     return true;
   }
   const I* crow = static_cast<const I*>(p.A.crow);
-  for (int64_t i = piece.row; i < piece.row_end; ++i)
-    out.finish_one(i, sum_of<Isa, T>(products + (crow[i] - piece.begin), crow[i + 1] - crow[i]));
+  S* const d = static_cast<S*>(p.D);
+  const T alpha = out.alpha, *sums = products - piece.begin;
+  const bool plain = !p.mean && p.C == nullptr;
+  I begin = crow[piece.row];
+  for (int64_t i = piece.row; i < piece.row_end; ++i) {
+    const I end = crow[i + 1];
+    const T sum = sum_of<Isa, T>(sums + begin, end - begin);
+    if (plain)
+      d[i] = store_scalar<S>(static_cast<T>(sum * alpha));
+    else
+      out.finish(i, 0, typename Isa::template Vec<T>{} + sum, 1);
+    begin = end;
+  }
   return true;
 }
 
-template <class Isa, class T, class S, int NV, bool Cx>
-void spmm_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmTile<T, S>& t, int64_t j, T* slots) {
-  if (static_cast<int64_t>(sizeof(S)) * (t.b_end - static_cast<const S*>(out.p.B)) > kNear)
-    spmm_rows<Isa, T, S, NV, Cx, true>(out, piece, t, j, slots);
-  else
-    spmm_rows<Isa, T, S, NV, Cx, false>(out, piece, t, j, slots);
+// All columns of a piece, tile by tile.
+template <class Isa, class T, class S, bool Cx, class RowOf>
+void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values, T* slots) {
+  constexpr int L = Isa::template lanes<T>;
+  constexpr int U = Cx ? 2 : 1;
+  constexpr int kWidest = kTile / U;
+  const Spmm& p = out.p;
+  const S* b = static_cast<const S*>(p.B);
+  const S* b_end = b + ((p.A.cols - 1) * p.b_row + p.N) * U;
+  const int64_t width = p.N * U, vectors = ceil_div(width, L);
+  for (int64_t v = 0; v < vectors;) {
+    const int64_t left = vectors - v;
+    const int nv = left >= kWidest ? kWidest : left >= 4 && kWidest > 4 ? 4 : left >= 2 ? 2 : 1;
+    const int last = static_cast<int>(min64(L, width - (v + nv - 1) * L));
+    const SpmmTile<T, S, RowOf> t{b + v * L, b_end, row_of, values, last};
+    switch (nv) {
+      case 8:
+        if constexpr (!Cx) spmm_tile<Isa, T, S, 8, Cx>(out, piece, t, v * L, slots);
+        break;
+      case 4: spmm_tile<Isa, T, S, 4, Cx>(out, piece, t, v * L, slots); break;
+      case 2: spmm_tile<Isa, T, S, 2, Cx>(out, piece, t, v * L, slots); break;
+      default: spmm_tile<Isa, T, S, 1, Cx>(out, piece, t, v * L, slots);
+    }
+    v += nv;
+  }
 }
 
 template <class Isa, class T, class S, bool Cx>
@@ -195,14 +230,12 @@ Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
   using Vec = typename Isa::template Vec<T>;
   constexpr int L = Isa::template lanes<T>;
   constexpr int U = Cx ? 2 : 1;
-  constexpr int kWidest = kTile / U;
-  const int64_t width = p.N * U, vectors = ceil_div(width, L);
+  const int64_t width = p.N * U;
   const SpmmOut<Isa, T, S, Cx> out{p, scalar<T>(p.alpha), scalar<T>(p.beta)};
   T* slots = nullptr;
   if (cut.slots > 0)
     slots = static_cast<T*>(rt.allocate(rt.cookie, cut.slots * width * static_cast<int64_t>(sizeof(T))));
-  const S* b = static_cast<const S*>(p.B);
-  const S* b_end = b + ((p.A.cols - 1) * p.b_row + p.N) * U;
+  const bool far = p.A.cols * p.b_row * U * static_cast<int64_t>(sizeof(S)) > kNear;
   Flag bad;
   take_turns(rt, cut.count, [&](int64_t task) {
     const Piece& piece = cut.pieces[task];
@@ -214,26 +247,20 @@ Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
         return;
       }
     }
-    alignas(64) int64_t offsets[kPiece + kPrefetch];
-    alignas(64) T values[kPiece * U];
-    if (!stage_offsets(p.A, piece.begin, piece.end, p.b_row * U, offsets) ||
-        !stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, values))
+    alignas(64) T staged[kPiece * U];
+    const T* v = staged;
+    if (std::is_same_v<T, S> && p.perm == nullptr)
+      v = static_cast<const T*>(p.values) + piece.begin * U;
+    else if (!stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, staged))
       return bad.raise();
-    for (int64_t v = 0; v < vectors;) {
-      const int64_t left = vectors - v;
-      const int nv = left >= kWidest ? kWidest : left >= 4 && kWidest > 4 ? 4 : left >= 2 ? 2 : 1;
-      const int last = static_cast<int>(min64(L, width - (v + nv - 1) * L));
-      const SpmmTile<T, S> t{b + v * L, b_end, offsets, values, last};
-      switch (nv) {
-        case 8:
-          if constexpr (!Cx) spmm_tile<Isa, T, S, 8, Cx>(out, piece, t, v * L, slots);
-          break;
-        case 4: spmm_tile<Isa, T, S, 4, Cx>(out, piece, t, v * L, slots); break;
-        case 2: spmm_tile<Isa, T, S, 2, Cx>(out, piece, t, v * L, slots); break;
-        default: spmm_tile<Isa, T, S, 1, Cx>(out, piece, t, v * L, slots);
-      }
-      v += nv;
+    if (!far && !p.A.wide) {
+      const int32_t* col = static_cast<const int32_t*>(p.A.col) + piece.begin;
+      if (!columns_inside(col, piece.end - piece.begin, p.A.cols)) return bad.raise();
+      return spmm_piece(out, piece, NearColumns{col, p.b_row * U}, v, slots);
     }
+    alignas(64) int64_t offsets[kPiece + kPrefetch];
+    if (!stage_offsets(p.A, piece.begin, piece.end, p.b_row * U, offsets)) return bad.raise();
+    spmm_piece(out, piece, FarRows{offsets}, v, slots);
   });
   for (int64_t task = 0; task < cut.count && slots != nullptr; ++task) {
     const int64_t first = cut.pieces[task].slot, row = cut.pieces[task].row;

@@ -8,24 +8,29 @@ namespace myops::cpu {
 
 constexpr int kPrefetch = 8;  // entries ahead
 
+template <class I>
+static inline bool columns_inside(const I* col, int64_t n, int64_t cols) {
+  using U = std::make_unsigned_t<I>;
+  U largest = 0;  // a negative one is huge
+  for (int64_t e = 0; e < n; ++e) largest = static_cast<U>(col[e]) > largest ? static_cast<U>(col[e]) : largest;
+  return n == 0 || static_cast<uint64_t>(largest) < static_cast<uint64_t>(cols);
+}
+
 // The offset of every gathered row; false where a column is outside the matrix. Behind the end, the last one repeated:
 // prefetches run ahead.
 template <class I>
 static inline bool stage_offsets(const void* col, int64_t begin, int64_t end, int64_t cols, int64_t row_stride,
                                  int64_t* offsets) {
-  using U = std::make_unsigned_t<I>;
   const I* c = static_cast<const I*>(col) + begin;
   const int64_t n = end - begin;
-  U largest = 0;
-  for (int64_t e = 0; e < n; ++e)
-    largest = static_cast<U>(c[e]) > largest ? static_cast<U>(c[e]) : largest;  // a negative one is huge
+  if (!columns_inside(c, n, cols)) return false;
   if (((row_stride | cols) >> 31) == 0)  // a 32-bit multiplication is one instruction, a 64-bit one is three
     for (int64_t e = 0; e < n; ++e)
       offsets[e] = static_cast<int64_t>(static_cast<int32_t>(c[e])) * static_cast<int32_t>(row_stride);
   else
     for (int64_t e = 0; e < n; ++e) offsets[e] = static_cast<int64_t>(c[e]) * row_stride;
   for (int i = 0; i < kPrefetch; ++i) offsets[n + i] = n > 0 ? offsets[n - 1] : 0;
-  return n == 0 || static_cast<uint64_t>(largest) < static_cast<uint64_t>(cols);
+  return true;
 }
 
 static inline bool stage_offsets(const Csr& A, int64_t begin, int64_t end, int64_t row_stride, int64_t* offsets) {
@@ -64,10 +69,12 @@ template <class Isa, class T, class S>
 inline typename Isa::template Vec<T> load_ragged(const S* p, int n, const S* end) {
   constexpr int L = Isa::template lanes<T>;
   constexpr bool kMasks = Isa::kMaskedLoads && (std::is_same_v<S, T> || std::is_same_v<T, float>);
-  if constexpr (kMasks) {
-    return load_converted<Isa, T, S>(p, n);
+  if constexpr (kMasks && std::is_same_v<S, T>) {
+    return Isa::template load_partial<T>(p, n);  // a full vector too: no branch in the loop
+  } else if constexpr (kMasks) {
+    return Isa::widen_partial(p, n);
   } else {
-    if (end - p < L) return load_converted<Isa, T, S>(p, n);
+    if (n == L || end - p < L) return load_converted<Isa, T, S>(p, n);
     using Bits = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
     using Vec = typename Isa::template Vec<T>;
     Bits lane;
