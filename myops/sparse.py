@@ -164,7 +164,7 @@ def _block_parts(matrix: Tensor) -> Parts:
     outer, inner = _indices(matrix)
     values = _values_of(matrix)
     height, width = values.shape[1:]
-    blocks = rows_of(outer).to(inner.dtype)
+    blocks = rows_of(outer, inner.shape[0])
     block_row, block_col = (blocks, inner) if matrix.layout == torch.sparse_bsr else (inner, blocks)
     i, j = (torch.arange(n, dtype=inner.dtype, device=inner.device) for n in (height, width))
     row = (block_row.view(-1, 1, 1) * height + i.view(-1, 1)).expand(values.shape).reshape(-1)
@@ -258,7 +258,7 @@ def _times_sparse(a: Any, b: Any) -> Any:
     if isinstance(a, CSR) or isinstance(b, CSR):
         return CSR(crow, col, values, size, check_invariants=False)
     if a.layout == b.layout == torch.sparse_coo:
-        return _assemble(torch.sparse_coo, (torch.stack([rows_of(crow), col]),), values, size)
+        return _assemble(torch.sparse_coo, (torch.stack([rows_of(crow, col.shape[0]), col]),), values, size)
     return _assemble(torch.sparse_csr, (crow, col), values, size)
 
 

@@ -118,6 +118,7 @@ def dense_of(crow: Tensor, col: Tensor, values: Tensor, k: Any) -> Tensor:
     return flat.view(m, k)
 
 
-def rows_of(crow: Tensor) -> Tensor:
-    """The row of every entry."""
-    return torch.repeat_interleave(torch.arange(crow.shape[0] - 1, device=crow.device), crow.long().diff())
+def rows_of(crow: Tensor, nnz: Any = None) -> Tensor:
+    """The row of every entry; nnz spares reading it out of `crow`."""
+    rows = torch.arange(crow.shape[0] - 1, dtype=crow.dtype, device=crow.device)
+    return torch.repeat_interleave(rows, crow.diff(), output_size=nnz)

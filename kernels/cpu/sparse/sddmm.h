@@ -9,6 +9,35 @@ namespace myops::cpu {
 
 constexpr int64_t kDepth = 2048;  // numbers of A's row in L1 at a time
 
+// a holds sums of G lanes each, b as many: their halves added, those of a in the lower half of the result.
+template <class Isa, class T, int G, class Vec = typename Isa::template Vec<T>>
+inline Vec fold(Vec a, Vec b) {
+  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+  constexpr int L = Isa::template lanes<T>;
+  Index low, high;
+  for (int i = 0; i < L; ++i) {
+    const int lane = i % (L / 2);
+    low[i] = (i < L / 2 ? 0 : L) + lane / (G / 2) * G + lane % (G / 2);
+    high[i] = low[i] + G / 2;
+  }
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// The sums of four vectors, with half the shuffles of four horizontal sums.
+template <class Isa, class T, class Vec = typename Isa::template Vec<T>>
+inline void four_sums(Vec a, Vec b, Vec c, Vec d, T (&sums)[4]) {
+  constexpr int L = Isa::template lanes<T>;
+  if constexpr (L < 4) {
+    const Vec all[4] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i) sums[i] = horizontal_sum<Isa, T>(all[i]);
+  } else {
+    Vec all = fold<Isa, T, L / 2>(fold<Isa, T, L>(a, b), fold<Isa, T, L>(c, d));
+    if constexpr (L >= 16) add_halves<Isa, T, 2>(all);
+    if constexpr (L >= 8) add_halves<Isa, T, 1>(all);
+    for (int i = 0; i < 4; ++i) sums[i] = all[i * (L / 4)];
+  }
+}
+
 // dots[c] += the dot products of n numbers at a with entries e .. e + 3, two versions of a for complex.
 template <class Isa, class T, class S, int Parts, int Entries, class Vec = typename Isa::template Vec<T>>
 inline void dot_entries(const T* a, int64_t n, const S* b, const int64_t* offsets, const S* b_end, T* dots) {
@@ -26,10 +55,16 @@ inline void dot_entries(const T* a, int64_t n, const S* b, const int64_t* offset
   };
   for (; j + L <= n; j += L) step([](const S* p) { return load_converted<Isa, T, S>(p, L); });
   if (j < n) step([&](const S* p) { return load_ragged<Isa, T, S>(p, static_cast<int>(n - j), b_end); });
-#pragma GCC unroll 4
-  for (int e = 0; e < Entries; ++e)
+  if constexpr (Entries == 4) {
 #pragma GCC unroll 2
-    for (int part = 0; part < Parts; ++part) dots[Parts * e + part] += horizontal_sum<Isa, T>(acc[e][part]);
+    for (int part = 0; part < Parts; ++part) {
+      T sums[4];
+      four_sums<Isa, T>(acc[0][part], acc[1][part], acc[2][part], acc[3][part], sums);
+      for (int e = 0; e < 4; ++e) dots[Parts * e + part] += sums[e];
+    }
+  } else {
+    for (int part = 0; part < Parts; ++part) dots[part] += horizontal_sum<Isa, T>(acc[0][part]);
+  }
 }
 
 template <class Isa, class T, class S, bool Cx>

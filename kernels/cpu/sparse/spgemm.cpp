@@ -46,7 +46,7 @@ struct Rows {
 };
 
 // A row of a few terms: an insertion sort costs less than walking the marks.
-constexpr int64_t kShortRow = 24;
+constexpr int64_t kShortRow = 16;
 
 template <class T, class I>
 struct ShortRow {
@@ -87,29 +87,28 @@ class DenseRow {
   template <class Emit>
   void finish(const Emit& emit) {
     for (size_t base = 0; base < groups_.size(); base += 8) {
-      uint64_t left = mask_of(&groups_[base]);
+      uint64_t groups = mask_of_eight(&groups_[base]);
+      if (groups == 0) continue;
       std::memset(&groups_[base], 0, 8);
-      for (; left != 0; left &= left - 1) {
-        const int64_t first = static_cast<int64_t>(base + __builtin_ctzll(left)) * 64;
-        for (int64_t eight = first; eight < first + 64; eight += 8) {
-          uint64_t marks = mask_of(&used_[eight]);
-          if (marks == 0) continue;
-          std::memset(&used_[eight], 0, 8);
-          for (; marks != 0; marks &= marks - 1) {
-            const int64_t c = eight + __builtin_ctzll(marks);
-            emit(static_cast<I>(c), sums_[c]);
-            sums_[c] = T{};
-          }
+      for (; groups != 0; groups &= groups - 1) {
+        const int64_t first = static_cast<int64_t>(base + __builtin_ctzll(groups)) * 64;
+        uint64_t columns = 0;
+        for (int i = 0; i < 8; ++i) columns |= mask_of_eight(&used_[first + 8 * i]) << (8 * i);
+        std::memset(&used_[first], 0, 64);
+        for (; columns != 0; columns &= columns - 1) {
+          const int64_t c = first + __builtin_ctzll(columns);
+          emit(static_cast<I>(c), sums_[c]);
+          sums_[c] = T{};
         }
       }
     }
   }
 
  private:
-  static uint64_t mask_of(const uint8_t* eight) {  // bit i for byte i, which is 0 or 1
+  static uint64_t mask_of_eight(const uint8_t* marks) {  // bit i for byte i, which is 0 or 1
     uint64_t bytes;
-    std::memcpy(&bytes, eight, 8);
-    return bytes == 0 ? 0 : (bytes * 0x0102040810204080u) >> 56;
+    std::memcpy(&bytes, marks, 8);
+    return (bytes * 0x0102040810204080u) >> 56;
   }
 
   std::vector<T> sums_;
