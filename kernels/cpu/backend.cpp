@@ -38,12 +38,16 @@ cpu::Runtime runtime(Scratch& scratch) {
   return rt;
 }
 
-// The engines that gather rows work on a cut of the pattern.
+// The engines that gather rows work on a cut of the pattern. Below kAlone multiply-adds (10 us) a second thread costs
+// more than it does.
+constexpr int64_t kAlone = 1 << 15;
+
 template <class Problem>
 Status run_on_pieces(Status (*kernel)(const Problem&, const cpu::Partition&, const cpu::Runtime&),
                      const Problem& problem, const Tensor& like) {
   Scratch scratch{{}, like};
-  const cpu::Runtime rt = runtime(scratch);
+  cpu::Runtime rt = runtime(scratch);
+  if ((problem.A.nnz + problem.A.rows) * problem.N < kAlone) rt.threads = 1;
   cpu::Partition pieces;
   const Status status = cpu::cut(problem.A, rt, pieces);
   return status == Status::ok ? kernel(problem, pieces, rt) : status;
@@ -128,10 +132,8 @@ __attribute__((visibility("default"))) const char* myops_plan(const char* isa, i
                                                               int threads) {
   thread_local std::string text;
   static const myops::cpu::IsaTraits levels[] = {
-      {"baseline", 16, 2, false, false, false, false, false},
-      {"avx2", 32, 2, false, true, false, false, false},
-      {"avx512", 64, 4, true, true, false, false, false},
-      {"avx512_bf16", 64, 4, true, true, true, true, false},
+      {"baseline", 16, 2, false, false, false, false, false}, {"avx2", 32, 2, false, true, false, false, false},
+      {"avx512", 64, 4, true, true, false, false, false},     {"avx512_bf16", 64, 4, true, true, true, true, false},
       {"amx", 64, 4, true, true, true, true, true},
   };
   for (const auto& level : levels) {

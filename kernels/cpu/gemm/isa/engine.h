@@ -29,9 +29,9 @@ constexpr Engine make_engine(const char* name, bool converts_f16) {
            Isa::kMatrixUnit},
           &gemm<Isa>,
           &add<Isa>,
-          &spmm<Isa>,
-          &extremum<Isa>,
-          &sddmm<Isa>,
+          &spmm<typename Isa::Gather>,
+          &extremum<typename Isa::Gather>,
+          &sddmm<typename Isa::Gather>,
           &peak_rate<Isa>};
 }
 
