@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import myops
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse .* (support is in beta|invariant checks):UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")
 
 
 @pytest.fixture(autouse=True)
