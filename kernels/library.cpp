@@ -38,4 +38,28 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
 
   m.def("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");
   m.def("linear.out(Tensor input, Tensor weight, Tensor? bias=None, *, Tensor(a!) out) -> ()");
+
+  // Sparse matrices are their parts: crow, col and values of CSR. t_crow, t_col and t_perm are csr_transpose's results
+  // for callers that have them.
+  m.def("csr_transpose(Tensor crow, Tensor col, SymInt columns) -> (Tensor, Tensor, Tensor)");
+  m.def("csr_rows(Tensor row, SymInt rows) -> Tensor");
+  m.def(
+      "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor? input=None, Tensor? t_crow=None, Tensor? "
+      "t_col=None, Tensor? t_perm=None, *, SymInt? columns=None, bool transpose=False, bool mean=False, float beta=1, "
+      "float alpha=1) -> Tensor");
+  m.def(
+      "spmm_extremum(Tensor crow, Tensor col, Tensor values, Tensor dense, *, bool minimum=False) -> (Tensor, "
+      "Tensor)");
+  m.def(
+      "sddmm(Tensor crow, Tensor col, Tensor a, Tensor b, Tensor? t_crow=None, Tensor? t_col=None, Tensor? "
+      "t_perm=None) "
+      "-> Tensor");
+  m.def(
+      "spgemm(Tensor a_crow, Tensor a_col, Tensor a_values, Tensor b_crow, Tensor b_col, Tensor b_values, SymInt "
+      "columns) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "spgemm_backward(Tensor a_crow, Tensor a_col, Tensor a_values, Tensor b_crow, Tensor b_col, Tensor b_values, "
+      "Tensor c_crow, Tensor c_col, Tensor c_values, SymInt columns, *, bool need_a=True, bool need_b=True) -> "
+      "(Tensor, "
+      "Tensor)");
 }

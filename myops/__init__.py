@@ -4,13 +4,16 @@
     torch.ops.myops.addmm(input, ...)       the registered operator: gradients, torch.compile, export
     with myops.use(): model(x)              an unmodified model, its mm, addmm, bmm and baddbmm on myops
     myops.stats()                           what ran where
+    myops.sparse.mm(a, b), myops.CSR        sparse products, and a sparse matrix that compiles
 
 See README.md; `myops.build_info()` says what is loaded.
 """
 
 __version__ = "0.1.0"
 
+from . import sparse
 from ._native import build_info, is_available, isa, isa_levels, peak_gflops, plan
+from .csr import CSR
 from .ops.add import add, add_
 from .ops.addmm import addmm, addmm_, mm
 from .ops.bmm import baddbmm, baddbmm_, bmm
@@ -19,6 +22,7 @@ from .ops.matmul import matmul
 from .override import disable, enable, reset_stats, stats, use
 
 __all__ = [
+    "CSR",
     "add",
     "add_",
     "addmm",
@@ -38,6 +42,7 @@ __all__ = [
     "peak_gflops",
     "plan",
     "reset_stats",
+    "sparse",
     "stats",
     "use",
 ]

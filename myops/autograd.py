@@ -29,7 +29,7 @@ from torch.autograd.function import _SingleLevelFunction
 from .errors import translate
 
 if TYPE_CHECKING:
-    from .registration import Operator
+    from .registration import Operator, Row
 
 Kernel = Callable[..., Any]
 
@@ -67,30 +67,30 @@ class Signature:
         return op(*flat[: self.positional], **dict(zip(self.keywords, flat[self.positional :], strict=True)))
 
 
-def differentiable_kernel(op: OpOverload, row: Operator) -> Kernel:
+def differentiable_kernel(op: OpOverload, row: Row) -> Kernel:
     """The Autograd kernel of a functional overload: records `row.backward` and `row.jvp` where a graph is needed."""
     signature = Signature(op)
     redispatch, tensors = op._handle.redispatch_boxed, row.tensors
 
     class Function(_SingleLevelFunction):
         @staticmethod
-        def forward(*flat: Any) -> Tensor:
+        def forward(*flat: Any) -> Any:
             # Function.apply switches gradients off. The levels of torch.func below this one still need theirs: without
             # this, second derivatives by nested transforms are silently zero.
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True), _AutoDispatchBelowAutograd():
                 return signature.call(op, flat)
 
         @staticmethod
-        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-            row.save(ctx, *inputs)
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            row.keep(ctx, inputs, output)
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-            grads = row.backward(ctx, grad)
+        def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+            grads = row.backward(ctx, *outer)
             return grads + (None,) * (len(signature.names) - len(grads))
 
         @staticmethod
-        def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
             return row.jvp(ctx, *tangents[: row.tensors])
 
         @staticmethod
@@ -100,7 +100,7 @@ def differentiable_kernel(op: OpOverload, row: Operator) -> Kernel:
     apply: Kernel = Function.apply  # type: ignore[attr-defined]
     Function.__name__ = Function.__qualname__ = f"Myops{row.name.capitalize()}"
 
-    def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> Tensor:
+    def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
         try:
             if needs_graph(args[:tensors]):
                 with enable_single_level_autograd_function():

@@ -14,12 +14,12 @@ from torch import Tensor
 from . import _native
 from .autograd import call_without_graph, needs_graph
 from .errors import translate
-from .registration import Operator, fits_float
+from .registration import Operator, Row, fits_float
 
 Number = int | float | complex | bool
 
 
-def call(row: Operator, *args: Any, **scalars: Any) -> Tensor:
+def call(row: Row, *args: Any, **scalars: Any) -> Tensor:
     if _native.cpu_error is not None:
         _native.require()
     for value in scalars.values():

@@ -25,6 +25,9 @@ from . import _native, autograd
 _LIBRARY = torch.library.Library("myops", "FRAGMENT")
 
 OPERATORS: dict[str, Operator] = {}
+COMPONENTS: dict[
+    str, Row
+] = {}  # the sparse operators, which take the parts of a matrix and have no out= or in-place form
 
 
 @dataclass
@@ -45,38 +48,33 @@ class BadCall:
     words: str
 
 
-class Operator(ABC):
-    """A row of the operator table. Arguments are those of the schema, in its order, keyword-only ones last."""
+class Row(ABC):
+    """What every operator has. Arguments are those of the schema, in its order, keyword-only ones last."""
 
     name: str
     tensors: int  # how many leading arguments are tensors (or None)
-    in_place: bool = False  # whether `name_` exists
     autocast: bool = True  # whether autocast lowers the precision of the arguments
-    # For the .Scalar overloads: which operand a complex or very large integer scalar is folded into.
-    folds: dict[str, int] = {}  # noqa: RUF012
+    reads_conjugates: bool = False  # whether the kernels read conjugate views in place
+    batch_dims: Any = 0  # where `batch` puts the batch dimension: of the result, or of each of several
 
     @abstractmethod
-    def shape(self, *args: Any) -> tuple[Any, ...]:
-        """The result's shape, after the checks on shapes."""
-
-    @abstractmethod
-    def fake(self, *args: Any, **kwargs: Any) -> Tensor:
+    def fake(self, *args: Any, **kwargs: Any) -> Any:
         """The result's shape, strides and dtype, with the checks of the real kernel; for symbolic shapes too."""
 
     @abstractmethod
-    def save(self, ctx: Any, *flat: Any) -> None:
-        """Keep on `ctx` what `backward` and `jvp` need."""
+    def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
+        """Keep on `ctx` what `backward` and `jvp` need of the arguments and the result."""
 
     @abstractmethod
-    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(self, ctx: Any, *grads: Any, **none: Any) -> tuple[Tensor | None, ...]:
         """Gradients of the leading tensors, made of differentiable myops operators; None where not needed."""
 
     @abstractmethod
-    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        """The tangent of the result."""
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Any:
+        """The tangent of the result, or of each of several."""
 
     @abstractmethod
-    def batch(self, size: int, dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> Tensor:
+    def batch(self, size: int, dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> Any:
         """The operator over a batch dimension (`dims` says where in each argument); the result has it in front."""
 
     @abstractmethod
@@ -92,20 +90,40 @@ class Operator(ABC):
         """Calls that must fail before anything is written."""
 
     @abstractmethod
-    def reference(self, *args: Any, **kwargs: Any) -> Tensor:
+    def reference(self, *args: Any, **kwargs: Any) -> Any:
         """The same function made of torch operators, for tensors of float64, complex128 or int64."""
 
     @cached_property
     def packet(self) -> Any:
         return getattr(torch.ops.myops, self.name)
 
-    @property
-    def in_place_packet(self) -> Any:
-        return getattr(torch.ops.myops, f"{self.name}_")
-
     @cached_property
     def op(self) -> OpOverload:
         return self.packet.default
+
+
+class Operator(Row):
+    """A row of the table of dense operators: one result, which can also be written to an `out`."""
+
+    in_place: bool = False  # whether `name_` exists
+    reads_conjugates = True
+    # For the .Scalar overloads: which operand a complex or very large integer scalar is folded into.
+    folds: dict[str, int] = {}  # noqa: RUF012
+
+    @abstractmethod
+    def shape(self, *args: Any) -> tuple[Any, ...]:
+        """The result's shape, after the checks on shapes."""
+
+    @abstractmethod
+    def save(self, ctx: Any, *flat: Any) -> None:
+        """`keep`, for gradients that need no result."""
+
+    def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
+        self.save(ctx, *flat)
+
+    @property
+    def in_place_packet(self) -> Any:
+        return getattr(torch.ops.myops, f"{self.name}_")
 
     @property
     def overloads(self) -> list[OpOverload]:
@@ -141,21 +159,48 @@ def register(row: Operator) -> Operator:
     return row
 
 
+def register_component(row: Row) -> Row:
+    """`register` for the sparse operators."""
+    COMPONENTS[row.name] = row
+    if _native.cpu_error is not None:
+        return row
+    _register_functional(row, row.op)
+    register_flop_formula(row.packet)(row.flops)
+    if _native.cuda_error is not None and torch.version.cuda is not None:
+        _LIBRARY.impl(row.name, _missing_cuda, "CUDA")
+    return row
+
+
+def register_plain(name: str, fake: Any) -> None:
+    """An operator on indices alone, which needs a fake and nothing else."""
+    if _native.cpu_error is None:
+        torch.library.register_fake(f"myops::{name}", fake, lib=_LIBRARY)
+        if _native.cuda_error is not None and torch.version.cuda is not None:
+            _LIBRARY.impl(name, _missing_cuda, "CUDA")
+
+
+def define_composite(schema: str, function: Any) -> None:
+    """An operator made of others in Python."""
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(schema.split("(")[0], function, "CompositeImplicitAutograd")
+
+
 def _missing_cuda(*args: Any, **kwargs: Any) -> None:
     raise ImportError(_native.load_failure("CUDA", _native.cuda_error))
 
 
-def _register_functional(row: Operator, op: OpOverload) -> None:
+def _register_functional(row: Row, op: OpOverload) -> None:
     torch.library.register_fake(f"myops::{row.name}", row.fake, lib=_LIBRARY)
     _LIBRARY.impl(row.name, autograd.differentiable_kernel(op, row), "Autograd", with_keyset=True)
     if row.autocast:
         _LIBRARY.impl(row.name, autograd.autocast_kernel(op, "cpu"), "AutocastCPU")
         _LIBRARY.impl(row.name, autograd.autocast_kernel(op, "cuda"), "AutocastCUDA")
+    if row.reads_conjugates:
         # The engines read conjugate views in place; without this, torch would copy them first.
         _LIBRARY.impl(row.name, torch.library.fallthrough_kernel, "Conjugate")
 
-    def batch_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> tuple[Tensor, int]:
-        return row.batch(info.batch_size, in_dims, *args, **kwargs), 0
+    def batch_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        return row.batch(info.batch_size, in_dims, *args, **kwargs), row.batch_dims
 
     torch.library.register_vmap(f"myops::{row.name}", batch_rule, lib=_LIBRARY)
 

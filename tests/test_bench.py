@@ -13,7 +13,7 @@ import torch
 pytest.importorskip("numpy")
 
 from myops.bench import __main__ as command
-from myops.bench import accuracy, dense, machine, memory, problem, report, runner, timing
+from myops.bench import accuracy, dense, machine, memory, problem, report, runner, sparse, suite, timing
 
 
 def make_row(ratio: float | None, verdict: str, group: str = "squares", **changes: Any) -> report.Row:
@@ -358,9 +358,9 @@ def test_no_arguments_print_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_thread_counts() -> None:
-    assert dense.thread_counts("1,2") == (1, 2)
+    assert suite.thread_counts("1,2") == (1, 2)
     with pytest.raises(Exception, match="start at 1"):
-        dense.thread_counts("0")
+        suite.thread_counts("0")
 
 
 def test_selection_filters() -> None:
@@ -395,3 +395,23 @@ def test_tiny_run_end_to_end(
     assert row.machine["torch"] == torch.__version__
     assert "24x16x8" in printed
     assert "Losses:" in printed
+
+
+def test_sparse_suite(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """One small case of every class, real folder or not; every row has both sides or says why it has one."""
+    pytest.importorskip("scipy")
+    monkeypatch.delenv("MYOPS_DATA", raising=False)
+    np = sparse.np
+    tiny = sparse._from_rows(np.full(40, 3), 40, np.random.default_rng(1))
+    monkeypatch.setattr(sparse, "pattern", lambda name: tiny)
+    monkeypatch.setattr(sparse, "GENERATED", ("tiny",))
+    monkeypatch.setattr(sparse, "WIDTHS", (3,))
+    assert {case.group for case in sparse.select()} == set(sparse.CLASSES)
+    assert {case.matrix for case in sparse.select(["csr"])} == {"tiny"}
+    rows = tmp_path / "rows.jsonl"
+    assert command.main(["sparse", "--threads", "1", "--budget", "0.03", "--json", str(rows)]) == 0
+    read = [report.from_json(line) for line in rows.read_text().splitlines()]
+    assert {row.group for row in read} == set(sparse.CLASSES)
+    assert all(row.myops is not None and row.native is not None for row in read)
+    assert all(row.myops.error < 1e-2 for row in read if row.op == "spmm" and row.myops)
+    assert "Speed-up by class" in capsys.readouterr().out

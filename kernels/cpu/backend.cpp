@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "gemm/dispatch.h"
+#include "sparse/spgemm.h"
+#include "sparse/transpose.h"
 
 namespace myops {
 namespace {
@@ -36,6 +38,21 @@ cpu::Runtime runtime(Scratch& scratch) {
   return rt;
 }
 
+// The engines that gather rows work on a cut of the pattern. Below kAlone multiply-adds (10 us) a second thread costs
+// more than it does.
+constexpr int64_t kAlone = 1 << 15;
+
+template <class Problem>
+Status run_on_pieces(Status (*kernel)(const Problem&, const cpu::Partition&, const cpu::Runtime&),
+                     const Problem& problem, const Tensor& like) {
+  Scratch scratch{{}, like};
+  cpu::Runtime rt = runtime(scratch);
+  if ((problem.A.nnz + problem.A.rows) * problem.N < kAlone) rt.threads = 1;
+  cpu::Partition pieces;
+  const Status status = cpu::cut(problem.A, rt, pieces);
+  return status == Status::ok ? kernel(problem, pieces, rt) : status;
+}
+
 }  // namespace
 
 void Cpu::run(const Gemm& problem, const Tensor& like) {
@@ -49,6 +66,34 @@ void Cpu::run(const Gemm& problem, const Tensor& like) {
 void Cpu::run(const Add& problem, const Tensor& like) {
   Scratch scratch{{}, like};
   cpu::engine().add(problem, runtime(scratch));
+}
+
+Status Cpu::run(const Spmm& problem, const Tensor& like) { return run_on_pieces(cpu::engine().spmm, problem, like); }
+
+Status Cpu::run(const Extremum& problem, const Tensor& like) {
+  return run_on_pieces(cpu::engine().extremum, problem, like);
+}
+
+Status Cpu::run(const Sddmm& problem, const Tensor& like) { return run_on_pieces(cpu::engine().sddmm, problem, like); }
+
+Status Cpu::run(const Transpose& problem, const Tensor& like) {
+  Scratch scratch{{}, like};
+  return cpu::transpose(problem, runtime(scratch));
+}
+
+Status Cpu::run(const CompressRows& problem, const Tensor& like) {
+  Scratch scratch{{}, like};
+  return cpu::compress_rows(problem, runtime(scratch));
+}
+
+Status Cpu::run(const Spgemm& problem, const Tensor& like, const SpgemmSink& sink) {
+  Scratch scratch{{}, like};
+  return cpu::spgemm(problem, sink, runtime(scratch));
+}
+
+Status Cpu::run(const SpgemmBackward& problem, const Tensor& like) {
+  Scratch scratch{{}, like};
+  return cpu::spgemm_backward(problem, runtime(scratch));
 }
 
 }  // namespace myops
@@ -87,10 +132,8 @@ __attribute__((visibility("default"))) const char* myops_plan(const char* isa, i
                                                               int threads) {
   thread_local std::string text;
   static const myops::cpu::IsaTraits levels[] = {
-      {"baseline", 16, 2, false, false, false, false, false},
-      {"avx2", 32, 2, false, true, false, false, false},
-      {"avx512", 64, 4, true, true, false, false, false},
-      {"avx512_bf16", 64, 4, true, true, true, true, false},
+      {"baseline", 16, 2, false, false, false, false, false}, {"avx2", 32, 2, false, true, false, false, false},
+      {"avx512", 64, 4, true, true, false, false, false},     {"avx512_bf16", 64, 4, true, true, true, true, false},
       {"amx", 64, 4, true, true, true, true, true},
   };
   for (const auto& level : levels) {

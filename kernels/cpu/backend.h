@@ -1,5 +1,6 @@
 // The CPU backend: where the entry points hand a problem to the engines, with torch's threads and memory.
 #pragma once
+#include "../sparse_view.h"
 #include "../torch_bridge.h"
 
 namespace myops {
@@ -7,6 +8,13 @@ namespace myops {
 struct Cpu {
   static void run(const Gemm& problem, const Tensor& like);
   static void run(const Add& problem, const Tensor& like);
+  static Status run(const Spmm& problem, const Tensor& like);
+  static Status run(const Extremum& problem, const Tensor& like);
+  static Status run(const Sddmm& problem, const Tensor& like);
+  static Status run(const Transpose& problem, const Tensor& like);
+  static Status run(const CompressRows& problem, const Tensor& like);
+  static Status run(const Spgemm& problem, const Tensor& like, const SpgemmSink& sink);
+  static Status run(const SpgemmBackward& problem, const Tensor& like);
 };
 
 }  // namespace myops

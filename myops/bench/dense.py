@@ -8,19 +8,17 @@ a call). This file chooses what is measured; how is in `runner` and `timing`.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import myops
 
-from . import accuracy, machine, memory, report, runner
+from . import accuracy, machine, runner, suite
 from .problem import Problem, flop_count, make_inputs, native_call, output_bytes, rotate, stored_bytes
 from .timing import Side
 
@@ -239,37 +237,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ops", nargs="+", default=[], metavar="OP", help="for example mm addmm")
     parser.add_argument("--switch", choices=("direct", "use"), default="direct",
                         help="call myops.X (direct) or torch.X under myops.use()")  # fmt: skip
-    parser.add_argument("--threads", type=thread_counts, default=(), metavar="N[,N...]",
-                        help="thread counts, each in turn (default: torch's)")  # fmt: skip
-    parser.add_argument("--budget", type=float, default=1.0, metavar="S", help="seconds per case (default 1)")
-    parser.add_argument("--limit", type=float, metavar="S", help="seconds for the whole run; cases share what is left")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write one JSON line per case")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="write a plot of the speed-ups (needs matplotlib)")
-
-
-def thread_counts(text: str) -> tuple[int, ...]:
-    """`1,2` as (1, 2)."""
-    counts = tuple(int(part) for part in text.split(","))
-    if any(count < 1 for count in counts):
-        raise argparse.ArgumentTypeError("thread counts start at 1")
-    return counts
-
-
-def header_lines(described: dict[str, Any], threads: Sequence[int]) -> list[str]:
-    """What it runs on, the measured roofs, and a warning when the machine is busy."""
-    lines = [
-        f"myops {described['myops']} (commit {described['commit']}, {described['isa']}) "
-        f"against torch {described['torch']}, Python {described['python']}",
-        f"{described['cpu']}, {described['cores']} cores, L3 {described['l3_bytes'] >> 20} MiB, {described['system']}",
-    ]
-    if described["load_warning"]:
-        lines.append(f"WARNING: load average {described['load_average']:.2f} before the run; expect wide intervals")
-    for count in threads:
-        peaks = [(name, machine.fma_peak(name, count)) for name in ("float32", "float64", "bfloat16", "int8")]
-        text = ", ".join(f"{name} {'-' if peak is None else format(peak, '.0f')}" for name, peak in peaks)
-        reads = ", ".join(f"{level} {machine.read_bandwidth(level, count):.0f}" for level in ("dram", "cache"))
-        lines.append(f"roofs, {count} thread{'s' if count > 1 else ''}: FMA GF/s {text}; read GB/s {reads}")
-    return [*lines, f"memory column: {memory.METHOD}", ""]
+    suite.add_arguments(parser)
 
 
 def _jobs(cases: Sequence[Case], switch: str) -> list[Callable[[], runner.Job]]:
@@ -285,28 +253,5 @@ def run(arguments: argparse.Namespace) -> int:
     if not cases:
         print("no case passes these filters")
         return 1
-    threads = arguments.threads or (torch.get_num_threads(),)
     limit = arguments.limit or (QUICK_SECONDS if arguments.quick else None)
-    described = machine.describe()
-    print("\n".join(header_lines(described, threads)), flush=True)
-    rows: list[report.Row] = []
-    dropped = 0
-    with contextlib.ExitStack() as stack:
-        stream = stack.enter_context(arguments.json.open("w", encoding="utf-8")) if arguments.json else None
-        for index, count in enumerate(threads):
-            jobs = _jobs(cases, arguments.switch)
-            share = None if limit is None else started + limit * (index + 1) / len(threads)
-            print(report.table_header())
-            results = runner.run_jobs(jobs, count, arguments.budget, share, described)
-            for row in results:
-                if row is None:
-                    dropped += 1
-                    continue
-                rows.append(row)
-                print(report.table_line(row), flush=True)
-                if stream is not None:
-                    report.append_json(stream, row)
-    print("\n".join(report.summary_lines(rows, dropped)))
-    if arguments.plot:
-        report.plot(rows, arguments.plot)
-    return 0
+    return suite.run_suite(_jobs(cases, arguments.switch), arguments, started, limit)

@@ -19,6 +19,7 @@ class Add(Operator):
     tensors = 2
     in_place = True
     autocast = False  # the sum takes the promoted dtype of its operands, under autocast too
+    reads_conjugates = False  # a sum is bound by memory: torch resolves the bits
     folds = {"alpha": 1}  # noqa: RUF012
 
     def shape(self, input: Tensor, other: Tensor, *rest: Any) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ namespace myops::cpu {
 namespace {
 
 struct Avx2 : Portable<32> {
+  using Gather = Avx2;
   static constexpr bool kMaskedLoads = false, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 2, kDotRows = 2;
   using Portable<32>::widen;

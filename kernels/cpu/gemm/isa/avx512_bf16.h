@@ -1,6 +1,7 @@
 // The verbs of AVX-512 with BF16 and VNNI: dot products of pairs of bfloat16 and quadruples of bytes.
 #pragma once
 #include "avx512.h"
+#include "engine.h"
 
 namespace myops::cpu {
 
@@ -23,5 +24,10 @@ struct Avx512Bf16 : Avx512 {
         _mm512_dpbf16_ps(reinterpret_cast<__m512>(acc), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
   }
 };
+
+// Gathering needs nothing that this level adds: avx512.cpp has the kernels.
+extern template Status spmm<Avx512>(const Spmm&, const Partition&, const Runtime&);
+extern template Status extremum<Avx512>(const Extremum&, const Partition&, const Runtime&);
+extern template Status sddmm<Avx512>(const Sddmm&, const Partition&, const Runtime&);
 
 }  // namespace myops::cpu

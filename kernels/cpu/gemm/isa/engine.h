@@ -4,6 +4,9 @@
 // own Isa type or has internal linkage, so that no wide instruction leaks into code that other CPUs run.
 #pragma once
 #include "../../elementwise.h"
+#include "../../sparse/extremum.h"
+#include "../../sparse/sddmm.h"
+#include "../../sparse/spmm.h"
 #include "../driver.h"
 #include "../peak.h"
 #include "../plan.h"
@@ -14,6 +17,9 @@ struct Engine {
   IsaTraits traits;
   void (*gemm)(const Gemm&, const Plan&, const Runtime&);
   void (*add)(const Add&, const Runtime&);
+  Status (*spmm)(const Spmm&, const Partition&, const Runtime&);
+  Status (*extremum)(const Extremum&, const Partition&, const Runtime&);
+  Status (*sddmm)(const Sddmm&, const Partition&, const Runtime&);
   double (*peak_rate)(DType type, double seconds);  // GFLOP/s of one core, the roof of the benchmarks
 };
 
@@ -23,6 +29,9 @@ constexpr Engine make_engine(const char* name, bool converts_f16) {
            Isa::kMatrixUnit},
           &gemm<Isa>,
           &add<Isa>,
+          &spmm<typename Isa::Gather>,
+          &extremum<typename Isa::Gather>,
+          &sddmm<typename Isa::Gather>,
           &peak_rate<Isa>};
 }
 

@@ -1,0 +1,43 @@
+#include "partition.h"
+
+namespace myops::cpu {
+namespace {
+
+template <class I>
+Status cut_rows(const Csr& A, const Runtime& rt, Partition& out) {
+  const I* crow = static_cast<const I*>(A.crow);
+  if (crow[0] != 0 || crow[A.rows] != A.nnz) return Status::bad_crow;
+  bool falls = false;
+  for (int64_t i = 0; i < A.rows; ++i) falls |= crow[i] > crow[i + 1];
+  if (falls) return Status::bad_crow;
+
+  // Two neighbours of whole rows hold more than kPiece; a long row has its segments and the short piece before it.
+  const int64_t most = 3 * ((A.rows + A.nnz) / kPiece + 1);
+  out.pieces = static_cast<Piece*>(rt.allocate(rt.cookie, most * static_cast<int64_t>(sizeof(Piece))));
+  for (int64_t first = 0; first < A.rows;) {
+    const auto fits = [&](int64_t end) { return end - first + crow[end] - crow[first] <= kPiece; };
+    int64_t end = first, beyond = A.rows - first < kPiece ? A.rows + 1 : first + kPiece + 1;
+    while (end + 1 < beyond) {
+      const int64_t middle = end + (beyond - end) / 2;
+      (fits(middle) ? end : beyond) = middle;
+    }
+    if (end > first) {
+      out.pieces[out.count++] = {first, end, crow[first], crow[end], -1};
+      first = end;
+      continue;
+    }
+    const int64_t stop = crow[first + 1];
+    for (int64_t e = crow[first]; e < stop; e += kPiece)
+      out.pieces[out.count++] = {first, first + 1, e, e + kPiece < stop ? e + kPiece : stop, out.slots++};
+    ++first;
+  }
+  return Status::ok;
+}
+
+}  // namespace
+
+Status cut(const Csr& A, const Runtime& rt, Partition& out) {
+  return A.wide ? cut_rows<int64_t>(A, rt, out) : cut_rows<int32_t>(A, rt, out);
+}
+
+}  // namespace myops::cpu

@@ -1,0 +1,57 @@
+// How a sparse matrix is cut into pieces of work, and how threads take them.
+//
+// A piece is a range of rows with about kPiece rows and entries in all. A longer row is cut into segments of kPiece
+// entries, each a piece of its own whose sum goes to a slot; the slots of a row are added up in their order. The cut
+// depends on the pattern alone, so results do not depend on threads; which thread takes which piece is left to chance.
+#pragma once
+#include <atomic>
+
+#include "../../sparse_view.h"
+#include "../gemm/types.h"
+
+namespace myops::cpu {
+
+// Offsets and values of a piece are staged in L1: 12 bytes an entry, 24 KB.
+constexpr int64_t kPiece = 2048;
+
+struct Piece {
+  int64_t row, row_end;  // one row for a segment
+  int64_t begin, end;    // entries
+  int64_t slot;          // of a segment, else -1
+};
+
+struct Partition {
+  Piece* pieces = nullptr;
+  int64_t count = 0, slots = 0;
+};
+
+// Checks crow on the way. The pieces are rt's scratch.
+Status cut(const Csr& A, const Runtime& rt, Partition& out);
+
+// Calls body(task) for every task; idle threads take the next one.
+template <class Body>
+void take_turns(const Runtime& rt, int64_t tasks, const Body& body) {
+  if (rt.threads <= 1 || tasks <= 1) {
+    for (int64_t task = 0; task < tasks; ++task) body(task);
+    return;
+  }
+  struct Context {
+    const Body* body;
+    int64_t tasks;
+    std::atomic<int64_t> next;
+  } context{&body, tasks, {0}};
+  const auto work = [](void* arg, int64_t, int64_t) {
+    auto* c = static_cast<Context*>(arg);
+    for (int64_t task; (task = c->next.fetch_add(1, std::memory_order_relaxed)) < c->tasks;) (*c->body)(task);
+  };
+  rt.parallel(rt.threads < tasks ? rt.threads : tasks, work, &context);
+}
+
+// A sticky flag that several threads may raise.
+struct Flag {
+  std::atomic<bool> raised{false};
+  void raise() { raised.store(true, std::memory_order_relaxed); }
+  Status status() const { return raised.load(std::memory_order_relaxed) ? Status::bad_col : Status::ok; }
+};
+
+}  // namespace myops::cpu

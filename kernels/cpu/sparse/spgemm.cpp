@@ -1,0 +1,317 @@
+// Gustavson's algorithm: row i of C is the sum of the rows k of B, scaled by A[i, k], in an accumulator.
+//
+// The accumulator is a dense row of C with a mark for each column in use where that fits a cache, else a hash table.
+// Rows are cut into shares of equal flops; a share computes its rows into memory of its own, and once all are done
+// their sizes give every row its place in C. One pass over the flops instead of two (symbolic, numeric) at the price of
+// holding C twice. Walking the marks yields the columns in order: nothing is sorted.
+#include "spgemm.h"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "scalar.h"
+
+namespace myops::cpu {
+namespace {
+
+constexpr int64_t kFlopsPerShare = 1 << 15, kRowsPerShare = 4096;
+constexpr int64_t kDenseColumns = 1 << 20;  // 4 MB of float32: L2 and L3 of one core
+
+// Offsets into a pattern, checked once before anything is read through them.
+template <class I>
+struct Rows {
+  const I *crow, *col;
+  int64_t rows, cols, nnz;
+  explicit Rows(const Csr& m)
+      : crow(static_cast<const I*>(m.crow)),
+        col(static_cast<const I*>(m.col)),
+        rows(m.rows),
+        cols(m.cols),
+        nnz(m.nnz) {}
+  Status check(const Runtime& rt) const {
+    if (crow[0] != 0 || crow[rows] != nnz || !std::is_sorted(crow, crow + rows + 1)) return Status::bad_crow;
+    constexpr int64_t kGrain = 1 << 16;
+    Flag bad;
+    take_turns(rt, (nnz + kGrain - 1) / kGrain, [&](int64_t part) {
+      bool outside = false;
+      const int64_t end = std::min(nnz, (part + 1) * kGrain);
+      for (int64_t e = part * kGrain; e < end; ++e)
+        outside |= static_cast<uint64_t>(col[e]) >= static_cast<uint64_t>(cols);
+      if (outside) bad.raise();
+    });
+    return bad.status();
+  }
+};
+
+// A row of a few terms: an insertion sort costs less than walking the marks.
+constexpr int64_t kShortRow = 16;
+
+template <class T, class I>
+struct ShortRow {
+  I col[kShortRow];
+  T sum[kShortRow];
+  int64_t count = 0;
+
+  void add(I c, T term) {
+    int64_t at = count;
+    while (at > 0 && col[at - 1] > c) --at;
+    if (at > 0 && col[at - 1] == c) {
+      sum[at - 1] += term;
+      return;
+    }
+    for (int64_t n = count++; n > at; --n) col[n] = col[n - 1], sum[n] = sum[n - 1];
+    col[at] = c;
+    sum[at] = term;
+  }
+};
+
+// One row of C over all columns. Columns in use are marked by a byte each, and by another for their group of 64: plain
+// stores, where setting bits would make neighbours wait for each other. All marks and sums are zero between rows.
+template <class T, class I>
+class DenseRow {
+ public:
+  explicit DenseRow(int64_t cols) : sums_(cols), used_((cols + 63) / 64 * 64), groups_((cols + 511) / 512 * 8) {}
+
+  void start(int64_t) {}
+  template <class S>
+  void add(T factor, const I* col, const S* values, int64_t n) {
+    for (int64_t e = 0; e < n; ++e) {
+      const int64_t c = col[e];
+      sums_[c] += factor * load_scalar<T>(values[e]);
+      used_[c] = 1;
+      groups_[c >> 6] = 1;
+    }
+  }
+  template <class Emit>
+  void finish(const Emit& emit) {
+    for (size_t base = 0; base < groups_.size(); base += 8) {
+      uint64_t groups = mask_of_eight(&groups_[base]);
+      if (groups == 0) continue;
+      std::memset(&groups_[base], 0, 8);
+      for (; groups != 0; groups &= groups - 1) {
+        const int64_t first = static_cast<int64_t>(base + __builtin_ctzll(groups)) * 64;
+        uint64_t columns = 0;
+        for (int i = 0; i < 8; ++i) columns |= mask_of_eight(&used_[first + 8 * i]) << (8 * i);
+        std::memset(&used_[first], 0, 64);
+        for (; columns != 0; columns &= columns - 1) {
+          const int64_t c = first + __builtin_ctzll(columns);
+          emit(static_cast<I>(c), sums_[c]);
+          sums_[c] = T{};
+        }
+      }
+    }
+  }
+
+ private:
+  static uint64_t mask_of_eight(const uint8_t* marks) {  // bit i for byte i, which is 0 or 1
+    uint64_t bytes;
+    std::memcpy(&bytes, marks, 8);
+    return (bytes * 0x0102040810204080u) >> 56;
+  }
+
+  std::vector<T> sums_;
+  std::vector<uint8_t> used_, groups_;
+};
+
+// The same by open addressing, for matrices of very many columns.
+template <class T, class I>
+class HashRow {
+ public:
+  explicit HashRow(int64_t cols) : cols_(cols) {}
+
+  void start(int64_t flops) {
+    int64_t size = 64;
+    while (size < 2 * std::min(flops, cols_)) size *= 2;
+    if (size > static_cast<int64_t>(keys_.size())) keys_.resize(size), sums_.resize(size);
+    mask_ = size - 1;
+    std::fill(keys_.begin(), keys_.begin() + size, I(-1));
+    used_.clear();
+  }
+  template <class S>
+  void add(T factor, const I* col, const S* values, int64_t n) {
+    for (int64_t e = 0; e < n; ++e) {
+      int64_t at = static_cast<int64_t>((static_cast<uint64_t>(col[e]) * 0x9e3779b97f4a7c15u) >> 32) & mask_;
+      while (keys_[at] != col[e] && keys_[at] != I(-1)) at = (at + 1) & mask_;
+      if (keys_[at] != col[e]) keys_[at] = col[e], sums_[at] = T{}, used_.emplace_back(col[e], at);
+      sums_[at] += factor * load_scalar<T>(values[e]);
+    }
+  }
+  template <class Emit>
+  void finish(const Emit& emit) {
+    std::sort(used_.begin(), used_.end());
+    for (const auto& [c, at] : used_) emit(c, sums_[at]);
+  }
+
+ private:
+  int64_t cols_, mask_ = 0;
+  std::vector<I> keys_;
+  std::vector<T> sums_;
+  std::vector<std::pair<I, int64_t>> used_;
+};
+
+template <class T, class S, class I, class Row>
+Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
+  const Rows<I> A(p.A), B(p.B);
+  const S* const a = static_cast<const S*>(p.a);
+  const S* const b = static_cast<const S*>(p.b);
+  const auto flops_of = [&](int64_t i) {
+    int64_t flops = 0;
+    for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e) flops += B.crow[A.col[e] + 1] - B.crow[A.col[e]];
+    return flops;
+  };
+  struct Share {
+    int64_t begin, end, flops, bound;  // bound: of the entries of C
+    std::unique_ptr<I[]> col;
+    std::unique_ptr<S[]> values;
+  };
+  std::vector<Share> shares;
+  int64_t most = 0;
+  for (int64_t i = 0; i < A.rows; ++i) {
+    const int64_t flops = flops_of(i);
+    if (shares.empty() || shares.back().flops + flops > kFlopsPerShare || i - shares.back().begin > kRowsPerShare)
+      shares.push_back({i, i, 0, 0, nullptr, nullptr});
+    shares.back().end = i + 1;
+    shares.back().flops += flops;
+    shares.back().bound += std::min(flops, p.B.cols);
+    most = std::max(most, shares.back().bound);
+  }
+  std::vector<int64_t> lengths(A.rows);
+  std::atomic<size_t> next{0};
+  take_turns(rt, std::min<int64_t>(rt.threads, shares.size()), [&](int64_t) {
+    Row row(p.B.cols);
+    const std::unique_ptr<I[]> col(new I[most]);
+    const std::unique_ptr<S[]> values(new S[most]);
+    for (size_t at; (at = next.fetch_add(1)) < shares.size();) {
+      Share& share = shares[at];
+      int64_t count = 0;
+      for (int64_t i = share.begin; i < share.end; ++i) {
+        const int64_t before = count, flops = flops_of(i);
+        if (flops <= kShortRow) {
+          ShortRow<T, I> few;
+          for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e)
+            for (int64_t k = A.col[e], n = B.crow[k]; n < B.crow[k + 1]; ++n)
+              few.add(B.col[n], load_scalar<T>(a[e]) * load_scalar<T>(b[n]));
+          for (int64_t n = 0; n < few.count; ++n) {
+            col[count] = few.col[n];
+            values[count++] = store_scalar<S>(few.sum[n]);
+          }
+          lengths[i] = count - before;
+          continue;
+        }
+        row.start(flops);
+        for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e) {
+          const int64_t k = A.col[e], from = B.crow[k];
+          row.add(load_scalar<T>(a[e]), B.col + from, b + from, B.crow[k + 1] - from);
+        }
+        row.finish([&](I c, T sum) {
+          col[count] = c;
+          values[count++] = store_scalar<S>(sum);
+        });
+        lengths[i] = count - before;
+      }
+      share.col.reset(new I[count]);
+      share.values.reset(new S[count]);
+      std::copy_n(col.get(), count, share.col.get());
+      std::copy_n(values.get(), count, share.values.get());
+    }
+  });
+  int64_t nnz = 0;
+  for (const int64_t length : lengths) nnz += length;
+  if (nnz > static_cast<int64_t>(std::numeric_limits<I>::max())) return Status::too_many_entries;
+  const SpgemmResult result = sink(nnz);
+  I* const crow = static_cast<I*>(result.crow);
+  crow[0] = 0;
+  for (int64_t i = 0; i < A.rows; ++i) crow[i + 1] = static_cast<I>(crow[i] + lengths[i]);
+  take_turns(rt, shares.size(), [&](int64_t at) {
+    Share& share = shares[at];
+    const int64_t from = crow[share.begin], count = crow[share.end] - from;
+    std::copy_n(share.col.get(), count, static_cast<I*>(result.col) + from);
+    std::copy_n(share.values.get(), count, static_cast<S*>(result.values) + from);
+    share.col.reset();
+    share.values.reset();
+  });
+  return Status::ok;
+}
+
+// Thread t owns the rows [from, to) of B and the entries of A that meet them, and walks all rows i of A and C for
+// those: C[i, :] is spread over a dense row, and one sweep over B[k, :] serves
+//   grad_a[i, k] = sum over j of C[i, j] * B[k, j]      and      grad_b[k, j] += A[i, k] * C[i, j].
+// Every sum has one owner and goes through i in order.
+template <class T, class S, class I>
+Status backward(const SpgemmBackward& p, const Runtime& rt) {
+  const Rows<I> A(p.A), B(p.B), C(p.C);
+  for (const Rows<I>& m : {A, B, C})
+    if (const Status status = m.check(rt); status != Status::ok) return status;
+  const S* const a = static_cast<const S*>(p.a);
+  const S* const b = static_cast<const S*>(p.b);
+  const S* const c = static_cast<const S*>(p.c);
+  S* const grad_a = static_cast<S*>(p.grad_a);
+  S* const grad_b = static_cast<S*>(p.grad_b);
+
+  std::vector<int64_t> work(B.rows + 1);  // flops in the rows of B before
+  for (int64_t e = 0; e < A.nnz; ++e) work[A.col[e] + 1] += 1;
+  for (int64_t k = 0; k < B.rows; ++k) work[k + 1] = work[k] + (work[k + 1] + 1) * (B.crow[k + 1] - B.crow[k] + 1);
+  const int64_t owners = work[B.rows] < 4 * kFlopsPerShare ? 1 : rt.threads;
+  const auto bound = [&](int64_t owner) {
+    return std::lower_bound(work.begin(), work.end(), work[B.rows] * owner / owners) - work.begin();
+  };
+  take_turns(rt, owners, [&](int64_t owner) {
+    const int64_t from = owner == 0 ? 0 : bound(owner), to = owner + 1 == owners ? B.rows : bound(owner + 1);
+    std::vector<T> spread(B.cols);
+    std::vector<T> sums(grad_b == nullptr ? 0 : B.crow[to] - B.crow[from]);
+    for (int64_t i = 0; i < A.rows; ++i) {
+      bool here = false;
+      for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e) {
+        const int64_t k = A.col[e];
+        if (k < from || k >= to) continue;
+        if (!here)
+          for (int64_t n = C.crow[i]; n < C.crow[i + 1]; ++n) spread[C.col[n]] += load_scalar<T>(c[n]);
+        here = true;
+        const int64_t begin = B.crow[k], end = B.crow[k + 1];
+        if (grad_a != nullptr) {
+          T sum{};
+          for (int64_t n = begin; n < end; ++n) sum += spread[B.col[n]] * load_scalar<T>(b[n]);
+          grad_a[e] = store_scalar<S>(sum);
+        }
+        if (grad_b != nullptr) {
+          const T factor = load_scalar<T>(a[e]);
+          T* const out = sums.data() + (begin - B.crow[from]);
+          for (int64_t n = begin; n < end; ++n) out[n - begin] += factor * spread[B.col[n]];
+        }
+      }
+      if (here)
+        for (int64_t n = C.crow[i]; n < C.crow[i + 1]; ++n) spread[C.col[n]] = T{};
+    }
+    for (size_t n = 0; n < sums.size(); ++n) grad_b[B.crow[from] + n] = store_scalar<S>(sums[n]);
+  });
+  return Status::ok;
+}
+
+}  // namespace
+
+Status spgemm(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
+  return with_types(p.type, [&](auto types) {
+    using T = typename decltype(types)::Compute;
+    using S = typename decltype(types)::Stored;
+    const auto run = [&](auto index) {
+      using I = decltype(index);
+      for (const Csr& m : {p.A, p.B})
+        if (const Status status = Rows<I>(m).check(rt); status != Status::ok) return status;
+      return p.B.cols <= kDenseColumns ? multiply<T, S, I, DenseRow<T, I>>(p, sink, rt)
+                                       : multiply<T, S, I, HashRow<T, I>>(p, sink, rt);
+    };
+    return p.A.wide ? run(int64_t{}) : run(int32_t{});
+  });
+}
+
+Status spgemm_backward(const SpgemmBackward& p, const Runtime& rt) {
+  return with_types(p.type, [&](auto types) {
+    using T = typename decltype(types)::Compute;
+    using S = typename decltype(types)::Stored;
+    return p.A.wide ? backward<T, S, int64_t>(p, rt) : backward<T, S, int32_t>(p, rt);
+  });
+}
+
+}  // namespace myops::cpu

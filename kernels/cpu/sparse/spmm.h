@@ -1,0 +1,297 @@
+// D = alpha * A @ B + beta * C for A in CSR: rows of B gathered, a row of D in registers until it is complete.
+//
+// Bound: the gather, N elements of B an entry, out of whichever cache B fits. Each piece walks its entries once for
+// every tile of up to kTile vectors of D; offsets and values come from L1 (stage.h). One product is one vector FMA on
+// what was loaded, so the loads are all there is; prefetching kPrefetch entries ahead keeps them coming.
+//
+// Complex: a tile keeps two sums, real(v) * x and imag(v) * x, over (re, im) pairs, and combines them at the end.
+#pragma once
+#include <type_traits>
+
+#include "../gemm/driver.h"
+#include "stage.h"
+
+namespace myops::cpu {
+
+constexpr int64_t kNear = 4096 * 1024;  // bytes of B that stay in L2, where prefetching costs more than it brings
+constexpr int kTile = 8;                // vectors of D in registers: 8 of 16 (complex: 4 x 2)
+
+// Where finished sums of a tile go: a row of D with its addend, or a slot of a long row.
+template <class Isa, class T, class S, bool Cx>
+struct SpmmOut {
+  using Vec = typename Isa::template Vec<T>;
+  static constexpr int L = Isa::template lanes<T>;
+  static constexpr int U = Cx ? 2 : 1;
+  const Spmm& p;
+  T alpha, beta;
+
+  // n lanes at real column j of row i.
+  void finish(int64_t i, int64_t j, Vec sum, int n) const {
+    Vec v = sum * alpha;
+    if (p.mean) {
+      const int64_t length = row_start(p.A, i + 1) - row_start(p.A, i);
+      if constexpr (std::is_floating_point_v<T>) {
+        v = sum / static_cast<T>(length > 1 ? length : 1) * alpha;
+      } else {  // the quotient of signed integers, rounded towards zero
+        using Signed = std::make_signed_t<T>;
+        for (int l = 0; l < L; ++l) {
+          const auto whole = static_cast<Signed>(sum[l]) / static_cast<Signed>(length > 1 ? length : 1);
+          v[l] = static_cast<T>(whole) * alpha;
+        }
+      }
+    }
+    if (p.C != nullptr) {
+      const S* c = static_cast<const S*>(p.C) + i * p.c_row * U;
+      Vec addend;
+      if (p.c_col == 1) {
+        addend = load_converted<Isa, T, S>(c + j, n);
+      } else {
+        addend = Vec{};
+        for (int l = 0; l < n; ++l) addend[l] = load_scalar<T>(c[(j + l) / U * p.c_col * U + (j + l) % U]);
+      }
+      v += addend * beta;
+    }
+    store_exact<Isa, T, S>(static_cast<S*>(p.D) + i * p.N * U + j, v, n);
+  }
+};
+
+// Where entry e finds its row of B. Far: rows are prefetched, and their offsets were computed before.
+struct FarRows {
+  static constexpr bool kFar = true;
+  const int64_t* offsets;
+  int64_t operator()(int64_t e) const { return offsets[e]; }
+};
+struct NearColumns {  // 32-bit columns as they are
+  static constexpr bool kFar = false;
+  const int32_t* col;
+  int64_t stride;
+  int64_t operator()(int64_t e) const { return col[e] * stride; }
+};
+
+template <class T, class S, class RowOf>
+struct SpmmTile {
+  const S* b;      // of the tile's first column
+  const S* b_end;  // behind the last element of B
+  RowOf row_of;
+  const T* values;
+  int last;  // lanes of the last vector
+};
+
+// The sum over entries [begin, end) of one row. Two or four chains where a row of one or two vectors would wait for its
+// own additions; entry e goes to chain e % Chains.
+template <class Isa, class T, class S, int NV, bool Cx, class RowOf, class Vec = typename Isa::template Vec<T>>
+inline void spmm_row(const SpmmTile<T, S, RowOf>& t, int64_t begin, int64_t end, Vec (&result)[NV]) {
+  constexpr int L = Isa::template lanes<T>;
+  constexpr int Chains = NV == 1 ? 4 : NV == 2 ? 2 : 1;
+  constexpr int Parts = Cx ? 2 : 1;
+  Vec acc[Chains][Parts][NV] = {};
+  const auto step = [&](int64_t e, Vec(&sums)[Parts][NV]) {
+    const S* x = t.b + t.row_of(e);
+#pragma GCC unroll 8
+    for (int u = 0; u < NV; ++u) {
+      const Vec xv =
+          u + 1 < NV ? load_converted<Isa, T, S>(x + u * L, L) : load_ragged<Isa, T, S>(x + u * L, t.last, t.b_end);
+      if constexpr (RowOf::kFar)
+        if (u * L * sizeof(S) % 64 == 0) __builtin_prefetch(t.b + t.row_of(e + kPrefetch) + u * L);
+#pragma GCC unroll 2
+      for (int part = 0; part < Parts; ++part) sums[part][u] += xv * t.values[Parts * e + part];
+    }
+  };
+  int64_t e = begin;
+  for (; e + Chains <= end; e += Chains)
+#pragma GCC unroll 4
+    for (int chain = 0; chain < Chains; ++chain) step(e + chain, acc[chain]);
+#pragma GCC unroll 4
+  for (int chain = 0; chain < Chains - 1; ++chain)
+    if (e + chain < end) step(e + chain, acc[chain]);
+#pragma GCC unroll 8
+  for (int u = 0; u < NV; ++u) {
+    Vec part[2];
+#pragma GCC unroll 2
+    for (int i = 0; i < Parts; ++i) {
+      part[i] = acc[0][i][u];
+#pragma GCC unroll 4
+      for (int chain = 1; chain < Chains; ++chain) part[i] += acc[chain][i][u];
+    }
+    if constexpr (Cx) {
+      using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+      Index swap;
+      Vec sign;
+      for (int l = 0; l < L; ++l) swap[l] = l ^ 1, sign[l] = l % 2 ? T(1) : T(-1);
+      part[0] += __builtin_shuffle(part[1], swap) * sign;
+    }
+    result[u] = part[0];
+  }
+}
+
+template <class Isa, class T, class S, int NV, bool Cx, class RowOf>
+void spmm_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmTile<T, S, RowOf>& t, int64_t j,
+               T* slots) {
+  constexpr int L = Isa::template lanes<T>;
+  constexpr int Unit = Cx ? 2 : 1;
+  using Vec = typename Isa::template Vec<T>;
+  Vec sum[NV];
+  if (piece.slot >= 0) {
+    spmm_row<Isa, T, S, NV, Cx, RowOf>(t, 0, piece.end - piece.begin, sum);
+    T* slot = slots + piece.slot * out.p.N * Unit + j;
+    for (int u = 0; u < NV; ++u) store_converted<Isa, T, T>(slot + u * L, sum[u], u + 1 < NV ? L : t.last);
+    return;
+  }
+  int64_t begin = piece.begin;
+  for (int64_t i = piece.row; i < piece.row_end; ++i) {
+    const int64_t end = row_start(out.p.A, i + 1);
+    spmm_row<Isa, T, S, NV, Cx, RowOf>(t, begin - piece.begin, end - piece.begin, sum);
+    for (int u = 0; u < NV; ++u) out.finish(i, j + u * L, sum[u], u + 1 < NV ? L : t.last);
+    begin = end;
+  }
+}
+
+// The sum of n neighbours: vectors of partial sums, then a fixed tree.
+template <class Isa, class T>
+inline T sum_of(const T* p, int64_t n) {
+  constexpr int L = Isa::template lanes<T>;
+  if (n <= 4) {
+    T sum = T(0);
+    for (int64_t e = 0; e < n; ++e) sum += p[e];
+    return sum;
+  }
+  typename Isa::template Vec<T> sum = {};
+  int64_t e = 0;
+  for (; e + L <= n; e += L) sum += Isa::template load<T>(p + e);
+  if (e < n) sum += load_ragged<Isa, T, T>(p + e, static_cast<int>(n - e), p + e + L);
+  return horizontal_sum<Isa, T>(sum);
+}
+
+// One column of B: all products of the piece first, in a loop without rows that the compiler makes gathers of, then the
+// sums of its rows.
+template <class Isa, class T, class S, class I>
+bool spmm_column(const SpmmOut<Isa, T, S, false>& out, const Piece& piece, T* slots) {
+  const Spmm& p = out.p;
+  const I* col = static_cast<const I*>(p.A.col) + piece.begin;
+  const int64_t n = piece.end - piece.begin;
+  if (!columns_inside(col, n, p.A.cols)) return false;
+  const S* values = static_cast<const S*>(p.values) + piece.begin;
+  const S* b = static_cast<const S*>(p.B);
+  alignas(64) T products[kPiece + Isa::template lanes<T>];
+  if (p.b_row == 1)
+    for (int64_t e = 0; e < n; ++e) products[e] = load_scalar<T>(values[e]) * load_scalar<T>(b[col[e]]);
+  else
+    for (int64_t e = 0; e < n; ++e) products[e] = load_scalar<T>(values[e]) * load_scalar<T>(b[col[e] * p.b_row]);
+  if (piece.slot >= 0) {
+    slots[piece.slot] = sum_of<Isa, T>(products, n);
+    return true;
+  }
+  const I* crow = static_cast<const I*>(p.A.crow);
+  S* const d = static_cast<S*>(p.D);
+  const T alpha = out.alpha, *sums = products - piece.begin;
+  const bool plain = !p.mean && p.C == nullptr;
+  I begin = crow[piece.row];
+  for (int64_t i = piece.row; i < piece.row_end; ++i) {
+    const I end = crow[i + 1];
+    const T sum = sum_of<Isa, T>(sums + begin, end - begin);
+    if (plain)
+      d[i] = store_scalar<S>(static_cast<T>(sum * alpha));
+    else
+      out.finish(i, 0, typename Isa::template Vec<T>{} + sum, 1);
+    begin = end;
+  }
+  return true;
+}
+
+// All columns of a piece, tile by tile.
+template <class Isa, class T, class S, bool Cx, class RowOf>
+void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values, T* slots) {
+  constexpr int L = Isa::template lanes<T>;
+  constexpr int U = Cx ? 2 : 1;
+  constexpr int kWidest = kTile / U;
+  const Spmm& p = out.p;
+  const S* b = static_cast<const S*>(p.B);
+  const S* b_end = b + ((p.A.cols - 1) * p.b_row + p.N) * U;
+  const int64_t width = p.N * U, vectors = ceil_div(width, L);
+  for (int64_t v = 0; v < vectors;) {
+    const int64_t left = vectors - v;
+    const int nv = left >= kWidest ? kWidest : left >= 4 && kWidest > 4 ? 4 : left >= 2 ? 2 : 1;
+    const int last = static_cast<int>(min64(L, width - (v + nv - 1) * L));
+    const SpmmTile<T, S, RowOf> t{b + v * L, b_end, row_of, values, last};
+    switch (nv) {
+      case 8:
+        if constexpr (!Cx) spmm_tile<Isa, T, S, 8, Cx>(out, piece, t, v * L, slots);
+        break;
+      case 4: spmm_tile<Isa, T, S, 4, Cx>(out, piece, t, v * L, slots); break;
+      case 2: spmm_tile<Isa, T, S, 2, Cx>(out, piece, t, v * L, slots); break;
+      default: spmm_tile<Isa, T, S, 1, Cx>(out, piece, t, v * L, slots);
+    }
+    v += nv;
+  }
+}
+
+template <class Isa, class T, class S, bool Cx>
+Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
+  using Vec = typename Isa::template Vec<T>;
+  constexpr int L = Isa::template lanes<T>;
+  constexpr int U = Cx ? 2 : 1;
+  const int64_t width = p.N * U;
+  const SpmmOut<Isa, T, S, Cx> out{p, scalar<T>(p.alpha), scalar<T>(p.beta)};
+  T* slots = nullptr;
+  if (cut.slots > 0)
+    slots = static_cast<T*>(rt.allocate(rt.cookie, cut.slots * width * static_cast<int64_t>(sizeof(T))));
+  const bool far = p.A.cols * p.b_row * U * static_cast<int64_t>(sizeof(S)) > kNear;
+  Flag bad;
+  take_turns(rt, cut.count, [&](int64_t task) {
+    const Piece& piece = cut.pieces[task];
+    if constexpr (!Cx) {
+      if (p.N == 1 && p.perm == nullptr) {
+        const bool ok = p.A.wide ? spmm_column<Isa, T, S, int64_t>(out, piece, slots)
+                                 : spmm_column<Isa, T, S, int32_t>(out, piece, slots);
+        if (!ok) bad.raise();
+        return;
+      }
+    }
+    alignas(64) T staged[kPiece * U];
+    const T* v = staged;
+    if (std::is_same_v<T, S> && p.perm == nullptr)
+      v = static_cast<const T*>(p.values) + piece.begin * U;
+    else if (!stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, staged))
+      return bad.raise();
+    if (!far && !p.A.wide) {
+      const int32_t* col = static_cast<const int32_t*>(p.A.col) + piece.begin;
+      if (!columns_inside(col, piece.end - piece.begin, p.A.cols)) return bad.raise();
+      return spmm_piece(out, piece, NearColumns{col, p.b_row * U}, v, slots);
+    }
+    alignas(64) int64_t offsets[kPiece + kPrefetch];
+    if (!stage_offsets(p.A, piece.begin, piece.end, p.b_row * U, offsets)) return bad.raise();
+    spmm_piece(out, piece, FarRows{offsets}, v, slots);
+  });
+  for (int64_t task = 0; task < cut.count && slots != nullptr; ++task) {
+    const int64_t first = cut.pieces[task].slot, row = cut.pieces[task].row;
+    if (first < 0) continue;
+    int64_t count = 1;
+    while (task + 1 < cut.count && cut.pieces[task + 1].slot >= 0 && cut.pieces[task + 1].row == row) ++count, ++task;
+    for (int64_t j = 0; j < width; j += L) {
+      const int n = static_cast<int>(min64(L, width - j));
+      Vec sum = {};
+      for (int64_t s = first; s < first + count; ++s) sum += load_converted<Isa, T, T>(slots + s * width + j, n);
+      out.finish(row, j, sum, n);
+    }
+  }
+  return bad.status();
+}
+
+template <class Isa>
+Status spmm(const Spmm& p, const Partition& cut, const Runtime& rt) {
+  switch (p.type) {
+    case DType::f32: return spmm_typed<Isa, float, float, false>(p, cut, rt);
+    case DType::f64: return spmm_typed<Isa, double, double, false>(p, cut, rt);
+    case DType::bf16: return spmm_typed<Isa, float, bf16, false>(p, cut, rt);
+    case DType::f16: return spmm_typed<Isa, float, f16, false>(p, cut, rt);
+    case DType::c64: return spmm_typed<Isa, float, float, true>(p, cut, rt);
+    case DType::c128: return spmm_typed<Isa, double, double, true>(p, cut, rt);
+    case DType::i8: return spmm_typed<Isa, uint32_t, int8_t, false>(p, cut, rt);
+    case DType::u8: return spmm_typed<Isa, uint32_t, uint8_t, false>(p, cut, rt);
+    case DType::i16: return spmm_typed<Isa, uint32_t, int16_t, false>(p, cut, rt);
+    case DType::i32: return spmm_typed<Isa, uint32_t, uint32_t, false>(p, cut, rt);
+    default: return spmm_typed<Isa, uint64_t, uint64_t, false>(p, cut, rt);
+  }
+}
+
+}  // namespace myops::cpu

@@ -1,0 +1,99 @@
+// What the gathering kernels share: the indices and values of a piece brought to L1 in the form that the inner loop
+// wants, and vectors that end inside a row. Everything is static or a template over Isa: see ../gemm/isa/engine.h.
+#pragma once
+#include "../gemm/microkernel.h"
+#include "partition.h"
+
+namespace myops::cpu {
+
+constexpr int kPrefetch = 8;  // entries ahead
+
+template <class I>
+static inline bool columns_inside(const I* col, int64_t n, int64_t cols) {
+  using U = std::make_unsigned_t<I>;
+  U largest = 0;  // a negative one is huge
+  for (int64_t e = 0; e < n; ++e) largest = static_cast<U>(col[e]) > largest ? static_cast<U>(col[e]) : largest;
+  return n == 0 || static_cast<uint64_t>(largest) < static_cast<uint64_t>(cols);
+}
+
+// The offset of every gathered row; false where a column is outside the matrix. Behind the end, the last one repeated:
+// prefetches run ahead.
+template <class I>
+static inline bool stage_offsets(const void* col, int64_t begin, int64_t end, int64_t cols, int64_t row_stride,
+                                 int64_t* offsets) {
+  const I* c = static_cast<const I*>(col) + begin;
+  const int64_t n = end - begin;
+  if (!columns_inside(c, n, cols)) return false;
+  if (((row_stride | cols) >> 31) == 0)  // a 32-bit multiplication is one instruction, a 64-bit one is three
+    for (int64_t e = 0; e < n; ++e)
+      offsets[e] = static_cast<int64_t>(static_cast<int32_t>(c[e])) * static_cast<int32_t>(row_stride);
+  else
+    for (int64_t e = 0; e < n; ++e) offsets[e] = static_cast<int64_t>(c[e]) * row_stride;
+  for (int i = 0; i < kPrefetch; ++i) offsets[n + i] = n > 0 ? offsets[n - 1] : 0;
+  return true;
+}
+
+static inline bool stage_offsets(const Csr& A, int64_t begin, int64_t end, int64_t row_stride, int64_t* offsets) {
+  return A.wide ? stage_offsets<int64_t>(A.col, begin, end, A.cols, row_stride, offsets)
+                : stage_offsets<int32_t>(A.col, begin, end, A.cols, row_stride, offsets);
+}
+
+// Unit: numbers of S an entry (2 for complex). perm is checked as the columns are.
+template <class T, class S, int Unit, class I>
+static inline bool stage_permuted(const S* values, const void* perm, int64_t begin, int64_t n, int64_t nnz, T* out) {
+  const I* p = static_cast<const I*>(perm) + begin;
+  for (int64_t e = 0; e < n; ++e) {
+    if (static_cast<uint64_t>(p[e]) >= static_cast<uint64_t>(nnz)) return false;
+    for (int u = 0; u < Unit; ++u) out[Unit * e + u] = load_scalar<T>(values[Unit * p[e] + u]);
+  }
+  return true;
+}
+template <class T, class S, int Unit>
+static inline bool stage_values(const Csr& A, const void* values, const void* perm, int64_t begin, int64_t end,
+                                T* out) {
+  const S* v = static_cast<const S*>(values);
+  const int64_t n = end - begin;
+  if (perm != nullptr)
+    return A.wide ? stage_permuted<T, S, Unit, int64_t>(v, perm, begin, n, A.nnz, out)
+                  : stage_permuted<T, S, Unit, int32_t>(v, perm, begin, n, A.nnz, out);
+  for (int64_t e = 0; e < Unit * n; ++e) out[e] = load_scalar<T>(v[Unit * begin + e]);
+  return true;
+}
+
+static inline int64_t row_start(const Csr& A, int64_t i) {
+  return A.wide ? static_cast<const int64_t*>(A.crow)[i] : static_cast<const int32_t*>(A.crow)[i];
+}
+
+// The first n lanes at p, the rest 0. Without masks a whole vector is read and cut off, unless it would pass `end`.
+template <class Isa, class T, class S>
+inline typename Isa::template Vec<T> load_ragged(const S* p, int n, const S* end) {
+  constexpr int L = Isa::template lanes<T>;
+  constexpr bool kMasks = Isa::kMaskedLoads && (std::is_same_v<S, T> || std::is_same_v<T, float>);
+  if constexpr (kMasks && std::is_same_v<S, T>) {
+    return Isa::template load_partial<T>(p, n);  // a full vector too: no branch in the loop
+  } else if constexpr (kMasks) {
+    return Isa::widen_partial(p, n);
+  } else {
+    if (n == L || end - p < L) return load_converted<Isa, T, S>(p, n);
+    using Bits = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+    using Vec = typename Isa::template Vec<T>;
+    Bits lane;
+    for (int i = 0; i < L; ++i) lane[i] = i;
+    const Bits keep = lane < n;
+    return reinterpret_cast<Vec>(reinterpret_cast<Bits>(load_converted<Isa, T, S>(p, L)) & keep);
+  }
+}
+
+// Rounds once and keeps subnormals, which a product's own rounding instruction does not.
+template <class Isa, class T, class S>
+inline void store_exact(S* p, typename Isa::template Vec<T> v, int n) {
+  if constexpr (std::is_same_v<S, bf16>) {
+    S whole[Isa::template lanes<T>];
+    Portable<Isa::kBytes>::narrow(whole, v);
+    std::memcpy(p, whole, n * sizeof(S));
+  } else {
+    store_converted<Isa, T, S>(p, v, n);
+  }
+}
+
+}  // namespace myops::cpu

@@ -1,0 +1,101 @@
+// What an engine sees of a sparse product: pointers, sizes, dtypes. Plain C++17, shared by CPU and CUDA.
+//
+//   Spmm       D = alpha * A @ B + beta * C             A is M x K in CSR, B is K x N, C and D are M x N
+//   Extremum   D[i, j] = max (min) over the entries e of row i of value[e] * B[col[e], j], and which entry it was
+//   Sddmm      value[e] = sum over n of A[i, n] * B[col[e], n], for every entry e = (i, col[e]) of a pattern
+//   Transpose  the same entries ordered by column: a counting sort, stable
+//   CompressRows  crow of entries that are sorted by row
+//   Spgemm     C = A @ B, all three in CSR; its gradients on the patterns of A and B
+//
+// Rules every engine keeps:
+//   * Columns within a row come in any order and may repeat: a repeated entry counts each time.
+//   * crow starts at 0, never falls and ends at nnz, and 0 <= col < K: engines find out while they work and say so
+//     (Status) instead of reading outside; what they have written by then is not used.
+//   * 16-bit floats accumulate in float32 and round once; integers are modular. The order of every sum depends on the
+//     pattern alone, never on threads.
+#pragma once
+#include <cstdint>
+#include <functional>
+
+#include "matrix_view.h"
+
+namespace myops {
+
+enum class Status : int { ok, bad_crow, bad_col, too_many_entries };
+
+// Row i has entries [crow[i], crow[i + 1]). Both arrays are contiguous and of one width.
+struct Csr {
+  int64_t rows = 0, cols = 0, nnz = 0;
+  const void *crow = nullptr, *col = nullptr;
+  bool wide = true;  // 64-bit indices; else 32-bit
+};
+
+struct Spmm {
+  Csr A;
+  const void* values = nullptr;
+  const void* perm = nullptr;  // entry e has values[perm[e]]; nullptr: values[e]
+  DType type = DType::f32;     // of everything
+  int64_t N = 0;
+  const void* B = nullptr;  // columns have unit stride (or N == 1)
+  int64_t b_row = 0;
+  const void* C = nullptr;  // nullptr: never read
+  int64_t c_row = 0, c_col = 0;
+  void* D = nullptr;  // contiguous
+  double alpha = 1, beta = 1;
+  bool mean = false;  // divide each row's sum by its number of entries, 1 at least
+};
+
+struct Extremum {
+  Csr A;
+  const void* values = nullptr;
+  DType type = DType::f32;
+  int64_t N = 0;
+  const void* B = nullptr;
+  int64_t b_row = 0;
+  void* D = nullptr;    // contiguous; 0 for a row without entries
+  void* arg = nullptr;  // contiguous, of the index dtype: the entry, nnz for a row without entries
+  bool minimum = false;
+};
+
+struct Sddmm {
+  Csr A;  // the pattern
+  DType type = DType::f32;
+  int64_t N = 0;
+  const void *a = nullptr, *b = nullptr;  // columns have unit stride (or N == 1)
+  int64_t a_row = 0, b_row = 0;
+  void* values = nullptr;
+};
+
+struct Transpose {
+  Csr A;
+  void *crow = nullptr, *col = nullptr, *perm = nullptr;  // of the width of A's indices; cols + 1, nnz, nnz
+};
+
+// crow out of the sorted rows of the entries; bad_crow where they are not sorted, bad_col where one is outside.
+struct CompressRows {
+  const void* row = nullptr;
+  int64_t nnz = 0, rows = 0;
+  bool wide = true;
+  void* crow = nullptr;
+};
+
+struct Spgemm {
+  Csr A, B;
+  const void *a = nullptr, *b = nullptr;  // values
+  DType type = DType::f32;
+};
+
+// Where C goes, asked for once its number of entries is known.
+struct SpgemmResult {
+  void *crow = nullptr, *col = nullptr, *values = nullptr;
+};
+using SpgemmSink = std::function<SpgemmResult(int64_t nnz)>;
+
+struct SpgemmBackward {
+  Csr A, B, C;
+  const void *a = nullptr, *b = nullptr, *c = nullptr;  // values; c: the gradient, on any pattern
+  void *grad_a = nullptr, *grad_b = nullptr;            // nullptr: not wanted
+  DType type = DType::f32;
+};
+
+}  // namespace myops

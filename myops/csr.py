@@ -1,0 +1,282 @@
+"""myops.CSR: a sparse matrix for graphs that torch.compile takes whole, which no native sparse tensor is.
+
+A wrapper subclass of torch.Tensor around plain ones: `crow`, `col`, `values`, and the transposed pattern where it was
+asked for. It caches nothing; gradients live on `values`, an ordinary tensor, so that optimizers work on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PARTS = ("crow", "col", "values")
+_TRANSPOSE = ("t_crow", "t_col", "t_perm")
+
+
+class CSR(torch.Tensor):
+    """An m x k matrix in compressed sparse rows: row i has the entries crow[i] .. crow[i + 1] of `col` and `values`.
+
+        A = myops.CSR.from_torch(native)  # once, outside the compiled function
+        y = A @ x                         # also torch.mm, torch.sparse.mm, torch.addmm, x @ A; in and out of compile
+
+    Args:
+        crow: (m + 1,) int32 or int64, from 0 to nnz, never decreasing.
+        col: (nnz,) of the same dtype, in [0, k); in any order within a row, repeated entries add up.
+        values: (nnz,) of any dtype but bool. Where it requires grad, products are differentiable in it.
+        size: (m, k).
+        t_crow, t_col, t_perm: the pattern by columns (`with_transpose`), which the gradient of a dense operand reads;
+            without it that gradient sorts the pattern each time.
+        check_invariants: whether to look at every index now; None: as torch.sparse.check_sparse_tensor_invariants says.
+
+    Raises:
+        RuntimeError: parts that do not fit together; indices out of range, then or at the first product.
+    """
+
+    crow: Tensor
+    col: Tensor
+    values: Tensor  # type: ignore[assignment]
+    t_crow: Tensor | None
+    t_col: Tensor | None
+    t_perm: Tensor | None
+
+    @staticmethod
+    def __new__(
+        cls,
+        crow: Tensor,
+        col: Tensor,
+        values: Tensor,
+        size: tuple[int, int],
+        t_crow: Tensor | None = None,
+        t_col: Tensor | None = None,
+        t_perm: Tensor | None = None,
+        *,
+        check_invariants: bool | None = None,
+    ) -> CSR:
+        m, k = size
+        if crow.dim() != 1 or col.dim() != 1 or values.dim() != 1:
+            raise RuntimeError(
+                f"crow, col and values must be vectors, got {crow.dim()}-D, {col.dim()}-D and {values.dim()}-D tensors"
+            )
+        if crow.dtype not in (torch.int32, torch.int64) or col.dtype != crow.dtype:
+            raise RuntimeError(
+                f"crow and col must both have dtype int32 or int64, but got {crow.dtype} and {col.dtype}"
+            )
+        torch._check(
+            crow.shape[0] == m + 1, lambda: f"crow must have {m + 1} elements for {m} rows, but got {crow.shape[0]}"
+        )
+        torch._check(
+            col.shape[0] == values.shape[0],
+            lambda: f"col and values must have the same length, but got {col.shape[0]} and {values.shape[0]}",
+        )
+        self = torch.Tensor._make_wrapper_subclass(
+            cls, (m, k), dtype=values.dtype, device=values.device, requires_grad=False
+        )
+        self.crow, self.col, self.values = crow, col, values
+        self.t_crow, self.t_col, self.t_perm = t_crow, t_col, t_perm
+        if check_invariants is None:
+            check_invariants = torch.sparse.check_sparse_tensor_invariants.is_enabled()
+        if check_invariants:
+            torch.ops.myops.csr_transpose(crow, col, k)  # which looks at all of them
+        return self
+
+    # Made from and turned into other things.
+
+    @classmethod
+    def from_torch(cls, matrix: Tensor, *, transpose: bool = True) -> CSR:
+        """A native tensor of any 2-D layout, strided ones included, as CSR; keeps the index dtype and the gradient.
+
+        transpose: also hold the pattern by columns (`with_transpose`).
+        """
+        from .sparse import csr_parts
+
+        if isinstance(matrix, CSR):
+            return matrix.with_transpose() if transpose else matrix
+        if matrix.layout == torch.strided:
+            matrix = matrix.to_sparse_csr()
+        made = cls(*csr_parts(matrix), (matrix.shape[0], matrix.shape[1]))
+        return made.with_transpose() if transpose else made
+
+    @classmethod
+    def from_scipy(cls, matrix: Any, *, transpose: bool = True) -> CSR:
+        """Any scipy.sparse matrix or array; keeps the index dtype of its CSR form."""
+        rows = matrix.tocsr()
+        crow, col, values = (torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data))
+        made = cls(crow, col, values, (rows.shape[0], rows.shape[1]))
+        return made.with_transpose() if transpose else made
+
+    def to_torch(self) -> Tensor:
+        """The matrix as a native CSR tensor that shares its parts; differentiable."""
+        size = tuple(self.shape)
+        return torch.sparse_csr_tensor(self.crow, self.col, self.values, size, check_invariants=False)
+
+    def to_scipy(self) -> Any:
+        """The matrix as a scipy.sparse.csr_matrix that shares its parts where it can; on the CPU, without gradient."""
+        import scipy.sparse  # type: ignore[import-untyped]
+
+        parts = tuple(part.detach().cpu().numpy() for part in (self.values, self.col, self.crow))
+        return scipy.sparse.csr_matrix(parts, shape=tuple(self.shape))
+
+    def to_dense(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The matrix as a strided tensor, repeated entries added up; differentiable."""
+        from .ops._csr import dense_of
+
+        return dense_of(self.crow, self.col, self.values, self.shape[1]).to(*args, **kwargs)
+
+    def with_transpose(self) -> CSR:
+        """The same matrix with its pattern by columns beside it, made by one counting sort where it is not there."""
+        if self.t_crow is not None:
+            return self
+        ready = torch.ops.myops.csr_transpose(self.crow, self.col, self.shape[1])
+        return CSR(self.crow, self.col, self.values, self._size(), *ready, check_invariants=False)
+
+    def with_values(self, values: Tensor) -> CSR:
+        """Other values on the same pattern."""
+        t = (self.t_crow, self.t_col, self.t_perm)
+        return CSR(self.crow, self.col, values, self._size(), *t, check_invariants=False)
+
+    def _size(self) -> tuple[int, int]:
+        return self.shape[0], self.shape[1]
+
+    def nnz(self) -> int:
+        """The number of stored entries, explicit zeros and repeats included."""
+        return self.col.shape[0]
+
+    def transpose_csr(self) -> CSR:
+        """The transposed matrix; differentiable in `values`."""
+        full = self.with_transpose()
+        assert full.t_crow is not None
+        assert full.t_col is not None
+        assert full.t_perm is not None
+        values = self.values[full.t_perm.long()]
+        return CSR(full.t_crow, full.t_col, values, (self.shape[1], self.shape[0]), check_invariants=False)
+
+    def __repr__(self, **contents: Any) -> str:  # type: ignore[override]
+        m, k = self.shape
+        share = f", {100 * self.nnz() / (m * k):.3g} %" if m * k else ""
+        index = str(self.crow.dtype).removeprefix("torch.")
+        extras = [name for name, there in (("with transpose", self.t_crow is not None),
+                                           ("values require grad", self.values.requires_grad)) if there]  # fmt: skip
+        dtype = str(self.dtype).removeprefix("torch.")
+        text = f"CSR({m} x {k}, nnz={self.nnz()}{share}, {dtype}, {index} indices, {self.device}"
+        return ", ".join([text, *extras]) + ")"
+
+    # What torch asks of a wrapper subclass.
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return [*_PARTS, *(_TRANSPOSE if self.t_crow is not None else ())], None
+
+    @staticmethod
+    def __tensor_unflatten__(parts: dict[str, Tensor], context: Any, size: Any, stride: Any) -> CSR:
+        crow, col, values = (parts[name] for name in _PARTS)
+        t_crow, t_col, t_perm = (parts.get(name) for name in _TRANSPOSE)
+        return CSR(crow, col, values, (size[0], size[1]), t_crow, t_col, t_perm, check_invariants=False)
+
+    @classmethod
+    def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        product = _PRODUCTS.get(func)
+        if product is not None:
+            return product(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        packet = func.overloadpacket
+        if packet in _ON_PARTS:
+            return args[0]._map(func, args[1:], kwargs)
+        if packet is torch.ops.aten.copy_:
+            return args[0]._copy(args[1])
+        raise NotImplementedError(
+            f"myops.CSR has no {func}; it has products (@, torch.mm, torch.sparse.mm, torch.addmm), to(), clone() and "
+            "detach(). Compute on .values, or on .to_torch() or .to_dense()"
+        )
+
+    def _map(self, func: Any, args: Any, kwargs: dict[str, Any]) -> CSR:
+        """`func` on every part; a dtype is for the values alone."""
+        for_indices = {name: value for name, value in kwargs.items() if name != "dtype"}
+
+        def one(name: str) -> Any:
+            part = getattr(self, name)
+            return None if part is None else func(part, *args, **(kwargs if name == "values" else for_indices))
+
+        crow, col, values, *t = (one(name) for name in (*_PARTS, *_TRANSPOSE))
+        return CSR(crow, col, values, self._size(), *t, check_invariants=False)
+
+    def _copy(self, source: Tensor) -> CSR:
+        if not isinstance(source, CSR) or source.shape != self.shape or source.nnz() != self.nnz():
+            raise RuntimeError(f"cannot copy {source!r} into {self!r}: it must be a CSR of the same size and nnz")
+        for name in (*_PARTS, *_TRANSPOSE):
+            mine, other = getattr(self, name), getattr(source, name)
+            if mine is not None:
+                if other is None:
+                    other = getattr(source.with_transpose(), name)
+                mine.copy_(other)
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        parts = [getattr(self, name) for name in _PARTS]
+        return CSR, (*parts, self._size(), *(getattr(self, name) for name in _TRANSPOSE))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CSR:
+        if id(self) not in memo:
+            crow, col, values = (getattr(self, name).detach().clone() for name in _PARTS)
+            t = [None if part is None else part.clone() for part in (self.t_crow, self.t_col, self.t_perm)]
+            values.requires_grad_(self.values.requires_grad)
+            memo[id(self)] = CSR(crow, col, values, self._size(), *t, check_invariants=False)
+        return memo[id(self)]
+
+    __hash__ = torch.Tensor.__hash__
+
+
+_ON_PARTS = {
+    torch.ops.aten.detach, torch.ops.aten.clone, torch.ops.aten.alias, torch.ops.aten._to_copy,
+    torch.ops.aten.lift_fresh,
+}  # fmt: skip
+torch.serialization.add_safe_globals([CSR])  # plain tensors and two numbers: torch.load(weights_only=True) may
+
+
+def _mm(a: Any, b: Any, **kwargs: Any) -> Tensor:
+    from . import sparse
+
+    return sparse.mm(a, b, **kwargs)
+
+
+def _matmul(a: Any, b: Any) -> Tensor:
+    if not isinstance(b, CSR) and b.dim() == 1:
+        return _mm(a, b.unsqueeze(1)).squeeze(1)
+    if not isinstance(a, CSR) and a.dim() == 1:
+        return _mm(a.unsqueeze(0), b).squeeze(0)
+    return _mm(a, b)
+
+
+def _rmatmul(b: Any, a: Any) -> Tensor:
+    return _matmul(a, b)
+
+
+def _addmm(input: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+    from . import sparse
+
+    return sparse.addmm(input, a, b, beta=beta, alpha=alpha)
+
+
+def _transpose(a: CSR) -> CSR:
+    return a.transpose_csr()
+
+
+def _own(name: str) -> Callable[..., Any]:
+    return lambda a, *args, **kwargs: getattr(CSR, name)(a, *args, **kwargs)
+
+
+_PRODUCTS: dict[Any, Callable[..., Any]] = {
+    torch.mm: _mm, torch.Tensor.mm: _mm, torch.sparse.mm: _mm,
+    torch.matmul: _matmul, torch.Tensor.matmul: _matmul, torch.Tensor.__matmul__: _matmul,
+    torch.Tensor.__rmatmul__: _rmatmul, torch.mv: _matmul, torch.Tensor.mv: _matmul,
+    torch.addmm: _addmm, torch.sparse.addmm: _addmm,
+    torch.t: _transpose, torch.Tensor.t: _transpose,
+    torch.Tensor.T.__get__: _transpose, torch.Tensor.mT.__get__: _transpose,  # type: ignore[attr-defined]
+}  # fmt: skip

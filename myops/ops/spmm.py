@@ -1,0 +1,416 @@
+"""spmm, spmm_extremum, sddmm and csr_transpose: products of a CSR matrix, given as its parts, with dense ones.
+
+`crow` (m + 1) and `col` (nnz) are int32 or int64; columns come in any order and may repeat. `t_crow`, `t_col` and
+`t_perm` are the results of `csr_transpose(crow, col, columns)`, for callers that keep them; without them the transposed
+product sorts the pattern on every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..registration import BadCall, Row, Sample, register_component, register_plain
+from ._csr import (
+    check_device,
+    check_dtype,
+    check_matrix,
+    check_pattern,
+    check_values,
+    dense_of,
+    matrices,
+    one_by_one,
+    padded,
+    rows_of,
+)
+from ._gemm import addend_grad, bad, batched_addend, check_addend, ops, sample, tensor, total
+
+
+def transpose_fake(crow: Tensor, col: Tensor, columns: Any) -> tuple[Tensor, Tensor, Tensor]:
+    check_pattern(crow, "crow", col, "col")
+    return crow.new_empty(columns + 1), torch.empty_like(col), torch.empty_like(col)
+
+
+def rows_fake(row: Tensor, rows: Any) -> Tensor:
+    torch._check(row.dim() == 1, lambda: f"row must be a vector, got {row.dim()}-D tensor")
+    return row.new_empty(rows + 1)
+
+
+register_plain("csr_transpose", transpose_fake)
+register_plain("csr_rows", rows_fake)
+
+
+def counts(crow: Tensor, col: Tensor, t_crow: Tensor | None, columns: Any, transpose: bool) -> Tensor:
+    """Entries in each row of the result's matrix, 1 at least."""
+    if transpose and t_crow is None:
+        t_crow = ops().csr_transpose(crow, col, columns)[0]
+    return (t_crow if transpose and t_crow is not None else crow).diff().clamp(min=1)
+
+
+class Spmm(Row):
+    name = "spmm"
+    tensors = 8
+
+    def fake(
+        self,
+        crow: Tensor,
+        col: Tensor,
+        values: Tensor,
+        dense: Tensor,
+        input: Tensor | None = None,
+        t_crow: Tensor | None = None,
+        t_col: Tensor | None = None,
+        t_perm: Tensor | None = None,
+        *,
+        columns: Any = None,
+        transpose: bool = False,
+        mean: bool = False,
+        beta: float = 1.0,
+        alpha: float = 1.0,
+    ) -> Tensor:
+        check_matrix(dense, "dense")
+        torch._check(columns is not None or not transpose, lambda: "columns must be given with transpose=True")
+        check_pattern(crow, "crow", col, "col")
+        check_values("spmm", values, "values", crow, "crow", col, "col")
+        check_dtype(dense, "dense", values, "values")
+        check_device(dense, "dense", values, "values")
+        k = dense.shape[0] if columns is None else columns
+        m = crow.shape[0] - 1
+        if transpose:
+            m, k = k, m
+        check_matrix(dense, "dense", k, "as many as crow counts" if transpose else "as many as there are columns")
+        shape = (m, dense.shape[1])
+        if input is not None:
+            check_addend(input, "input", values, "values", shape, values.dtype)
+        return values.new_empty(shape)
+
+    def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
+        crow, col, values, dense, input, t_crow, t_col, t_perm, *scalars = flat
+        ctx.save_for_backward(crow, col, values, dense, t_crow, t_col, t_perm)
+        ctx.save_for_forward(crow, col, values, dense, t_crow, t_col, t_perm)
+        ctx.input_shape = None if input is None else input.shape
+        columns, ctx.transpose, ctx.mean, ctx.beta, ctx.alpha = scalars
+        ctx.columns = dense.shape[0] if columns is None else columns
+
+    def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        crow, col, values, dense, *t = ctx.saved_tensors
+        need_values, need_dense, need_input = ctx.needs_input_grad[2:5]
+        outer = grad
+        if ctx.mean:
+            outer = grad / counts(crow, col, t[0], ctx.columns, ctx.transpose).to(grad.dtype).unsqueeze(1)
+        grad_values = grad_dense = grad_input = None
+        if need_values and ctx.alpha == 0:
+            grad_values = torch.zeros_like(values)
+        elif need_values:
+            left, right = (dense.conj(), outer) if ctx.transpose else (outer, dense.conj())
+            grad_values = ops().sddmm(crow, col, left, right, *t)
+            grad_values = grad_values if ctx.alpha == 1 else grad_values * ctx.alpha
+        if need_dense:
+            grad_dense = ops().spmm(
+                crow, col, values.conj(), outer, None, *t,
+                columns=ctx.columns, transpose=not ctx.transpose, alpha=ctx.alpha,
+            )  # fmt: skip
+        if need_input:
+            grad_input = addend_grad(grad, ctx.beta, ctx.input_shape, grad.dtype)
+        return None, None, grad_values, grad_dense, grad_input
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        crow, col, values, dense, *t = ctx.saved_tensors
+        d_values, d_dense, d_input = tangents[2:5]
+        keywords = {"columns": ctx.columns, "transpose": ctx.transpose, "mean": ctx.mean, "alpha": ctx.alpha}
+        m = ctx.columns if ctx.transpose else crow.shape[0] - 1
+        terms = [
+            None if d_values is None else ops().spmm(crow, col, d_values, dense, None, *t, **keywords),
+            None if d_dense is None else ops().spmm(crow, col, values, d_dense, None, *t, **keywords),
+            None if d_input is None else (d_input * ctx.beta).expand(m, dense.shape[1]),
+        ]
+        return total(terms, values.new_zeros((m, dense.shape[1])))
+
+    def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """A batch of dense matrices is one wide matrix; a batch of values is as many products."""
+        crow, col, values, dense, input, *t = padded(args, 8)
+        dims = padded(tuple(dims), 8)
+        if any(d is not None for d in (*dims[:3], *dims[5:])):
+            return one_by_one(ops().spmm, size, dims, args, kwargs)
+        wide = dense.unsqueeze(1).expand(-1, size, -1) if dims[3] is None else dense.movedim(dims[3], 1)
+        n = wide.shape[2]
+        if kwargs.get("columns") is None and not kwargs.get("transpose"):
+            kwargs = {**kwargs, "columns": wide.shape[0]}
+        m = kwargs["columns"] if kwargs.get("transpose") else crow.shape[0] - 1
+        if input is not None:
+            input = batched_addend(input, dims[4], size, 2).expand(size, m, n).movedim(0, 1).reshape(m, size * n)
+        result = ops().spmm(crow, col, values, wide.reshape(-1, size * n), input, *t, **kwargs)
+        return result.view(m, size, n).movedim(1, 0)
+
+    def flops(self, crow: Any, col: Any, values: Any, dense: Any, *args: Any, **kwargs: Any) -> int:
+        return 2 * values[0] * dense[1]
+
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        def t(*shape: int) -> Tensor:
+            return tensor(shape, device, dtype, requires_grad)
+
+        for number, (name, (m, k, n), parts) in enumerate(matrices(device, dtype, requires_grad)):
+            crow, col, _ = parts
+            yield sample(name, *parts, t(k, n))
+            yield sample(f"{name} transposed", *parts, t(m, n), columns=k, transpose=True)
+            ready = ops().csr_transpose(crow, col, k)
+            yield sample(f"{name} ready", *parts, t(m, n), t(k, n), *ready, columns=k, transpose=True, alpha=2, beta=-1)
+            shape = [(m, n), (n,), (m, 1), (), (1, n)][number % 5]
+            yield sample(f"{name} input", *parts, t(k, n), t(*shape), beta=2, alpha=3)
+            if dtype.is_floating_point or dtype.is_complex:
+                yield sample(f"{name} mean", *parts, t(k, n), mean=True)
+                yield sample(f"{name} mean transposed", *parts, t(m, n), columns=k, transpose=True, mean=True)
+        name, (m, k, n), parts = next(iter(matrices(device, dtype, requires_grad)))
+        yield sample("column-major", *parts, tensor((n, k), device, dtype).mT)
+        yield sample("stepped", *parts, tensor((2 * k, 3 * n), device, dtype)[::2, ::3])
+        yield sample("one row expanded", *parts, tensor((1, n), device, dtype).expand(k, n))
+        yield sample("no addend", *parts, t(k, n), t(m, n), beta=0)
+        yield sample("no product", *parts, t(k, n), t(m, n), alpha=0, beta=3)
+
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return tensor(shape, device, dtype)
+
+        crow = torch.tensor([0, 1, 3], device=device)
+        col = torch.tensor([1, 0, 2], device=device)
+        v, x = t(3), t(3, 4)
+        yield bad("crow must be a vector, got 2-D tensor", crow[None], col, v, x)
+        yield bad("col must be a vector, got 2-D tensor", crow, col[None], v, x)
+        yield bad("values must be a vector, got 2-D tensor", crow, col, v[None], x)
+        yield bad("crow must have dtype int32 or int64, but got float32", crow.float(), col, v, x)
+        yield bad("crow and col must have the same dtype, but got int64 and int32", crow, col.int(), v, x)
+        yield bad("values must have one element for each of the 3 entries of col, but got 2", crow, col, v[:2], x)
+        yield bad("values and dense must have the same dtype, but got float32 and float64", crow, col, v, x.double())
+        yield bad("dense must be a matrix, got 1-D tensor", crow, col, v, t(3))
+        yield bad("dense must have 5 rows, as many as there are columns", crow, col, v, x, columns=5)
+        yield bad("dense must have 2 rows, as many as crow counts", crow, col, v, x, columns=3, transpose=True)
+        yield bad("columns must be given with transpose=True", crow, col, v, t(2, 4), transpose=True)
+        yield bad("input of shape [3] cannot be broadcast to the result's shape [2, 4]", crow, col, v, x, t(3))
+        yield bad("values and input must have the same dtype", crow, col, v, x, t(4, dtype=torch.float64))
+        exception = NotImplementedError
+        yield bad("not implemented for values of dtype bool", crow, col, v.bool(), x.bool(), exception=exception)
+
+    def reference(self, *args: Any, **kwargs: Any) -> Tensor:
+        crow, col, values, dense, input, *_ = padded(args, 8)
+        columns, transpose = kwargs.get("columns"), kwargs.get("transpose")
+        matrix = dense_of(crow, col, values, dense.shape[0] if columns is None else columns)
+        result = (matrix.mT if transpose else matrix) @ dense
+        if kwargs.get("mean"):
+            result = result / counts(crow, col, None, matrix.shape[1], bool(transpose)).unsqueeze(1)
+        result = result * kwargs.get("alpha", 1)
+        beta = kwargs.get("beta", 1)
+        return result if input is None or beta == 0 else result + beta * input
+
+
+class SpmmExtremum(Row):
+    name = "spmm_extremum"
+    tensors = 4
+    batch_dims = (0, 0)
+
+    def fake(
+        self, crow: Tensor, col: Tensor, values: Tensor, dense: Tensor, *, minimum: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        check_matrix(dense, "dense")
+        check_pattern(crow, "crow", col, "col")
+        check_values("spmm_extremum", values, "values", crow, "crow", col, "col")
+        check_dtype(dense, "dense", values, "values")
+        check_device(dense, "dense", values, "values")
+        if values.dtype.is_complex:
+            raise NotImplementedError(f"myops.spmm_extremum is not implemented for values of dtype {values.dtype}")
+        shape = (crow.shape[0] - 1, dense.shape[1])
+        return values.new_empty(shape), crow.new_empty(shape)
+
+    def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
+        _, col, values, dense, *_ = flat
+        ctx.save_for_backward(col, values, dense, result[1])
+        ctx.save_for_forward(col, values, dense, result[1])
+
+    @staticmethod
+    def _winners(col: Tensor, values: Tensor, dense: Tensor, arg: Tensor) -> tuple[Tensor, ...]:
+        """Which entries won (where there were any), their columns, values, and the elements of dense they met."""
+        found = arg != values.shape[0]
+        entry = torch.where(found, arg, 0).long()
+        column = col.long()[entry]
+        return found, entry, column, values[entry], dense.gather(0, column)
+
+    def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grads[0]
+        col, values, dense, arg = ctx.saved_tensors
+        need_values, need_dense = ctx.needs_input_grad[2:4]
+        grad_values = torch.zeros_like(values) if need_values else None
+        grad_dense = torch.zeros_like(dense) if need_dense else None
+        if values.shape[0] == 0:
+            return None, None, grad_values, grad_dense
+        found, entry, column, v, x = self._winners(col, values, dense, arg)
+        sums = torch.float32 if values.dtype.itemsize == 2 else values.dtype  # 16-bit floats add up in float32
+        grad = torch.where(found, grad, 0).to(sums)
+        if need_values:
+            terms = (grad * x).reshape(-1)
+            grad_values = values.new_zeros(values.shape, dtype=sums).index_add(0, entry.reshape(-1), terms)
+            grad_values = grad_values.to(values.dtype)
+        if need_dense:
+            zeros = dense.new_zeros(dense.shape, dtype=sums)
+            grad_dense = zeros.scatter_add(0, column, grad * v).to(dense.dtype)
+        return None, None, grad_values, grad_dense
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Any:
+        col, values, dense, arg = ctx.saved_tensors
+        d_values, d_dense = tangents[2:4]
+        if values.shape[0] == 0:
+            return values.new_zeros(arg.shape), None
+        found, entry, column, v, x = self._winners(col, values, dense, arg)
+        terms = [
+            None if d_values is None else d_values[entry] * x,
+            None if d_dense is None else v * d_dense.gather(0, column),
+        ]
+        return torch.where(found, total(terms, x), 0), None
+
+    def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
+        crow, col, values, dense = args
+        if any(d is not None for d in dims[:3]):
+            return one_by_one(ops().spmm_extremum, size, dims, args, kwargs)
+        wide = dense.movedim(dims[3], 1)
+        result = ops().spmm_extremum(crow, col, values, wide.reshape(wide.shape[0], -1), **kwargs)
+        return tuple(r.view(-1, size, wide.shape[2]).movedim(1, 0) for r in result)
+
+    def flops(self, crow: Any, col: Any, values: Any, dense: Any, *args: Any, **kwargs: Any) -> int:
+        return 2 * values[0] * dense[1]
+
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        if dtype.is_complex:
+            return
+        for name, (_, k, n), parts in matrices(device, dtype, requires_grad):
+            for minimum in (False, True):
+                yield sample(f"{name} {minimum}", *parts, tensor((k, n), device, dtype, requires_grad), minimum=minimum)
+        _, (_, k, n), parts = next(iter(matrices(device, dtype, requires_grad)))
+        yield sample("column-major", *parts, tensor((n, k), device, dtype).mT)
+
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        crow, col = torch.tensor([0, 1, 3], device=device), torch.tensor([1, 0, 2], device=device)
+        v, x = torch.ones(3, device=device), torch.ones(3, 4, device=device)
+        yield bad("dense must be a matrix, got 1-D tensor", crow, col, v, v)
+        yield bad("crow and col must have the same dtype", crow.int(), col, v, x)
+        yield bad("values and dense must have the same dtype", crow, col, v, x.double())
+        exception = NotImplementedError
+        yield bad(
+            "not implemented for values of dtype",
+            crow,
+            col,
+            v.to(torch.complex64),
+            x.to(torch.complex64),
+            exception=exception,
+        )
+
+    def reference(self, *args: Any, **kwargs: Any) -> Any:
+        crow, col, values, dense = args
+        terms = values.unsqueeze(1) * dense[col.long()]
+        rows, entries = [], []
+        for begin, end in zip(crow.tolist()[:-1], crow.tolist()[1:], strict=True):
+            if begin == end:
+                rows.append(dense.new_zeros(dense.shape[1]))
+                entries.append(torch.full((dense.shape[1],), values.shape[0]))
+                continue
+            part = terms[begin:end]
+            best = part.min(0) if kwargs.get("minimum") else part.max(0)
+            rows.append(best.values)
+            entries.append((part == best.values).int().argmax(0) + begin)
+        shape = (crow.shape[0] - 1, dense.shape[1])
+        return (
+            torch.cat([dense.new_zeros(0), *rows]).view(shape),
+            torch.cat([crow.new_zeros(0), *entries]).view(shape).to(crow.dtype),
+        )
+
+
+class Sddmm(Row):
+    name = "sddmm"
+    tensors = 7
+
+    def fake(
+        self,
+        crow: Tensor,
+        col: Tensor,
+        a: Tensor,
+        b: Tensor,
+        t_crow: Tensor | None = None,
+        t_col: Tensor | None = None,
+        t_perm: Tensor | None = None,
+    ) -> Tensor:
+        check_matrix(a, "a")
+        check_matrix(b, "b")
+        check_pattern(crow, "crow", col, "col")
+        check_device(a, "a", crow, "crow")
+        check_device(b, "b", a, "a")
+        check_dtype(b, "b", a, "a")
+        check_matrix(a, "a", crow.shape[0] - 1, "as many as crow counts")
+        torch._check(
+            a.shape[1] == b.shape[1],
+            lambda: f"a and b must have the same number of columns, but got {a.shape[1]} and {b.shape[1]}",
+        )
+        if a.dtype == torch.bool:
+            raise NotImplementedError("myops.sddmm is not implemented for a of dtype bool")
+        return a.new_empty(col.shape[0])
+
+    def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
+        ctx.save_for_backward(*flat)
+        ctx.save_for_forward(*flat)
+
+    def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        crow, col, a, b, *t = ctx.saved_tensors
+        need_a, need_b = ctx.needs_input_grad[2:4]
+        columns = b.shape[0]
+        return (
+            None,
+            None,
+            ops().spmm(crow, col, grad, b.conj(), None, *t, columns=columns) if need_a else None,
+            ops().spmm(crow, col, grad, a.conj(), None, *t, columns=columns, transpose=True) if need_b else None,
+        )
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        crow, col, a, b, *t = ctx.saved_tensors
+        d_a, d_b = tangents[2:4]
+        terms = [
+            None if d_a is None else ops().sddmm(crow, col, d_a, b, *t),
+            None if d_b is None else ops().sddmm(crow, col, a, d_b, *t),
+        ]
+        return total(terms, a.new_zeros(col.shape))
+
+    def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Tensor:
+        return one_by_one(ops().sddmm, size, dims, args, kwargs)
+
+    def flops(self, crow: Any, col: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
+        return 2 * col[0] * a[1]
+
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        def t(*shape: int) -> Tensor:
+            return tensor(shape, device, dtype, requires_grad)
+
+        for name, (m, k, n), (crow, col, _) in matrices(device, dtype):
+            yield sample(name, crow, col, t(m, n), t(k, n))
+        for name, (m, k, n), (crow, col, _) in list(matrices(device, dtype))[:2]:
+            yield sample(f"{name} ready", crow, col, t(m, n), t(k, n), *ops().csr_transpose(crow, col, k))
+            yield sample(
+                f"{name} column-major", crow, col, tensor((n, m), device, dtype).mT, tensor((n, k), device, dtype).mT
+            )
+
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        crow, col = torch.tensor([0, 1, 3], device=device), torch.tensor([1, 0, 2], device=device)
+        a, b = torch.ones(2, 4, device=device), torch.ones(3, 4, device=device)
+        yield bad("a must be a matrix, got 1-D tensor", crow, col, a[0], b)
+        yield bad("a must have 2 rows, as many as crow counts", crow, col, b, b)
+        yield bad("a and b must have the same number of columns, but got 4 and 3", crow, col, a, b[:, :3])
+        yield bad("a and b must have the same dtype", crow, col, a, b.double())
+        yield bad("not implemented for a of dtype bool", crow, col, a.bool(), b.bool(), exception=NotImplementedError)
+
+    def reference(self, *args: Any, **kwargs: Any) -> Tensor:
+        crow, col, a, b = args[:4]
+        return (a[rows_of(crow)] * b[col.long()]).sum(1)
+
+
+register_component(Spmm())
+register_component(SpmmExtremum())
+register_component(Sddmm())

@@ -1,0 +1,419 @@
+"""myops.sparse: products of native sparse tensors and of myops.CSR; drop-in for torch.sparse.mm and its relatives.
+
+Every layout is taken apart into the vectors of a CSR matrix, or of the CSR matrix that is its transpose (CSC), and
+handed to the operators on parts (`ops/spmm.py`, `ops/spgemm.py`). The gradient of a sparse argument has its layout and
+its pattern and takes O(nnz) memory: entries that are not stored have no gradient (masked semantics).
+
+Not here: kernels, the container (`csr.py`), anything that copies a sparse matrix into a dense one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .calls import Number, call
+from .csr import CSR
+from .ops import spgemm as _spgemm_rows  # noqa: F401  (registers the operators)
+from .ops import spmm as _spmm_rows  # noqa: F401
+from .ops._csr import rows_of
+from .ops._gemm import name_of
+from .registration import COMPONENTS, define_composite
+
+_spmm = COMPONENTS["spmm"]
+REDUCTIONS = ("sum", "mean", "amax", "amin")
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
+class Parts(NamedTuple):
+    """A rows x cols matrix as crow, col and values of CSR: of the matrix, or of its transpose."""
+
+    crow: Tensor
+    col: Tensor
+    values: Tensor
+    rows: int
+    cols: int
+    transposed: bool = False
+    ready: tuple[Tensor | None, ...] = (None, None, None)  # csr_transpose of the pattern, where it is there
+
+    def by_rows(self) -> Parts:
+        """The same with the parts of the matrix itself."""
+        if not self.transposed:
+            return self
+        crow, col, perm = torch.ops.myops.csr_transpose(self.crow, self.col, self.rows)
+        return Parts(crow, col, self.values[perm.long()], self.rows, self.cols)
+
+    def t(self) -> Parts:
+        return Parts(self.crow, self.col, self.values, self.cols, self.rows, not self.transposed, self.ready)
+
+
+def is_sparse(t: Any) -> bool:
+    """Whether `t` is a myops.CSR or a native sparse tensor."""
+    return isinstance(t, CSR) or (isinstance(t, Tensor) and t.layout != torch.strided)
+
+
+def _describe(t: Any) -> str:
+    if isinstance(t, CSR):
+        return "myops.CSR"
+    if not isinstance(t, Tensor):
+        return type(t).__name__
+    return f"{t.dim()}-D {str(t.layout).removeprefix('torch.')} of {name_of(t.dtype)}"
+
+
+# Taking native tensors apart.
+
+
+class _Values(torch.autograd.Function):
+    """The values of a native tensor. Native `values()` cannot be differentiated twice; its gradient is a constant."""
+
+    @staticmethod
+    def forward(matrix: Tensor) -> Tensor:
+        return _stored_values(matrix).detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        (matrix,) = inputs
+        ctx.layout, ctx.size = matrix.layout, matrix.shape
+        ctx.save_for_backward(*_indices(matrix))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _assemble(ctx.layout, ctx.saved_tensors, grad, ctx.size)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return _stored_values(tangent)
+
+
+def _stored_values(matrix: Tensor) -> Tensor:
+    return matrix._values() if matrix.layout == torch.sparse_coo else matrix.values()
+
+
+def _indices(matrix: Tensor) -> tuple[Tensor, ...]:
+    if matrix.layout == torch.sparse_coo:
+        return (matrix._indices(),)
+    if matrix.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return matrix.crow_indices(), matrix.col_indices()
+    return matrix.ccol_indices(), matrix.row_indices()
+
+
+class _Assembled(torch.autograd.Function):
+    """The sparse tensor around values. Torch's own constructors cannot be differentiated twice, or for complex CSR."""
+
+    @staticmethod
+    def forward(layout: torch.layout, values: Tensor, size: Any, *indices: Tensor) -> Tensor:
+        return _native(layout, indices, values, size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.layout, _, ctx.size, *indices = inputs
+        ctx.save_for_backward(*indices)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        indices = ctx.saved_tensors
+        if grad.layout != ctx.layout or not all(map(torch.equal, _indices(grad), indices)):
+            ones = grad.new_ones(indices[-1].shape[-1], layout=torch.strided)
+            grad = grad.sparse_mask(_native(ctx.layout, indices, ones, ctx.size))
+        return None, _values_of(grad), None, *(None for _ in indices)
+
+
+def _native(layout: torch.layout, indices: Any, values: Tensor, size: Any) -> Tensor:
+    if layout == torch.sparse_coo:
+        return torch.sparse_coo_tensor(indices[0], values, size, is_coalesced=True, check_invariants=False)
+    outer, inner = indices
+    return torch.sparse_compressed_tensor(outer, inner, values, size, layout=layout, check_invariants=False)
+
+
+def _assemble(layout: torch.layout, indices: Any, values: Tensor, size: Any) -> Tensor:
+    """A native tensor around parts that are known to be right (COO: coalesced); differentiable in `values`."""
+    if values.requires_grad and torch.is_grad_enabled():
+        return _Assembled.apply(layout, values, size, *indices)
+    return _native(layout, indices, values, size)
+
+
+def _values_of(matrix: Tensor) -> Tensor:
+    if torch.is_grad_enabled() and matrix.requires_grad:
+        return _Values.apply(matrix)
+    return _stored_values(matrix.detach())
+
+
+def _sorted_by_row(row: Tensor, col: Tensor, values: Tensor, rows: int, cols: int) -> Parts:
+    """Entries in any order: a counting sort by row, repeats kept."""
+    whole = torch.tensor([0, row.shape[0]], dtype=row.dtype, device=row.device)
+    crow, _, perm = torch.ops.myops.csr_transpose(whole, row, rows)
+    perm = perm.long()
+    return Parts(crow, col[perm], values[perm], rows, cols)
+
+
+def _coo_parts(matrix: Tensor) -> Parts:
+    if torch.is_grad_enabled() and matrix.requires_grad and not matrix.is_coalesced():
+        matrix = matrix.coalesce()
+    row, col = matrix._indices()
+    values = _values_of(matrix)
+    rows, cols = matrix.shape
+    if not matrix.is_coalesced():
+        return _sorted_by_row(row, col, values, rows, cols)
+    return Parts(torch.ops.myops.csr_rows(row, rows), col, values, rows, cols)
+
+
+def _block_parts(matrix: Tensor) -> Parts:
+    """Blocks as single entries."""
+    outer, inner = _indices(matrix)
+    values = _values_of(matrix)
+    height, width = values.shape[1:]
+    blocks = rows_of(outer, inner.shape[0])
+    block_row, block_col = (blocks, inner) if matrix.layout == torch.sparse_bsr else (inner, blocks)
+    i, j = (torch.arange(n, dtype=inner.dtype, device=inner.device) for n in (height, width))
+    row = (block_row.view(-1, 1, 1) * height + i.view(-1, 1)).expand(values.shape).reshape(-1)
+    col = (block_col.view(-1, 1, 1) * width + j).expand(values.shape).reshape(-1)
+    return _sorted_by_row(row, col, values.reshape(-1), *matrix.shape)
+
+
+def _parts(matrix: Any, name: str) -> Parts:
+    if isinstance(matrix, CSR):
+        rows, cols = _shape(matrix)
+        ready = (matrix.t_crow, matrix.t_col, matrix.t_perm)
+        return Parts(matrix.crow, matrix.col, matrix.values, rows, cols, ready=ready)
+    if matrix.dim() != 2:
+        raise RuntimeError(f"{name} must be a matrix, got {_describe(matrix)}")
+    if matrix.dense_dim() != 0:
+        raise RuntimeError(
+            f"{name} must have scalar entries, but it is hybrid: {matrix.sparse_dim()} sparse and {matrix.dense_dim()} "
+            "dense dimensions"
+        )
+    if matrix.layout == torch.sparse_coo:
+        return _coo_parts(matrix)
+    if matrix.layout in (torch.sparse_bsr, torch.sparse_bsc):
+        return _block_parts(matrix)
+    transposed = matrix.layout == torch.sparse_csc
+    rows, cols = matrix.shape
+    outer, inner = _indices(matrix)
+    return Parts(outer, inner, _values_of(matrix), rows, cols, transposed)
+
+
+def csr_parts(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """crow, col and values of a native 2-D sparse tensor of any layout; differentiable."""
+    parts = _parts(matrix, "matrix").by_rows()
+    values = parts.values if parts.values.requires_grad else parts.values.detach()
+    # Detached: Dynamo does not take views whose base is a sparse tensor.
+    return parts.crow.detach(), parts.col.detach(), values
+
+
+# Products.
+
+
+def _shape(t: Any) -> Any:
+    # Properties of a tensor subclass go through __torch_function__, at 2 us each.
+    return (t.crow.shape[0] - 1, t.shape[1]) if isinstance(t, CSR) else t.shape
+
+
+def _typed(t: Any) -> Tensor:
+    """A plain tensor of the dtype and device of `t`."""
+    return t.values if isinstance(t, CSR) else t
+
+
+def _check_inner(a: Any, b: Any) -> None:
+    x, y = _shape(a), _shape(b)
+    if len(x) != 2 or len(y) != 2:
+        raise RuntimeError(f"a and b must be matrices, got {_describe(a)} and {_describe(b)}")
+    if x[1] != y[0]:
+        raise RuntimeError(f"a and b shapes cannot be multiplied ({x[0]}x{x[1]} and {y[0]}x{y[1]})")
+
+
+def _check_types(a: Any, b: Any, names: str = "a and b") -> None:
+    x, y = _typed(a), _typed(b)
+    if x.dtype != y.dtype:
+        raise RuntimeError(f"{names} must have the same dtype, but got {name_of(x.dtype)} and {name_of(y.dtype)}")
+    if x.device != y.device:
+        raise RuntimeError(
+            f"Expected all tensors to be on the same device, but {names} are on {x.device} and {y.device}"
+        )
+
+
+def _times_dense(
+    a: Parts, dense: Tensor, input: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0, mean: bool = False
+) -> Tensor:
+    columns = a.rows if a.transposed else a.cols  # of what the parts describe
+    if a.ready[0] is None and input is None and not a.transposed and not mean and alpha == 1:
+        return call(_spmm, a.crow, a.col, a.values, dense)
+    return call(
+        _spmm, a.crow, a.col, a.values, dense, input, *a.ready,
+        columns=columns, transpose=a.transposed, mean=mean, beta=beta, alpha=alpha,
+    )  # fmt: skip
+
+
+def _times_sparse(a: Any, b: Any) -> Any:
+    x, y = _parts(a, "a"), _parts(b, "b")
+    if x.crow.dtype != y.crow.dtype:  # int32 with int64: the wider one
+        x, y = (Parts(p.crow.long(), p.col.long(), p.values, p.rows, p.cols, p.transposed) for p in (x, y))
+    size = (x.rows, y.cols)
+    if x.transposed and y.transposed:  # the parts of the transposes: C.T = B.T @ A.T
+        ccol, row, values = torch.ops.myops.spgemm(y.crow, y.col, y.values, x.crow, x.col, x.values, x.rows)
+        return _assemble(torch.sparse_csc, (ccol, row), values, size)
+    x, y = x.by_rows(), y.by_rows()
+    crow, col, values = torch.ops.myops.spgemm(x.crow, x.col, x.values, y.crow, y.col, y.values, y.cols)
+    if isinstance(a, CSR) or isinstance(b, CSR):
+        return CSR(crow, col, values, size, check_invariants=False)
+    if a.layout == b.layout == torch.sparse_coo:
+        return _assemble(torch.sparse_coo, (torch.stack([rows_of(crow, col.shape[0]), col]),), values, size)
+    return _assemble(torch.sparse_csr, (crow, col), values, size)
+
+
+def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
+    """`a @ b` of matrices of which one or both are sparse; the counterpart of `torch.sparse.mm`.
+
+    Args:
+        a, b: (M, K) and (K, N): native COO (coalesced or not), CSR, CSC, BSR or BSC tensors, `myops.CSR`, or strided
+            tensors of any strides, in any mix; one dtype (any but bool), one device. Entries may come in any order and
+            repeat.
+        reduce: how the products of a row are put together, for sparse a and strided b: "sum", "mean" (over stored
+            entries), "amax" or "amin" (0 for a row without entries).
+
+    Returns:
+        (M, N), strided where one operand is; else sparse: COO for two COO operands (coalesced), CSC for two CSC, else
+        CSR (`myops.CSR` where an operand is one), columns sorted, indices of the operands' dtype. 16-bit floats
+        accumulate in float32 and round once.
+
+    Gradients:
+        For both operands, to any order, reverse and forward mode. That of a sparse operand is sparse: its layout (an
+        uncoalesced COO operand is coalesced first), its pattern, its index dtype.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit, hybrid or batched tensors, indices out of range, more
+            entries in the result than int32 indices can count.
+        NotImplementedError: bool, and complex numbers with amax or amin.
+        ValueError: another `reduce`, or one that is not "sum" where a is strided or b sparse.
+    """
+    if reduce not in REDUCTIONS:
+        raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, but got {reduce!r}")
+    _check_inner(a, b)
+    _check_types(a, b)
+    if reduce != "sum" and (not is_sparse(a) or is_sparse(b)):
+        raise ValueError(f"reduce={reduce!r} needs a sparse a and a strided b, got {_describe(a)} and {_describe(b)}")
+    if is_sparse(a) and is_sparse(b):
+        return _times_sparse(a, b)
+    if is_sparse(b):
+        return _times_dense(_parts(b, "b").t(), a.mT).mT
+    if not is_sparse(a):
+        return torch.ops.myops.mm(a, b)
+    if reduce in ("sum", "mean"):
+        return _times_dense(_parts(a, "a"), b, mean=reduce == "mean")
+    parts = _parts(a, "a").by_rows()
+    return torch.ops.myops.spmm_extremum(parts.crow, parts.col, parts.values, b, minimum=reduce == "amin")[0]
+
+
+def _scaled(parts: Parts, alpha: Number) -> tuple[Parts, float]:
+    """A complex or very large integral alpha goes into the values."""
+    if isinstance(alpha, complex) or (isinstance(alpha, int) and abs(alpha) > 2**53):
+        values = parts.values * alpha
+        return Parts(parts.crow, parts.col, values, parts.rows, parts.cols, parts.transposed, parts.ready), 1.0
+    return parts, float(alpha)
+
+
+def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+    """`beta * input + alpha * (a @ b)`; the counterpart of `torch.sparse.addmm`.
+
+    Args:
+        input: strided, broadcastable to (M, N). Never read where beta == 0.
+        a, b: as in `mm`, one of them sparse and one strided. Never read where alpha == 0.
+
+    Returns:
+        (M, N), strided, rounded once after the addition. Gradients and errors are those of `mm`.
+    """
+    _check_inner(a, b)
+    _check_types(a, b)
+    if is_sparse(input) or is_sparse(a) == is_sparse(b):
+        raise RuntimeError(
+            "addmm takes a strided input, one sparse and one strided matrix, got "
+            f"{_describe(input)}, {_describe(a)} and {_describe(b)}"
+        )
+    _check_types(input, a, "input and a")
+    if isinstance(beta, complex) or (isinstance(beta, int) and abs(beta) > 2**53):
+        input, beta = input * beta, 1
+    if is_sparse(a):
+        parts, scale = _scaled(_parts(a, "a"), alpha)
+        return _times_dense(parts, b, input, float(beta), scale)
+    parts, scale = _scaled(_parts(b, "b").t(), alpha)
+    flipped = input.expand(torch.broadcast_shapes(input.shape, (a.shape[0], b.shape[1]))).mT
+    return _times_dense(parts, a.mT, flipped, float(beta), scale).mT
+
+
+def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Any:
+    """`alpha * (mat1 @ mat2)` at the entries of `input`, plus `beta * input`; as `torch.sparse.sampled_addmm`.
+
+    Args:
+        input: (M, N), CSR, CSC, coalesced COO or `myops.CSR`. Its values are never read where beta == 0.
+        mat1, mat2: (M, K) and (K, N), strided, any strides.
+
+    Returns:
+        The pattern and layout of `input`. Differentiable in all three, to any order.
+
+    Raises:
+        RuntimeError: another layout of `input`, or shapes, dtypes or devices that do not fit.
+    """
+    if not is_sparse(input) or getattr(input, "layout", None) in (torch.sparse_bsr, torch.sparse_bsc):
+        raise RuntimeError(f"input must be COO, CSR, CSC or myops.CSR, got {_describe(input)}")
+    if not isinstance(input, CSR) and input.layout == torch.sparse_coo and not input.is_coalesced():
+        raise RuntimeError("input must be coalesced: call input.coalesce() first")
+    _check_inner(mat1, mat2)
+    _check_types(mat1, mat2, "mat1 and mat2")
+    _check_types(input, mat1, "input and mat1")
+    parts = _parts(input, "input")
+    if (parts.rows, parts.cols) != (mat1.shape[0], mat2.shape[1]):
+        raise RuntimeError(
+            f"input must have the shape of mat1 @ mat2, [{mat1.shape[0]}, {mat2.shape[1]}], but got {list(input.shape)}"
+        )
+    left, right = (mat2.mT, mat1) if parts.transposed else (mat1, mat2.mT)
+    values = torch.ops.myops.sddmm(parts.crow, parts.col, left, right, *parts.ready)
+    values = values if alpha == 1 else values * alpha
+    if beta != 0:
+        values = values + (parts.values if beta == 1 else parts.values * beta)
+    if isinstance(input, CSR):
+        return input.with_values(values)
+    return _assemble(input.layout, _indices(input), values, input.shape)
+
+
+def bmm(a: Tensor, b: Tensor) -> Tensor:
+    """`a[i] @ b[i]` for a sparse batch and a strided one; the counterpart of `torch.bmm` with a sparse argument.
+
+    Args:
+        a: (B, M, K): 3-D COO, or batched CSR (which torch cannot multiply).
+        b: (B, K, N), strided.
+
+    Returns:
+        (B, M, N), strided. One product with the block-diagonal matrix of the batch; gradients are those of `mm`.
+
+    Raises:
+        RuntimeError: other ranks or layouts, or shapes, dtypes or devices that do not fit.
+    """
+    if not is_sparse(a) or isinstance(a, CSR) or a.layout not in (torch.sparse_coo, torch.sparse_csr):
+        raise RuntimeError(f"a must be a 3-D COO or a batched CSR tensor, got {_describe(a)}")
+    if a.dim() != 3 or not isinstance(b, Tensor) or b.dim() != 3 or is_sparse(b):
+        raise RuntimeError(f"a and b must be 3-D, a sparse and b strided, got {_describe(a)} and {_describe(b)}")
+    _check_types(a, b)
+    batch, m, k = a.shape
+    if b.shape[:2] != (batch, k):
+        raise RuntimeError(f"b must have shape [{batch}, {k}, N], but got {list(b.shape)}")
+    if a.layout == torch.sparse_coo:
+        if torch.is_grad_enabled() and a.requires_grad and not a.is_coalesced():
+            a = a.coalesce()
+        if a.dense_dim() != 0:
+            raise RuntimeError("a must have scalar entries, but it is hybrid")
+        item, row, col = a._indices()
+        values, col = _values_of(a), item * k + col
+        parts = _sorted_by_row(item * m + row, col, values, batch * m, batch * k)
+    else:
+        crow, col = _indices(a)
+        nnz = col.shape[1]
+        if crow.dtype == torch.int32 and max(batch * k, batch * nnz, batch * m) > torch.iinfo(torch.int32).max:
+            crow, col = crow.long(), col.long()
+        offset = torch.arange(batch, dtype=crow.dtype, device=crow.device).view(-1, 1)
+        joined = torch.cat([crow.new_zeros(1), (crow[:, 1:] + offset * nnz).reshape(-1)])
+        parts = Parts(joined, (col + offset * k).reshape(-1), _values_of(a).reshape(-1), batch * m, batch * k)
+    return _times_dense(parts, b.reshape(batch * k, -1)).view(batch, m, -1)
+
+
+define_composite("sparse_mm(Tensor a, Tensor b) -> Tensor", lambda a, b: mm(a, b))

@@ -1,0 +1,375 @@
+"""myops.sparse: every pair of layouts, reductions, gradients in the layout of their argument, memory, errors.
+
+Whole numbers are compared bit for bit with dense products; native torch is asked only where it is right.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import Any
+
+import pytest
+import torch
+from conftest import wide
+from sparse_data import LAYOUTS, in_layout, pairs, random_dense, real_matrix
+from torch import Tensor
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+
+import myops
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")
+INDEX = pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+
+
+def dense_of(t: Tensor) -> Tensor:
+    return t.to_dense() if isinstance(t, myops.CSR) or t.layout != torch.strided else t
+
+
+def index_dtype(t: Tensor) -> torch.dtype:
+    return (t.ccol_indices() if t.layout in (torch.sparse_csc, torch.sparse_bsc) else t.crow_indices()).dtype
+
+
+@INDEX
+@pytest.mark.parametrize(("left", "right"), list(pairs()))
+def test_every_pair_of_layouts(left: str, right: str, index: torch.dtype, dtype: torch.dtype) -> None:
+    a, b = random_dense(8, 12, dtype), random_dense(12, 6, dtype)
+    x, y = in_layout(a, left, index), in_layout(b, right, index)
+    expected = (dense_of(x).to(wide(dtype)) if left != "bsr" else a.to(wide(dtype))) @ dense_of(y).to(wide(dtype))
+    got = myops.sparse.mm(x, y)
+    assert got.dtype == dtype
+    assert torch.equal(dense_of(got), expected.to(dtype))
+    assert torch.equal(dense_of(torch.ops.myops.sparse_mm(x, y)), expected.to(dtype))
+    if "strided" in (left, right):
+        assert got.layout == torch.strided
+        return
+    coo = {"coo", "uncoalesced"}
+    if {left, right} <= coo:
+        assert got.layout == torch.sparse_coo
+        assert got.is_coalesced()
+    elif left == right == "csc":
+        assert got.layout == torch.sparse_csc
+    else:
+        assert got.layout == torch.sparse_csr
+    if not {left, right} & coo:
+        assert index_dtype(got) == index
+
+
+def test_csc_times_csc_is_not_zero() -> None:
+    """torch.sparse.mm(csc, csc) returns an empty matrix without a word (torch 2.11 to 2.14)."""
+    a, b = random_dense(5, 6, torch.float32), random_dense(6, 4, torch.float32)
+    got = myops.sparse.mm(a.to_sparse_csc(), b.to_sparse_csc())
+    assert torch.equal(got.to_dense(), a @ b)
+    assert bool((a @ b).any())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(0, 6, 4), (4, 0, 6), (4, 6, 0), (0, 0, 0)], ids=str)
+def test_empty(layout: str, shape: tuple[int, int, int]) -> None:
+    m, k, n = (6 * x // 2 if layout in ("bsr", "bsc") else x for x in shape)
+    a = in_layout(torch.zeros(m, k), layout) if layout != "uncoalesced" else torch.zeros(m, k).to_sparse_coo()
+    assert torch.equal(myops.sparse.mm(a, torch.ones(k, n)), torch.zeros(m, n))
+    assert torch.equal(myops.sparse.mm(torch.ones(n, m), a), torch.zeros(n, k))
+    product = myops.sparse.mm(a, torch.zeros(k, n).to_sparse_csr())
+    assert torch.equal(product.to_dense(), torch.zeros(m, n))
+
+
+@pytest.mark.parametrize("reduce", ["mean", "amax", "amin"])
+@pytest.mark.parametrize("layout", ["csr", "csc", "coo", "bsr"])
+def test_reductions(layout: str, reduce: str) -> None:
+    a, b = random_dense(8, 12, torch.float64), torch.randn(12, 5, dtype=torch.float64)
+    a[3] = 0
+    expected = torch.sparse.mm(a.to_sparse_csr(), b, reduce)
+    if layout == "bsr":  # whose blocks store zeros, which count
+        stored = (a.view(4, 2, 4, 3) != 0).any(3, keepdim=True).any(1, keepdim=True).expand(4, 2, 4, 3).reshape(8, 12)
+        terms = torch.where(stored.unsqueeze(2), a.unsqueeze(2) * b, {"mean": 0, "amax": -1e9, "amin": 1e9}[reduce])
+        expected = {
+            "mean": terms.sum(1) / stored.sum(1, keepdim=True).clamp(min=1),
+            "amax": terms.amax(1),
+            "amin": terms.amin(1),
+        }[reduce]
+        expected = torch.where(stored.any(1, keepdim=True), expected, 0)
+    torch.testing.assert_close(myops.sparse.mm(in_layout(a, layout), b, reduce=reduce), expected)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_addmm(layout: str) -> None:
+    for dtype in (torch.float64, torch.complex128, torch.int64):
+        a, b, c = random_dense(8, 12, dtype), random_dense(12, 6, dtype), random_dense(8, 6, dtype)
+        x = in_layout(a, layout)
+        a = x.to_dense() if layout != "bsr" else a
+        alpha: Any = {torch.complex128: 2 - 1j, torch.int64: 2**60 + 1}.get(dtype, 0.5)
+        expected = 3 * c + alpha * (a @ b)
+        torch.testing.assert_close(myops.sparse.addmm(c, x, b, beta=3, alpha=alpha), expected)
+        torch.testing.assert_close(myops.sparse.addmm(c[:1], x, b), c[:1] + a @ b)
+        y = in_layout(b, layout)
+        b = y.to_dense() if layout != "bsr" else b
+        torch.testing.assert_close(myops.sparse.addmm(c, a, y, beta=3, alpha=alpha), 3 * c + alpha * (a @ b))
+        torch.testing.assert_close(myops.sparse.addmm(c[0], a, y), c[0] + a @ b)
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+def test_sampled_addmm(layout: str, dtype: torch.dtype) -> None:
+    s, a, b = random_dense(6, 9, dtype), random_dense(6, 4, dtype), random_dense(4, 9, dtype)
+    pattern = in_layout(s, layout, torch.int32)
+    got = myops.sparse.sampled_addmm(pattern, a, b, beta=2, alpha=3)
+    expected = torch.where(s != 0, 2 * s.to(wide(dtype)) + 3 * (a.to(wide(dtype)) @ b.to(wide(dtype))), 0)
+    assert got.layout == pattern.layout
+    assert torch.equal(got.to_dense(), expected.to(dtype))
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "uncoalesced"])
+def test_bmm(layout: str) -> None:
+    mask = random_dense(6, 9, torch.float64) != 0
+    a = torch.where(mask, torch.randn(3, 6, 9, dtype=torch.float64), 0)
+    b = torch.randn(3, 9, 5, dtype=torch.float64)
+    batch = a.to_sparse_csr() if layout == "csr" else a.to_sparse_coo()
+    if layout == "uncoalesced":
+        order = torch.randperm(batch._nnz())
+        batch = torch.sparse_coo_tensor(batch.indices()[:, order], batch.values()[order], batch.shape)
+    torch.testing.assert_close(myops.sparse.bmm(batch, b), a @ b)
+    if layout != "csr":
+        batch = batch.requires_grad_()
+        (grad,) = torch.autograd.grad(myops.sparse.bmm(batch, b).square().sum(), batch)
+        expected = 2 * (a @ b) @ b.mT
+        torch.testing.assert_close(grad.to_dense(), torch.where(a != 0, expected, 0))
+
+
+# Gradients.
+
+
+def masked_gradient(x: Tensor, gradient: Tensor, stored: Tensor) -> None:
+    """`x` is a gradient on the pattern `stored`, equal to the dense `gradient` there."""
+    torch.testing.assert_close(x.to_dense(), torch.where(stored, gradient, 0))
+
+
+def stored_of(t: Tensor) -> Tensor:
+    """Which entries of a sparse tensor are stored."""
+    if t.layout == torch.sparse_coo:
+        t = t.coalesce()
+        return torch.sparse_coo_tensor(t.indices(), torch.ones_like(t.values()), t.shape).to_dense() != 0
+    ones = torch.sparse_compressed_tensor(*indices_of(t), torch.ones_like(t.values()), t.shape, layout=t.layout)
+    return ones.to_dense() != 0
+
+
+def indices_of(t: Tensor) -> tuple[Tensor, Tensor]:
+    if t.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return t.crow_indices(), t.col_indices()
+    return t.ccol_indices(), t.row_indices()
+
+
+@INDEX
+@pytest.mark.parametrize("dtype64", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize(("left", "right"), list(pairs()))
+def test_gradients_keep_layout_and_pattern(left: str, right: str, dtype64: torch.dtype, index: torch.dtype) -> None:
+    a, b = random_dense(8, 12, dtype64), random_dense(12, 6, dtype64)
+    x, y = (in_layout(t, layout, index).requires_grad_() for t, layout in ((a, left), (b, right)))
+    product = myops.sparse.mm(x, y)
+    values = (
+        product
+        if product.layout == torch.strided
+        else product._values()
+        if product.layout == torch.sparse_coo
+        else product.values()
+    )
+    values = myops.sparse._values_of(product) if product.layout != torch.strided else values
+    weight = torch.randn_like(values)
+    grads = torch.autograd.grad(
+        (values * weight.conj()).real.sum() if dtype64.is_complex else (values * weight).sum(), (x, y)
+    )
+    if product.layout == torch.strided:
+        outer = weight
+    else:
+        outer = myops.sparse._assemble(
+            product.layout,
+            (product._indices(),) if product.layout == torch.sparse_coo else indices_of(product),
+            weight,
+            product.shape,
+        ).to_dense()
+    dense_a, dense_b = x.detach().to_dense(), y.detach().to_dense()
+    for leaf, grad, expected in ((x, grads[0], outer @ dense_b.mH), (y, grads[1], dense_a.mH @ outer)):
+        assert grad.layout == leaf.layout
+        if leaf.layout == torch.strided:
+            torch.testing.assert_close(grad, expected)
+            continue
+        masked_gradient(grad, expected, stored_of(leaf.detach()))
+        if leaf.layout == torch.sparse_coo:
+            assert grad.is_coalesced()
+        else:
+            assert all(map(torch.equal, indices_of(grad), indices_of(leaf)))
+            assert indices_of(grad)[0].dtype == index
+
+
+@pytest.mark.parametrize("layout", ["coo", "uncoalesced", "csr"])
+def test_backward_fills_grad(layout: str) -> None:
+    """CSC, BSR and BSC leaves cannot accumulate in torch itself; torch.autograd.grad has their gradients."""
+    a = in_layout(random_dense(8, 12, torch.float64), layout).requires_grad_()
+    b = torch.randn(12, 3, dtype=torch.float64, requires_grad=True)
+    myops.sparse.mm(a, b).square().sum().backward()
+    assert a.grad is not None
+    assert a.grad.layout == a.layout
+    masked_gradient(a.grad, 2 * (a.detach().to_dense() @ b.detach()) @ b.detach().mT, stored_of(a.detach()))
+
+
+def with_values(layout: str, index: torch.dtype = torch.int64) -> tuple[Any, Tensor]:
+    """A function from values to a sparse tensor, and values."""
+    made = in_layout(random_dense(8, 12, torch.float64), layout, index)
+    indices = (made.indices(),) if layout == "coo" else indices_of(made)
+    values = torch.randn_like(made.values())
+    return lambda v: myops.sparse._assemble(made.layout, indices, v, made.shape), values
+
+
+@pytest.mark.parametrize("reduce", myops.sparse.REDUCTIONS)
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_gradcheck_through_native_tensors(layout: str, reduce: str) -> None:
+    make, values = with_values(layout)
+    x = torch.randn(12, 3, dtype=torch.float64, requires_grad=True)
+    function = lambda v, x: myops.sparse.mm(make(v), x, reduce=reduce)  # noqa: E731
+    assert gradcheck(function, (values.requires_grad_(), x))
+    assert gradgradcheck(function, (values.requires_grad_(), x))
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_gradcheck_of_sparse_products(layout: str) -> None:
+    make, values = with_values(layout)
+    other = in_layout(random_dense(12, 5, torch.float64), layout)
+
+    def function(v: Tensor) -> Tensor:
+        return myops.sparse._values_of(myops.sparse.mm(make(v), other))
+
+    assert gradcheck(function, (values.requires_grad_(),))
+    assert gradgradcheck(function, (values.requires_grad_(),))
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_masked_gradcheck_of_native_leaves(layout: str) -> None:
+    a = in_layout(random_dense(4, 6, torch.float64), layout).requires_grad_()
+    b = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda a, b: myops.sparse.mm(a, b), (a, b), masked=True, check_undefined_grad=False)
+
+
+def test_forward_mode() -> None:
+    a, b = random_dense(5, 6, torch.float64), torch.randn(6, 3, dtype=torch.float64)
+    tangent = torch.randn(6, 3, dtype=torch.float64)
+    with forward_ad.dual_level():
+        for layout in LAYOUTS[:4]:
+            x = in_layout(a, layout)
+            got = forward_ad.unpack_dual(myops.sparse.mm(x, forward_ad.make_dual(b, tangent))).tangent
+            torch.testing.assert_close(got, x.to_dense() @ tangent)
+
+
+def test_transforms_over_the_dense_argument() -> None:
+    for layout in [*LAYOUTS, "container"]:
+        a, b = random_dense(4, 6, torch.float64), torch.randn(3, 6, 2, dtype=torch.float64)
+        a = myops.CSR.from_torch(a) if layout == "container" else in_layout(a, layout)
+        dense = a.to_dense()
+        torch.testing.assert_close(torch.vmap(lambda x, a=a: myops.sparse.mm(a, x))(b), dense @ b)
+        if layout in ("csr", "csc", "bsr", "bsc"):
+            continue  # torch.func.grad cannot look at a native compressed tensor at all: it asks for strides
+        loss = lambda x, a=a: myops.sparse.mm(a, x).sin().sum()  # noqa: E731
+        expected = torch.func.grad(lambda x, dense=dense: (dense @ x).sin().sum())(b[0])
+        torch.testing.assert_close(torch.func.grad(loss)(b[0]), expected)
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+def test_backward_takes_memory_for_the_entries_only(layout: str) -> None:
+    """100000 x 100000 with 300000 entries: the dense gradient that native torch forms would take 40 GB."""
+    n, nnz = 100_000, 300_000
+    indices = torch.randint(n, (2, nnz))
+    a = torch.sparse_coo_tensor(indices, torch.randn(nnz), (n, n)).coalesce()
+    a = {"coo": a, "csr": a.to_sparse_csr(), "csc": a.to_sparse_csc()}[layout].requires_grad_()
+    b = torch.randn(n, 4, requires_grad=True)
+    grad, _ = torch.autograd.grad(myops.sparse.mm(a, b).sum(), (a, b))
+    assert grad.layout == a.layout
+    row, col = a.detach().to_sparse_coo().coalesce().indices()[:, 7]
+    got = grad.to_sparse_coo().coalesce()
+    at = ((got.indices()[0] == row) & (got.indices()[1] == col)).nonzero()
+    torch.testing.assert_close(got.values()[at].item(), b[col].sum().item())
+
+
+# Errors.
+
+
+def csr(m: int, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return random_dense(m, k, dtype).to_sparse_csr()
+
+
+@pytest.mark.parametrize(
+    ("call", "exception", "words"),
+    [
+        (lambda: myops.sparse.mm(csr(3, 4), torch.ones(3, 2)), RuntimeError, "shapes cannot be multiplied (3x4 and 3x2)"),
+        (lambda: myops.sparse.mm(csr(3, 4), torch.ones(4)), RuntimeError, "a and b must be matrices, got 2-D sparse_csr of float32 and 1-D strided of float32"),
+        (lambda: myops.sparse.mm(csr(3, 4), torch.ones(4, 2).double()), RuntimeError, "a and b must have the same dtype, but got float32 and float64"),
+        (lambda: myops.sparse.mm(csr(3, 4), torch.ones(4, 2), reduce="max"), ValueError, "reduce must be one of sum, mean, amax, amin, but got 'max'"),
+        (lambda: myops.sparse.mm(torch.ones(2, 3), csr(3, 4), reduce="mean"), ValueError, "needs a sparse a and a strided b"),
+        (lambda: myops.sparse.mm(csr(3, 4).to(torch.bool), torch.ones(4, 2).bool()), NotImplementedError, "not implemented for values of dtype bool"),
+        (lambda: myops.sparse.mm(torch.ones(3, 4, 2).to_sparse(2), torch.ones(4, 2)), RuntimeError, "a and b must be matrices, got 3-D sparse_coo"),
+        (lambda: myops.sparse.addmm(csr(3, 2), csr(3, 4), torch.ones(4, 2)), RuntimeError, "addmm takes a strided input, one sparse and one strided matrix"),
+        (lambda: myops.sparse.addmm(torch.ones(5), csr(3, 4), torch.ones(4, 2)), RuntimeError, "input of shape [5] cannot be broadcast to the result's shape [3, 2]"),
+        (lambda: myops.sparse.sampled_addmm(torch.ones(3, 2), torch.ones(3, 4), torch.ones(4, 2)), RuntimeError, "input must be COO, CSR, CSC or myops.CSR, got 2-D strided of float32"),
+        (lambda: myops.sparse.sampled_addmm(csr(3, 3), torch.ones(3, 4), torch.ones(4, 2)), RuntimeError, "input must have the shape of mat1 @ mat2, [3, 2], but got [3, 3]"),
+        (lambda: myops.sparse.bmm(csr(3, 4), torch.ones(1, 4, 2)), RuntimeError, "a and b must be 3-D, a sparse and b strided"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_bad_calls(call: Any, exception: type[Exception], words: str) -> None:
+    with pytest.raises(exception, match=re.escape(words)) as raised:
+        call()
+    assert type(raised.value) is exception
+
+
+@INDEX
+@pytest.mark.parametrize("layout", ["csr", "csc"])
+def test_indices_out_of_range_are_found(layout: str, index: torch.dtype) -> None:
+    kind = torch.sparse_csr if layout == "csr" else torch.sparse_csc
+    for bad in ([0, 1, 5], [0, -1, 2]):
+        parts = torch.tensor([0, 1, 3], dtype=index), torch.tensor(bad, dtype=index), torch.ones(3)
+        a = torch.sparse_compressed_tensor(
+            *parts, (2, 3) if layout == "csr" else (3, 2), layout=kind, check_invariants=False
+        )
+        with pytest.raises(RuntimeError, match=re.escape("col holds an index outside [0, 3)")):
+            myops.sparse.mm(a, torch.ones(a.shape[1], 4))
+
+
+# Real matrices.
+
+
+@pytest.mark.parametrize(
+    "name", ["cora", "musae_git", "wiki_vote", "bcsstk16", "bayer10", "arrow", "p2p_gnutella31", "helmholtz_2D"]
+)
+def test_real_matrices(name: str) -> None:
+    matrix = real_matrix(name)
+    double = torch.complex128 if matrix.dtype.kind == "c" else torch.float64
+    crow, col, values = (torch.from_numpy(x) for x in (matrix.indptr, matrix.indices, matrix.data))
+    a = torch.sparse_csr_tensor(crow, col, values, matrix.shape)
+    x = torch.randn(matrix.shape[1], 17, dtype=values.dtype)
+    exact = matrix.astype(str(double).removeprefix("torch.")) @ x.to(double).numpy()
+    scale = abs(matrix).astype("float64") @ x.abs().double().numpy()
+    for layout in (a, a.to_sparse_coo(), a.to_sparse_csc()):
+        error = (myops.sparse.mm(layout, x).to(double) - torch.from_numpy(exact)).abs()
+        assert bool((error <= 1e-5 * torch.from_numpy(scale) + 1e-30).all())
+    if matrix.nnz < 150_000 and name != "arrow":
+        ones = matrix.copy()
+        ones.data[:] = 1
+        got = myops.sparse.mm(*[torch.sparse_csr_tensor(crow, col, torch.ones(matrix.nnz), matrix.shape)] * 2)
+        expected = (ones @ ones).tocsr()
+        expected.sort_indices()
+        assert torch.equal(got.crow_indices(), torch.from_numpy(expected.indptr).to(crow.dtype))
+        assert torch.equal(got.col_indices(), torch.from_numpy(expected.indices).to(col.dtype))
+        assert torch.equal(got.values(), torch.from_numpy(expected.data.real.astype("float32")))
+
+
+def test_threads_do_not_change_a_full_row() -> None:
+    """One row of a third of all entries."""
+    n = 20_000
+    row = torch.cat([torch.zeros(n, dtype=torch.int64), torch.arange(n)])
+    col = torch.cat([torch.arange(n), torch.arange(n)])
+    a = torch.sparse_coo_tensor(torch.stack([row, col]), torch.randn(2 * n), (n, n))
+    before, results = torch.get_num_threads(), []
+    for threads, width in itertools.product((1, 2, 3), (1, 20)):
+        torch.set_num_threads(threads)
+        results.append(myops.sparse.mm(a, torch.ones(n, width) * torch.arange(n).view(-1, 1) / n))
+    torch.set_num_threads(before)
+    for i in (0, 1):
+        assert torch.equal(results[i], results[i + 2])
+        assert torch.equal(results[i], results[i + 4])

@@ -1,0 +1,271 @@
+"""myops.CSR: products in and out of torch.compile, module state, devices, pickling, conversions, and a GCN on Cora."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from sparse_data import LAYOUTS, data_folder, in_layout, random_dense
+from torch import Tensor, nn
+
+import myops
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def example(dtype: torch.dtype = torch.float64, transpose: bool = True) -> tuple[myops.CSR, Tensor]:
+    dense = random_dense(8, 12, dtype)
+    return myops.CSR.from_torch(dense.to_sparse_csr(), transpose=transpose), dense
+
+
+PRODUCTS = {
+    "A @ x": lambda a, x, y: a @ x,
+    "y @ A": lambda a, x, y: y @ a,
+    "torch.mm": lambda a, x, y: torch.mm(a, x),
+    "a.mm": lambda a, x, y: a.mm(x),
+    "torch.matmul": lambda a, x, y: torch.matmul(a, x),
+    "torch.sparse.mm": lambda a, x, y: torch.sparse.mm(a, x),
+    "sparse.mm": lambda a, x, y: myops.sparse.mm(a, x),
+    "torch.addmm": lambda a, x, y: torch.addmm(y[:, :1], a, x, beta=2, alpha=3),
+    "sparse.addmm": lambda a, x, y: torch.sparse.addmm(y[:, :1], a, x),
+    "A @ vector": lambda a, x, y: a @ x[:, 0],
+    "vector @ A": lambda a, x, y: y[0, :8] @ a,
+    "A.t() @ y": lambda a, x, y: a.t() @ y.mT,
+    "A.T": lambda a, x, y: a.T @ y.mT,
+}
+DENSE = {name: call for name, call in PRODUCTS.items() if "sparse" not in name} | {
+    "torch.sparse.mm": PRODUCTS["torch.mm"],
+    "sparse.mm": PRODUCTS["torch.mm"],
+    "sparse.addmm": lambda a, x, y: torch.addmm(y[:, :1], a, x),
+}
+
+
+def operands(call: str) -> tuple[Tensor, Tensor]:
+    return torch.randn(12, 5, dtype=torch.float64), torch.randn(8, 8, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("call", list(PRODUCTS))
+def test_products(call: str, transpose: bool) -> None:
+    a, dense = example(transpose=transpose)
+    x, y = operands(call)
+    expected = DENSE[call](dense, x, y)
+    torch.testing.assert_close(PRODUCTS[call](a, x, y), expected)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+@pytest.mark.parametrize("call", ["A @ x", "y @ A", "torch.mm", "torch.sparse.mm", "torch.addmm", "A @ vector"])
+def test_products_compile_whole(call: str, backend: str) -> None:
+    a, dense = example()
+    x, y = (t.requires_grad_() for t in operands(call))
+    f = torch.compile(lambda a, x, y: PRODUCTS[call](a, x.sin(), y.sin()) * 2, fullgraph=True, backend=backend)
+    got, expected = f(a, x, y), DENSE[call](dense, x.sin(), y.sin()) * 2
+    torch.testing.assert_close(got, expected)
+    leaves = [t for t, used in ((x, "x" in call or "m" in call or "vector" in call), (y, "y" in call)) if used]
+    if call == "A @ vector":
+        leaves = [x]
+    for ours, theirs in zip(torch.autograd.grad(got.sum(), leaves, allow_unused=True),
+                            torch.autograd.grad(expected.sum(), leaves, allow_unused=True), strict=True):  # fmt: skip
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])
+def test_training_the_values_compiled(backend: str) -> None:
+    """Values are an ordinary parameter: built into a CSR inside the graph, trained by Adam, as the dense twin is."""
+
+    class Pruned(nn.Module):
+        def __init__(self, a: myops.CSR) -> None:
+            super().__init__()
+            for name in ("crow", "col", "t_crow", "t_col", "t_perm"):
+                self.register_buffer(name, getattr(a, name))
+            self.values = nn.Parameter(a.values.clone())
+
+        def forward(self, x: Tensor) -> Tensor:
+            a = myops.CSR(self.crow, self.col, self.values, (8, 12), self.t_crow, self.t_col, self.t_perm)
+            return (a @ x.mT).mT
+
+    a, dense = example()
+    sparse, mask = Pruned(a), dense != 0
+    weight = nn.Parameter(dense.clone())
+    x = torch.randn(5, 12, dtype=torch.float64)
+    step = torch.compile(lambda x: sparse(x).square().mean(), fullgraph=True, backend=backend)
+    ours, theirs = torch.optim.Adam(sparse.parameters(), lr=0.1), torch.optim.Adam([weight], lr=0.1)
+    for _ in range(3):
+        ours.zero_grad()
+        theirs.zero_grad()
+        step(x).backward()
+        (x @ (weight * mask).mT).square().mean().backward()
+        ours.step()
+        theirs.step()
+    trained = myops.CSR(sparse.crow, sparse.col, sparse.values, (8, 12))
+    torch.testing.assert_close(trained.to_dense(), (weight * mask).detach(), check_device=False)
+
+
+def test_gradients_reach_values_and_dense() -> None:
+    a, dense = example()
+    values = a.values.requires_grad_()
+    x = torch.randn(12, 3, dtype=torch.float64, requires_grad=True)
+    (a.with_values(values) @ x).square().sum().backward()
+    outer = 2 * dense @ x.detach()
+    torch.testing.assert_close(x.grad, dense.mT @ outer)
+    rows = torch.repeat_interleave(torch.arange(8), a.crow.diff())
+    torch.testing.assert_close(values.grad, (outer @ x.detach().mT)[rows, a.col.long()])
+
+
+def test_sparse_times_sparse_is_csr() -> None:
+    a, dense = example()
+    got = a @ a.t()
+    assert isinstance(got, myops.CSR)
+    torch.testing.assert_close(got.to_dense(), dense @ dense.mT)
+    values = a.values.requires_grad_()
+    (a.with_values(values) @ a.t()).values.sum().backward()
+    assert values.grad is not None
+
+
+class Holder(nn.Module):
+    def __init__(self, a: myops.CSR) -> None:
+        super().__init__()
+        self.register_buffer("a", a)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a @ x
+
+
+def test_module_state() -> None:
+    a, dense = example()
+    module = Holder(a)
+    assert isinstance(module.state_dict()["a"], myops.CSR)
+    other = Holder(a.with_values(torch.zeros_like(a.values)))
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other.a.to_dense(), dense)
+    assert torch.equal(copy.deepcopy(module).a.to_dense(), dense)
+    half = copy.deepcopy(module).to(torch.bfloat16)
+    assert half.a.dtype == half.a.values.dtype == torch.bfloat16
+    assert half.a.crow.dtype == a.crow.dtype
+    x = torch.randn(12, 3)
+    expected = dense.float() @ x
+    torch.testing.assert_close(copy.deepcopy(module).float()(x), expected)
+    torch.testing.assert_close(
+        torch.compile(copy.deepcopy(module).float(), fullgraph=True, backend="aot_eager")(x), expected
+    )
+    meta = copy.deepcopy(module).to("meta")
+    assert meta.a.values.device.type == meta.a.crow.device.type == meta.a.t_perm.device.type == "meta"
+
+
+def test_saving() -> None:
+    a, dense = example()
+    again = pickle.loads(pickle.dumps(a))
+    assert torch.equal(again.to_dense(), dense)
+    assert again.t_perm is not None
+    file = io.BytesIO()
+    torch.save(Holder(a).state_dict(), file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)["a"]
+    assert isinstance(loaded, myops.CSR)
+    assert torch.equal(loaded.to_dense(), dense)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("layout", [*LAYOUTS, "strided"])
+def test_conversions_from_torch(layout: str, index: torch.dtype) -> None:
+    dense = random_dense(8, 12, torch.float64)
+    native = in_layout(dense, layout, index)
+    a = myops.CSR.from_torch(native)
+    assert torch.equal(a.to_dense(), dense if layout in ("bsr", "strided") else native.to_dense())
+    assert torch.equal(a.to_torch().to_dense(), a.to_dense())
+    if layout in ("csr", "csc", "bsr", "bsc"):
+        assert a.crow.dtype == a.t_perm.dtype == index
+
+
+def test_scipy() -> None:
+    sp = pytest.importorskip("scipy.sparse")
+    matrix = sp.random(6, 9, 0.3, format="coo", random_state=1)
+    a = myops.CSR.from_scipy(matrix)
+    assert a.crow.dtype == torch.int32
+    numpy.testing.assert_array_equal(a.to_scipy().toarray(), matrix.toarray())
+    numpy.testing.assert_array_equal(a.to_dense().numpy(), matrix.toarray())
+
+
+def test_repr() -> None:
+    a, _ = example(transpose=False)
+    assert re.fullmatch(r"CSR\(8 x 12, nnz=\d+, [\d.]+ %, float64, int64 indices, cpu\)", repr(a))
+    assert "with transpose" in repr(a.with_transpose())
+
+
+def test_errors() -> None:
+    crow, col, v = torch.tensor([0, 1, 3]), torch.tensor([1, 0, 2]), torch.ones(3)
+    for args, words in (
+        ((crow, col, v, (3, 3)), "crow must have 4 elements for 3 rows, but got 3"),
+        ((crow, col, v[:2], (2, 3)), "col and values must have the same length, but got 3 and 2"),
+        ((crow, col.int(), v, (2, 3)), "crow and col must both have dtype int32 or int64"),
+        ((crow[None], col, v, (2, 3)), "must be vectors, got 2-D, 1-D and 1-D tensors"),
+    ):
+        with pytest.raises(RuntimeError, match=re.escape(words)):
+            myops.CSR(*args)
+    bad = torch.tensor([1, 0, 3])
+    with pytest.raises(RuntimeError, match=re.escape("outside [0, 3)")):
+        myops.CSR(crow, bad, v, (2, 3), check_invariants=True)
+    with torch.sparse.check_sparse_tensor_invariants(), pytest.raises(RuntimeError, match="outside"):
+        myops.CSR(crow, bad, v, (2, 3))
+    with pytest.raises(RuntimeError, match="outside"):
+        myops.CSR(crow, bad, v, (2, 3)) @ torch.ones(3, 2)
+    with pytest.raises(NotImplementedError, match="myops.CSR has no aten.sin.default"):
+        torch.sin(myops.CSR(crow, col, v, (2, 3)))
+
+
+# A graph convolutional network on Cora.
+
+
+def cora() -> tuple[Tensor, Tensor, myops.CSR, dict[str, Tensor]]:
+    """Features, classes, the normalised adjacency with self loops, and the split."""
+    sp = pytest.importorskip("scipy.sparse")
+    path = data_folder() / "cora.npz"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not in {path.parent}")
+    z = numpy.load(path)
+    x = sp.csr_matrix((z["x_data"], z["x_indices"], z["x_indptr"]), shape=tuple(z["x_shape"])).toarray()
+    x = x / x.sum(1, keepdims=True).clip(1)
+    n = x.shape[0]
+    graph = sp.coo_matrix((numpy.ones(z["edge_index"].shape[1]), z["edge_index"]), shape=(n, n)) + sp.eye(n)
+    scale = sp.diags(numpy.asarray(graph.sum(1)).ravel() ** -0.5)
+    adjacency = (scale @ graph @ scale).tocsr().astype("float32")
+    split = {name: torch.from_numpy(z[f"{name}_idx"]).long() for name in ("train", "test")}
+    return torch.from_numpy(x).float(), torch.from_numpy(z["y"]), myops.CSR.from_scipy(adjacency), split
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gcn_on_cora(compiled: bool) -> None:
+    x, y, adjacency, split = cora()
+    torch.manual_seed(1)
+    first, second = nn.Linear(x.shape[1], 16, bias=False), nn.Linear(16, 7, bias=False)
+    drop = nn.functional.dropout
+
+    def forward(a: Any, x: Tensor, training: bool) -> Tensor:
+        hidden = (a @ first(drop(x, 0.5, training))).relu()
+        return a @ second(drop(hidden, 0.5, training))
+
+    run = torch.compile(forward, fullgraph=True, backend="aot_eager") if compiled else forward
+    parameters = [*first.parameters(), *second.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=0.01, weight_decay=5e-4)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(run(adjacency, x, True)[split["train"]], y[split["train"]]).backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = run(adjacency, x, False).argmax(1)
+    accuracy = (found == y)[split["test"]].float().mean().item()
+    assert 0.78 <= accuracy <= 0.83, accuracy

@@ -1,0 +1,399 @@
+"""The sparse operators on the parts of a CSR matrix: values, gradients, batches, errors, fakes, compile, threads.
+
+Iterates over the table (`registration.COMPONENTS`), as the tests of the dense operators do over theirs.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from conftest import FLOATS, wide
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
+
+import myops
+from myops.ops._csr import dense_of, pattern
+from myops.ops._gemm import tensor
+from myops.registration import COMPONENTS, Row, Sample
+
+ops = torch.ops.myops
+COMPONENT = pytest.mark.parametrize("component", list(COMPONENTS.values()), ids=list(COMPONENTS))
+DTYPES64 = pytest.mark.parametrize("dtype64", [torch.float64, torch.complex128], ids=str)
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo() -> Iterator[None]:
+    yield
+    torch._dynamo.reset()
+
+
+def tensors_of(result: Any) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def is_index(t: Tensor) -> bool:
+    return t.dtype in (torch.int32, torch.int64)
+
+
+def widen(value: Any) -> Any:
+    return value.to(wide(value.dtype)) if isinstance(value, Tensor) else value
+
+
+def absolute(value: Any) -> Any:
+    return value.abs() if isinstance(value, Tensor) else value
+
+
+def samples(component: Row, dtype: torch.dtype, requires_grad: bool = False) -> list[Sample]:
+    return list(component.samples("cpu", dtype, requires_grad))
+
+
+@COMPONENT
+def test_values(component: Row, dtype: torch.dtype) -> None:
+    for sample in samples(component, dtype):
+        got = tensors_of(component.packet(*sample.args, **sample.kwargs))
+        exact = tensors_of(component.reference(*map(widen, sample.args), **sample.kwargs))
+        scalars = {name: abs(x) if name in ("alpha", "beta") else x for name, x in sample.kwargs.items()}
+        terms = tensors_of(component.reference(*map(absolute, map(widen, sample.args)), **scalars))
+        for i, (x, y, z) in enumerate(zip(got, exact, terms, strict=True)):
+            assert x.shape == y.shape, (sample.name, i)
+            if not (x.dtype.is_floating_point or x.dtype.is_complex):
+                assert torch.equal(x, y.to(x.dtype)), (sample.name, i)
+                continue
+            assert x.dtype == dtype
+            accumulate = torch.finfo(torch.float32 if dtype.itemsize == 2 else dtype).eps
+            bound = torch.finfo(dtype).eps * y.abs() + 8 * accumulate * z.abs() + torch.finfo(dtype).tiny
+            if component.name == "spmm_extremum":  # the largest of the absolute terms is another one
+                bound = bound + 2 * torch.finfo(dtype).eps * z.abs()
+            assert bool(((x.to(y.dtype) - y).abs() <= bound).all()), (sample.name, i)
+
+
+def integers(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    values = torch.randint(0 if dtype == torch.uint8 else -2, 3, shape)
+    return (values + 1j * torch.randint(-2, 3, shape)).to(dtype) if dtype.is_complex else values.to(dtype)
+
+
+WIDTHS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 200, 257]
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+def test_every_width_is_exact(dtype: torch.dtype, index: torch.dtype) -> None:
+    """Every edge of tiles and vectors, repeated columns, a row beyond a piece; whole numbers, so bit for bit."""
+    for n, (m, k) in itertools.product(WIDTHS, [(20, 30), (3, 3000)]):
+        crow, col = pattern(m, k, 0.3, index, repeats=n % 2 == 0)
+        v, x, y = integers((col.numel(),), dtype), integers((k, n), dtype), integers((m, n), dtype)
+        dense = dense_of(crow, col, widen(v), k)
+        assert torch.equal(ops.spmm(crow, col, v, x), (dense @ widen(x)).to(dtype)), (n, m, k)
+        expected = (dense.mT @ widen(y)).to(dtype)
+        assert torch.equal(ops.spmm(crow, col, v, y, columns=k, transpose=True), expected), (n, m, k)
+        expected = COMPONENTS["sddmm"].reference(crow, col, widen(y), widen(x)).to(dtype)
+        assert torch.equal(ops.sddmm(crow, col, y, x), expected), (n, m, k)
+        expected = (2 * widen(y) - 3 * (dense @ widen(x))).to(dtype)
+        assert torch.equal(ops.spmm(crow, col, v, x, y, beta=2, alpha=-3), expected), (n, m, k)
+
+
+def test_extremum_of_a_long_row() -> None:
+    for minimum, index in itertools.product((False, True), (torch.int32, torch.int64)):
+        crow, col = pattern(3, 5000, 0.5, index)
+        v, x = torch.randn(col.numel()), torch.randn(5000, 70)
+        got, arg = ops.spmm_extremum(crow, col, v, x, minimum=minimum)
+        expected, expected_arg = COMPONENTS["spmm_extremum"].reference(crow, col, v, x, minimum=minimum)
+        assert torch.equal(got, expected)
+        assert torch.equal(arg, expected_arg)
+
+
+def test_extremum_of_nan_ties_and_infinities() -> None:
+    crow, col, one = torch.tensor([0, 4]), torch.tensor([0, 1, 2, 3]), torch.ones(4)
+    nan, inf = float("nan"), float("inf")
+    x = torch.tensor([[1.0, -inf, 1, 2], [nan, -inf, 3, 0], [nan, -inf, 3, 1], [5, -inf, 2, 2]])
+    got, arg = ops.spmm_extremum(crow, col, one, x)
+    assert bool(got[0, 0].isnan())
+    assert torch.equal(got[0, 1:], torch.tensor([-inf, 3, 2]))
+    assert arg.tolist() == [[1, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
+def test_sixteen_bit_sums_are_float32(low: torch.dtype) -> None:
+    """4096 ones: a sum in 16 bits stops at 256 (2048)."""
+    crow, col = torch.tensor([0, 4096]), torch.arange(4096)
+    one, x = torch.ones(4096, dtype=low), torch.ones(4096, 3, dtype=low)
+    assert torch.equal(ops.spmm(crow, col, one, x), torch.full((1, 3), 4096, dtype=low))
+    assert torch.equal(ops.sddmm(torch.tensor([0, 1]), torch.tensor([0]), x[:, :1].mT, x[:, :1].mT), one[:1] * 4096)
+
+
+@DTYPES64
+@COMPONENT
+def test_gradients(component: Row, dtype64: torch.dtype) -> None:
+    """First order in both modes, batched, second order; indices and patterns are constants."""
+    for i, sample in enumerate(samples(component, dtype64, requires_grad=True)[:14]):
+
+        def function(*args: Tensor, sample: Sample = sample) -> Any:
+            results = tensors_of(component.packet(*args, **sample.kwargs))
+            return tuple(r for r in results if not is_index(r))
+
+        args = [
+            a.detach().clone().requires_grad_() if isinstance(a, Tensor) and not is_index(a) else a for a in sample.args
+        ]
+        assert gradcheck(function, args, check_forward_ad=True, check_batched_grad=i % 3 == 0), sample.name
+        if i < 8:
+            assert gradgradcheck(function, args), sample.name
+
+
+@COMPONENT
+def test_vmap(component: Row) -> None:
+    sample = samples(component, torch.float64)[2]
+    floats = [i for i, a in enumerate(sample.args) if isinstance(a, Tensor) and not is_index(a)]
+    for count in range(1, len(floats) + 1):
+        for chosen in itertools.combinations(floats, count):
+            dims = tuple(-1 if i in chosen else None for i in range(len(sample.args)))
+            args = [torch.stack([a, 2 * a, a + 1], -1) if i in chosen else a for i, a in enumerate(sample.args)]
+            out_dims = (None, None, 0) if component.name == "spgemm" else 0
+            call = lambda *xs: component.packet(*xs, **sample.kwargs)  # noqa: E731
+            got = tensors_of(torch.vmap(call, in_dims=dims, out_dims=out_dims)(*args))
+            each = [
+                tensors_of(call(*(a.select(-1, i) if j in chosen else a for j, a in enumerate(args)))) for i in range(3)
+            ]
+            for position, x in enumerate(got):
+                parts = [e[position] for e in each]
+                expected = (
+                    parts[0]
+                    if component.batch_dims != 0 and component.name == "spgemm" and position < 2
+                    else torch.stack(parts)
+                )
+                torch.testing.assert_close(x, expected)
+
+
+def test_functional_transforms() -> None:
+    crow, col = pattern(5, 4)
+    v, x = torch.randn(col.numel(), dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    f = lambda v, x: ops.spmm(crow, col, v, x).sin().sum()  # noqa: E731
+    g = lambda v, x: (dense_of(crow, col, v, 4) @ x).sin().sum()  # noqa: E731
+    for transform in (torch.func.grad, torch.func.hessian, torch.func.jacfwd):
+        for argnum in (0, 1):
+            torch.testing.assert_close(transform(f, argnum)(v, x), transform(g, argnum)(v, x))
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+@COMPONENT
+def test_opcheck(component: Row, requires_grad: bool) -> None:
+    found = samples(component, torch.float32, requires_grad)
+    utils = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    if component.name == "spgemm" and requires_grad:
+        utils.pop()  # it adds up all results in place, beginning with integers; test_fullgraph_gradients instead
+    for sample in [*found[:4], *found[4::7], found[-1]]:
+        args = tuple(a.detach().requires_grad_(a.requires_grad) if isinstance(a, Tensor) else a for a in sample.args)
+        torch.library.opcheck(component.op, args, sample.kwargs, test_utils=utils)
+
+
+def test_opcheck_transpose() -> None:
+    for m, k in ((5, 7), (0, 3), (3, 0)):
+        torch.library.opcheck(ops.csr_transpose.default, (*pattern(m, k), k))
+
+
+@COMPONENT
+def test_fullgraph(component: Row) -> None:
+    sample = samples(component, torch.float64)[2]
+
+    def f(*args: Any) -> Any:
+        return [r * 2 for r in tensors_of(component.packet(*args, **sample.kwargs))]
+
+    for dynamic in (False, True):
+        compiled = torch.compile(f, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+        for x, y in zip(compiled(*sample.args), f(*sample.args), strict=True):
+            torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@COMPONENT
+def test_fullgraph_gradients(component: Row, backend: str) -> None:
+    sample = samples(component, torch.float64, requires_grad=True)[2]
+    leaves = [a for a in sample.args if isinstance(a, Tensor) and a.requires_grad]
+
+    def f(*args: Any) -> Tensor:
+        results = tensors_of(component.packet(*args, **sample.kwargs))
+        return sum(r.square().sum() for r in results if not is_index(r))  # type: ignore[return-value]
+
+    compiled = torch.compile(f, fullgraph=True, backend=backend)
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled(*sample.args), leaves), torch.autograd.grad(f(*sample.args), leaves)
+    )
+
+
+@COMPONENT
+def test_bad_calls(component: Row) -> None:
+    for call in component.bad_calls("cpu"):
+        with pytest.raises(call.exception, match=re.escape(call.words)):
+            component.packet(*call.sample.args, **call.sample.kwargs)
+        meta = [a.to("meta") if isinstance(a, Tensor) else a for a in call.sample.args]
+        if component.name != "spgemm":  # whose fake needs a tracer
+            with pytest.raises(call.exception):
+                component.packet(*meta, **call.sample.kwargs)
+
+
+@COMPONENT
+def test_fakes_agree_with_kernels(component: Row, dtype: torch.dtype) -> None:
+    if component.name == "spgemm":
+        pytest.skip("the size of its result is not known without the patterns")
+    for sample in samples(component, dtype):
+        real = tensors_of(component.packet(*sample.args, **sample.kwargs))
+        fake = tensors_of(
+            component.packet(*(a.to("meta") if isinstance(a, Tensor) else a for a in sample.args), **sample.kwargs)
+        )
+        for x, y in zip(real, fake, strict=True):
+            assert (x.shape, x.dtype, x.stride()) == (y.shape, y.dtype, y.stride()), sample.name
+
+
+BAD_PATTERNS = {
+    "crow must start at 0": ([1, 2, 3], [0, 1, 2]),
+    "never decrease": ([0, 4, 3], [0, 1, 2]),
+    "end at 3, the number of entries": ([0, 1, 2], [0, 1, 2]),
+    "col holds an index outside [0, 3)": ([0, 1, 3], [0, 1, 3]),
+    "outside [0, 3)": ([0, 1, 3], [0, -1, 2]),
+}
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("words", list(BAD_PATTERNS))
+def test_bad_patterns_are_found(words: str, index: torch.dtype) -> None:
+    crow, col = (torch.tensor(x, dtype=index) for x in BAD_PATTERNS[words])
+    v = torch.ones(3)
+    good = torch.tensor([0, 1, 2, 3], dtype=index), torch.tensor([0, 1, 2], dtype=index), v
+    calls = [
+        lambda: ops.spmm(crow, col, v, torch.ones(3, 1)),
+        lambda: ops.spmm(crow, col, v, torch.ones(3, 20)),
+        lambda: ops.spmm(crow, col, v, torch.ones(2, 4), columns=3, transpose=True),
+        lambda: ops.spmm_extremum(crow, col, v, torch.ones(3, 4)),
+        lambda: ops.sddmm(crow, col, torch.ones(2, 4), torch.ones(3, 4)),
+        lambda: ops.csr_transpose(crow, col, 3),
+        lambda: ops.spgemm(crow, col, v, *good, 3),
+        lambda: ops.spgemm(*good[:2], v, torch.cat([crow, crow[-1:]]), col, v, 3),
+    ]
+    for call in calls:
+        with pytest.raises(
+            RuntimeError,
+            match=re.escape(words.split(" ", 1)[1] if "crow" in words or "col " in words else words).split("3,")[0],
+        ):
+            call()
+
+
+def test_a_bad_transposed_pattern_is_found() -> None:
+    crow, col = torch.tensor([0, 1, 3]), torch.tensor([0, 1, 2])
+    t_crow, t_col, t_perm = ops.csr_transpose(crow, col, 3)
+    for bad in (torch.tensor([0, 1, 3]), torch.tensor([0, 1, -1])):
+        with pytest.raises(RuntimeError, match="outside"):
+            ops.spmm(crow, col, torch.ones(3), torch.ones(2, 4), None, t_crow, t_col, bad, columns=3, transpose=True)
+    with pytest.raises(RuntimeError, match="t_crow, t_col and t_perm must have 4, 3 and 3 elements"):
+        ops.spmm(crow, col, torch.ones(3), torch.ones(2, 4), None, crow, t_col, t_perm, columns=3, transpose=True)
+
+
+def test_transpose_is_a_stable_sort() -> None:
+    for m, k, index in itertools.product((0, 1, 50), (1, 7, 400), (torch.int32, torch.int64)):
+        crow, col = pattern(m, k, 0.5, index, repeats=True)
+        t_crow, t_col, t_perm = ops.csr_transpose(crow, col, k)
+        assert {t_crow.dtype, t_col.dtype, t_perm.dtype} == {index}
+        order = torch.sort(col, stable=True).indices
+        rows = torch.repeat_interleave(torch.arange(m), crow.long().diff())
+        assert torch.equal(t_perm.long(), order)
+        assert torch.equal(t_col.long(), rows[order])
+        assert torch.equal(
+            t_crow.long(), torch.cat([torch.zeros(1), torch.bincount(col, minlength=k).cumsum(0)]).long()
+        )
+
+
+def test_nothing_is_read_that_a_zero_scalar_rules_out() -> None:
+    crow, col = pattern(4, 5)
+    v, x = torch.randn(col.numel()), torch.randn(5, 6)
+    nan = torch.full((4, 6), float("nan"))
+    assert torch.equal(ops.spmm(crow, col, v, x, nan, beta=0), ops.spmm(crow, col, v, x))
+    assert torch.equal(
+        ops.spmm(crow, col, v * float("nan"), x, torch.ones(4, 6), beta=3, alpha=0), torch.full((4, 6), 3.0)
+    )
+    no = torch.zeros(5, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    assert torch.equal(ops.spmm(*no, x, nan, beta=0), torch.zeros(4, 6))  # torch.sparse.addmm returns the NaNs
+
+
+def test_elements_behind_the_dense_operand_do_not_matter(dtype: torch.dtype) -> None:
+    """Vectors may be read beyond a row, never used: NaN and whole-number poison around every row."""
+    crow, col = pattern(9, 12, 0.6)
+    poison = float("nan") if dtype.is_floating_point or dtype.is_complex else 77
+    v = integers((col.numel(),), dtype)
+    for n in (1, 3, 5, 17, 40):
+        buffer = torch.full((12, n + 7), poison, dtype=dtype)
+        buffer[:, 3 : 3 + n] = integers((12, n), dtype)
+        x = buffer[:, 3 : 3 + n]
+        assert torch.equal(ops.spmm(crow, col, v, x), ops.spmm(crow, col, v, x.clone()))
+        a = integers((9, n), dtype)
+        assert torch.equal(ops.sddmm(crow, col, a, x), ops.sddmm(crow, col, a, x.clone()))
+
+
+def test_results_do_not_depend_on_threads() -> None:
+    before = torch.get_num_threads()
+    for low, index in itertools.product([*FLOATS, torch.complex64], (torch.int32, torch.int64)):
+        crow, col = pattern(300, 3000, 0.1, index)
+        v, x, y = tensor((col.numel(),), "cpu", low), tensor((3000, 50), "cpu", low), tensor((300, 50), "cpu", low)
+        t_crow, t_col, _ = ops.csr_transpose(crow, col, 3000)
+        product = ops.spgemm(crow, col, v, t_crow, t_col, v, 300)
+        results = []
+        try:
+            for threads in (1, 2, 3, 8, 2):
+                torch.set_num_threads(threads)
+                again = ops.spgemm(crow, col, v, t_crow, t_col, v, 300)
+                results.append([
+                    ops.spmm(crow, col, v, x), ops.spmm(crow, col, v, x[:, :1]), ops.sddmm(crow, col, y, x),
+                    ops.spmm(crow, col, v, y, columns=3000, transpose=True), *ops.csr_transpose(crow, col, 3000),
+                    *again, *ops.spgemm_backward(crow, col, v, t_crow, t_col, v, *product, 300),
+                ])  # fmt: skip
+        finally:
+            torch.set_num_threads(before)
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True)), (low, index)
+
+
+def test_hashed_rows() -> None:
+    """More columns than the dense accumulator takes."""
+    n = 2**20 + 5
+    crow, col = torch.tensor([0, 2, 2, 4]), torch.tensor([0, 1, 1, 0])
+    b_col = torch.randint(n, (400,))
+    b_col[0], b_col[399] = n - 1, b_col[1]
+    b = torch.tensor([0, 200, 400]), b_col, torch.randint(1, 4, (400,)).double()
+    got = ops.spgemm(crow, col, torch.ones(4).double(), *b, n)
+    expected = (torch.sparse_csr_tensor(crow, col, torch.ones(4).double(), (3, 2)).to_sparse_coo()
+                @ torch.sparse_csr_tensor(*b, (2, n)).to_sparse_coo()).coalesce()  # fmt: skip
+    assert torch.equal(got[1], expected.indices()[1])
+    assert torch.equal(got[2], expected.values())
+    assert got[0].tolist() == [0, 399 - int(399 - expected._nnz() // 2), expected._nnz() // 2, expected._nnz()]
+
+
+def test_autocast() -> None:
+    crow, col = pattern(4, 5)
+    v, x = torch.randn(col.numel()), torch.randn(5, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = ops.spmm(crow, col, v, x)
+    assert torch.equal(got, ops.spmm(crow, col, v.bfloat16(), x.bfloat16()))
+
+
+def test_flops_are_counted() -> None:
+    crow, col = pattern(4, 5)
+    with FlopCounterMode(display=False) as counter:
+        ops.spmm(crow, col, torch.ones(col.numel()), torch.ones(5, 6))
+    assert counter.get_total_flops() == 2 * col.numel() * 6
+
+
+@pytest.mark.parametrize("level", [level for level in myops.isa_levels() if level != myops.isa()])
+def test_other_isa_levels(level: str) -> None:
+    """The values again in a process that is forced to another level of this machine."""
+    if os.environ.get("MYOPS_TEST_ONE_ISA") == "1":
+        pytest.skip("already inside a forced level")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", __file__, "-p", "no:cacheprovider"]
+    command += ["-k", "values or width or extremum or sixteen or elements or threads"]
+    environment = {**os.environ, "MYOPS_ISA": level, "MYOPS_TEST_ONE_ISA": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
