@@ -10,13 +10,14 @@ See README.md; `myops.build_info()` says what is loaded.
 
 __version__ = "0.1.0"
 
+from . import _native
 from ._native import build_info, is_available, isa, isa_levels, peak_gflops, plan
 from .ops.add import add, add_
 from .ops.addmm import addmm, addmm_, mm
 from .ops.bmm import baddbmm, baddbmm_, bmm
 from .ops.linear import linear
 from .ops.matmul import matmul
-from .override import disable, enable, reset_stats, stats, use
+from .override import disable, enable, explain, reset_stats, stats, use
 
 __all__ = [
     "add",
@@ -29,6 +30,7 @@ __all__ = [
     "build_info",
     "disable",
     "enable",
+    "explain",
     "is_available",
     "isa",
     "isa_levels",
@@ -41,3 +43,6 @@ __all__ = [
     "stats",
     "use",
 ]
+
+if _native.flag("MYOPS_ENABLE"):
+    enable()
