@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 from . import _native
 from ._native import build_info, is_available, isa, isa_levels, peak_gflops, plan
+from .compile import inductor_pass
 from .ops.add import add, add_
 from .ops.addmm import addmm, addmm_, mm
 from .ops.bmm import baddbmm, baddbmm_, bmm
@@ -31,6 +32,7 @@ __all__ = [
     "disable",
     "enable",
     "explain",
+    "inductor_pass",
     "is_available",
     "isa",
     "isa_levels",
