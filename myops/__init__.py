@@ -10,7 +10,7 @@ See README.md; `myops.build_info()` says what is loaded.
 
 __version__ = "0.1.0"
 
-from . import _native
+from . import _native, nn
 from ._native import build_info, is_available, isa, isa_levels, peak_gflops, plan
 from .compile import inductor_pass
 from .ops.add import add, add_
@@ -39,6 +39,7 @@ __all__ = [
     "linear",
     "matmul",
     "mm",
+    "nn",
     "peak_gflops",
     "plan",
     "reset_stats",
