@@ -18,6 +18,7 @@ from ._gemm import (
     batched_addend,
     check_addend,
     check_pair,
+    check_same_dtype,
     layouts,
     matrix_shape,
     ops,
@@ -116,8 +117,10 @@ class Addmm(Operator):
     ) -> Tensor:
         shape = self.shape(input, mat1, mat2)
         first, second = self.operands
+        check_same_dtype(mat1, first, mat2, second)
+        check_same_dtype(input, "input", mat1, first, out_dtype)
         dtype = check_pair(self.name, mat1, first, mat2, second, out_dtype)
-        check_addend(input, "input", mat1, first, shape, dtype)
+        check_addend(input, "input", shape)
         return mat1.new_empty(shape, dtype=dtype)
 
     def save(
