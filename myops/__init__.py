@@ -10,7 +10,7 @@ See README.md; `myops.build_info()` says what is loaded.
 
 __version__ = "0.1.0"
 
-from . import _native, nn
+from . import _native, dtensor, nn
 from ._native import build_info, is_available, isa, isa_levels, peak_gflops, plan
 from .compile import inductor_pass
 from .ops.add import add, add_
@@ -19,6 +19,7 @@ from .ops.bmm import baddbmm, baddbmm_, bmm
 from .ops.linear import linear
 from .ops.matmul import matmul
 from .override import disable, enable, explain, reset_stats, stats, use
+from .registration import decompositions
 
 __all__ = [
     "add",
@@ -29,7 +30,9 @@ __all__ = [
     "baddbmm_",
     "bmm",
     "build_info",
+    "decompositions",
     "disable",
+    "dtensor",
     "enable",
     "explain",
     "inductor_pass",

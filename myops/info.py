@@ -38,7 +38,7 @@ def _devices() -> dict[str, str]:
                 f"{torch.cuda.get_device_name(i)} (sm_{''.join(map(str, torch.cuda.get_device_capability(i)))})"
                 for i in range(torch.cuda.device_count())
             )
-    return {"cpu": cpu, "cuda": cuda}
+    return {"cpu": cpu, "cuda": cuda, "others": "torch's own operators, through the decomposition"}
 
 
 def collect() -> dict[str, Any]:

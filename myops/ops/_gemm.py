@@ -178,6 +178,11 @@ def batched_addend(t: Tensor, dim: int | None, size: int, rank: int) -> Tensor:
     return t.reshape(size, *(1,) * (rank - (t.dim() - 1)), *t.shape[1:])
 
 
+def whole(value: float, dtype: torch.dtype) -> float | int:
+    """A scalar as torch's operators want it: of integers an integer."""
+    return value if dtype.is_floating_point or dtype.is_complex else int(value)
+
+
 # Samples.
 
 

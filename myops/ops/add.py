@@ -11,7 +11,7 @@ from torch._prims_common import compute_elementwise_output_strides
 
 from ..calls import Number, call, call_in_place, call_out
 from ..registration import BadCall, Operator, Sample, register
-from ._gemm import addend_grad, bad, batched, layouts, ops, sample, tensor, total
+from ._gemm import addend_grad, bad, batched, layouts, ops, sample, tensor, total, whole
 
 
 class Add(Operator):
@@ -74,6 +74,9 @@ class Add(Operator):
         a, b = align(input, dims[0]), align(other, dims[1])
         dtype = promoted(input, dims[0], other, dims[1])
         return ops().add(a.to(dtype), b.to(dtype), alpha=alpha)
+
+    def decompose(self, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
+        return torch.add(input, other, alpha=whole(alpha, torch.result_type(input, other)))
 
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         count = 2

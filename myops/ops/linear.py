@@ -101,6 +101,12 @@ class Linear(Operator):
         b = batched(bias, dims[2], size)
         return result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:])
 
+    def decompose(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if weight.dim() == 2:
+            return torch.nn.functional.linear(input, weight, bias)
+        product = torch.matmul(input, weight)
+        return product if bias is None else product + bias
+
     def flops(self, x: Any, w: Any, *args: Any, **kwargs: Any) -> int:
         count = 2 * (w[0] if len(w) == 2 else 1)
         for n in x:
