@@ -973,6 +973,33 @@ def test_tensor_subclass_and_parameter() -> None:
     assert hits("mm") == 1
 
 
+class Products(torch.utils.data.Dataset):
+    """What a data loader's workers compute: a product, and whether myops took it."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        before = hits("mm")
+        return torch.mm(torch.full((40, 40), float(index)), torch.ones(40, 40)), hits("mm") - before
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader(method: str) -> None:
+    """A forked worker inherits the switch; a spawned one is a new program, and has its own."""
+    if method not in torch.multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    with myops.use(strict=True):
+        torch.mm(torch.ones(40, 40), torch.ones(40, 40))
+        loader = torch.utils.data.DataLoader(
+            Products(), batch_size=None, num_workers=2, multiprocessing_context=method, timeout=120
+        )
+        found = list(loader)
+    for index, (product, taken) in enumerate(found):
+        assert torch.equal(product, torch.full((40, 40), 40.0 * index))
+        assert taken == (method == "fork")
+
+
 def test_fake_and_meta_tensors_do_not_come_here() -> None:
     from torch._subclasses import FakeTensorMode
 
