@@ -45,6 +45,7 @@ ISA_FLAGS = {
     ],
 }
 ISA_FLAGS["avx512_bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16", "-mavx512vnni"]
+ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512_bf16"], "-mamx-tile", "-mamx-bf16", "-mamx-int8"]
 
 
 def find_nvcc() -> Path | None:

@@ -105,7 +105,7 @@ def is_available(device: str = "cpu") -> bool:
 
 
 def isa() -> str:
-    """The CPU instruction set level in use: "baseline", "avx2", "avx512" or "avx512_bf16".
+    """The CPU instruction set level in use: "baseline", "avx2", "avx512", "avx512_bf16" or "amx".
 
     `MYOPS_ISA` in the environment forces a level; one that the machine lacks is a RuntimeError.
     """
@@ -160,7 +160,7 @@ def plan(
         threads or torch.get_num_threads(),
     )  # fmt: skip
     if text is None:
-        raise ValueError(f"isa_level must be baseline, avx2, avx512 or avx512_bf16, but got {isa_level!r}")
+        raise ValueError(f"isa_level must be baseline, avx2, avx512, avx512_bf16 or amx, but got {isa_level!r}")
     return text.decode()
 
 

@@ -8,7 +8,7 @@ import torch
 
 import myops
 
-LEVELS = ["baseline", "avx2", "avx512", "avx512_bf16"]
+LEVELS = ["baseline", "avx2", "avx512", "avx512_bf16", "amx"]
 
 
 class TestDecisions(expecttest.TestCase):
@@ -38,17 +38,17 @@ class TestDecisions(expecttest.TestCase):
         self.assertExpectedInline(
             "\n".join(lines) + "\n",
             """\
-avx512_bf16 float32 1x1024x1024x1024 NN: tiled compute=f32 tile=6x64 pack=B kc=256 mc=510 nc=1024 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 float32 1x1024x1024x1024 NN: tiled compute=f32 tile=6x64 pack=B kc=384 mc=84 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
 avx512_bf16 float32 1x1x4096x4096 NN: tiled compute=f32 tile=1x64 pack= kc=8 mc=6 nc=4096 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
 avx512_bf16 float32 1x1x4096x4096 NT: dot compute=f32 tile=1x64 pack= kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 float32 1x4096x1x4096 NN: dot compute=f32 tile=1x64 pack= kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
-avx512_bf16 bfloat16 1x64x768x768 NT: tiled compute=bf16_dot tile=6x64 pack=B kc=768 mc=66 nc=320 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 bfloat16 1x64x768x768 NT: tiled compute=bf16_dot tile=6x64 pack=B kc=768 mc=66 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 bfloat16 1x4x4096x4096 NN: tiled compute=f32 tile=4x64 pack=A kc=16 mc=6 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
-avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB kc=256 mc=258 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B kc=256 mc=510 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB kc=256 mc=126 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B kc=256 mc=126 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
 avx512_bf16 int8 1x256x256x256 NN: tiled compute=i8_dot tile=6x64 pack=B kc=256 mc=258 nc=256 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 float32 10000x4x4x4 NN: tiled compute=f32 tile=4x16 pack= kc=4 mc=6 nc=64 direct_d=1 parts=1x1 parallel rule="B in place: few rows"
-avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB kc=512 mc=252 nc=512 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB kc=512 mc=60 nc=384 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 avx2 float32 1x100x100x100 TN: tiled compute=f32 tile=6x16 pack=AB kc=100 mc=102 nc=112 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 baseline float64 1x33x17x65 NT: tiled compute=f64 tile=6x4 pack=B kc=65 mc=36 nc=20 direct_d=1 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
 """,
@@ -78,8 +78,8 @@ def test_sums_do_not_depend_on_threads(level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_tiles_fit_the_registers(level: str) -> None:
-    lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16}[level]
-    registers = 32 if level.startswith("avx512") else 16
+    lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16, "amx": 16}[level]
+    registers = 32 if level.startswith(("avx512", "amx")) else 16
     for m, n in [(1, 1), (5, 70), (7, 64), (600, 600), (13, 17), (64, 1000)]:
         rows, columns = map(int, fields(myops.plan(m, n, 64, isa_level=level))["tile"].split("x"))
         vectors = columns // lanes

@@ -87,10 +87,11 @@ __attribute__((visibility("default"))) const char* myops_plan(const char* isa, i
                                                               int threads) {
   thread_local std::string text;
   static const myops::cpu::IsaTraits levels[] = {
-      {"baseline", 16, 2, false, false, false, false},
-      {"avx2", 32, 2, false, true, false, false},
-      {"avx512", 64, 4, true, true, false, false},
-      {"avx512_bf16", 64, 4, true, true, true, true},
+      {"baseline", 16, 2, false, false, false, false, false},
+      {"avx2", 32, 2, false, true, false, false, false},
+      {"avx512", 64, 4, true, true, false, false, false},
+      {"avx512_bf16", 64, 4, true, true, true, true, false},
+      {"amx", 64, 4, true, true, true, true, true},
   };
   for (const auto& level : levels) {
     if (std::string(level.name) != isa) continue;

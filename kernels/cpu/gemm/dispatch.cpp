@@ -5,7 +5,25 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace myops::cpu {
+namespace {
+
+// The state of the tiles is large, so Linux hands it out on request only, once for the process.
+bool may_use_amx() {
+#if defined(__linux__) && defined(__x86_64__)
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h: ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+}  // namespace
 
 std::vector<const Engine*> available_engines() {
   std::vector<const Engine*> found;
@@ -15,6 +33,9 @@ std::vector<const Engine*> available_engines() {
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+  const bool amx = bf16 && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+                   __builtin_cpu_supports("amx-int8") && may_use_amx();
+  if (amx) found.push_back(&kAmx);
   if (bf16) found.push_back(&kAvx512Bf16);
   if (avx512) found.push_back(&kAvx512);
   if (avx2) found.push_back(&kAvx2);

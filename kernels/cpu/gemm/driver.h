@@ -107,25 +107,31 @@ struct Tiled {
   int64_t b_bytes = 0, a_bytes = 0, s_bytes = 0;
   int64_t s_cols = 0;
 
-  static const TileTable<Isa, C, kMaxRows, Isa::kPanelVectors>& table() {
-    static constexpr TileTable<Isa, C, kMaxRows, Isa::kPanelVectors> t;
-    return t;
+  static TileFn<C> kernel(int64_t rows, int64_t vectors) {
+    if constexpr (C::kMatrixUnit) {
+      return C::kernel(rows, vectors);
+    } else {
+      static constexpr TileTable<Isa, C, C::kRows, C::kVectors> table;
+      return table.at[rows - 1][vectors - 1];
+    }
   }
 
   Tiled(const Gemm& problem, const Plan& plan, FinishFn<T> f)
       : g(problem),
         p(plan),
         unit(plan.complex ? 2 : 1),
-        tiles(ceil_div(problem.M, kMaxRows / unit)),
+        tiles(ceil_div(problem.M, C::kRows / unit)),
         vectors(ceil_div(plan.cols, L)),
-        panels(ceil_div(vectors, Isa::kPanelVectors)),
+        panels(ceil_div(vectors, C::kVectors)),
         rows_of_tiles(problem.M, tiles),
         vectors_of_panels(vectors, panels),
         finish(f),
         alpha(scalar<T>(problem.alpha)),
         beta(scalar<T>(problem.beta)),
-        kc_steps(ceil_div(plan.kc, C::kGroup)) {}
+        kc_steps(steps_of(plan.kc)) {}
 
+  // Steps that k elements take, whole ones of what the kernel works on at a time.
+  static int64_t steps_of(int64_t k) { return ceil_div(k, C::kGroup * C::kDepth) * C::kDepth; }
   int64_t tile_row(int64_t tile) const { return rows_of_tiles.begin(tile); }  // in rows of D
   int64_t panel_vector(int64_t panel) const { return vectors_of_panels.begin(panel); }
   int64_t panel_column(int64_t panel) const { return min64(panel_vector(panel) * L, p.cols); }  // real columns
@@ -133,21 +139,22 @@ struct Tiled {
   void run(const Runtime& rt) {
     const int64_t mc_tiles = max64(1, p.mc / p.mr), nc_panels = max64(1, p.nc / (static_cast<int64_t>(p.nv) * L));
     if (p.pack_b)
-      b_bytes = align64(min64(nc_panels, ceil_div(panels, p.tasks_n)) * Isa::kPanelVectors * L *
-                        (kc_steps + C::kStart) * sizeof(BE));
+      b_bytes = align64(min64(nc_panels, ceil_div(panels, p.tasks_n)) * C::kVectors * L * (kc_steps + C::kStart) *
+                        sizeof(BE));
     if (p.pack_a) {
       a_rows = kGroups || (!p.complex && (g.A.col_stride == 1 || g.K == 1));
-      // 16 elements beyond a power of two keep the rows of a tile out of each other's cache sets.
-      a_width = C::kGroup * kc_steps + 16;
-      a_bytes = align64(min64(mc_tiles, tiles) * kMaxRows * a_width * sizeof(AE));
+      // A cache line beyond a power of two keeps the rows of a tile out of each other's cache sets.
+      a_width = C::kGroup * kc_steps + 64 / static_cast<int64_t>(sizeof(AE));
+      a_bytes = align64(min64(mc_tiles, tiles) * C::kRows * a_width * sizeof(AE));
     }
     if (!p.direct_d && p.kc < g.K) {
-      s_cols = ceil_div(panels, p.tasks_n) * Isa::kPanelVectors * L;
-      s_bytes = align64(ceil_div(tiles, p.tasks_m) * kMaxRows * s_cols * sizeof(T));
+      s_cols = ceil_div(panels, p.tasks_n) * C::kVectors * L;
+      s_bytes = align64(ceil_div(tiles, p.tasks_m) * C::kRows * s_cols * sizeof(T));
     }
     const int64_t parts = p.tasks_m * p.tasks_n;
     run_tasks(rt, p.parallel, g.batch() * parts, b_bytes + a_bytes + s_bytes,
               [&](int64_t begin, int64_t end, char* scratch) {
+                [[maybe_unused]] const typename C::Session session;
                 for (int64_t task = begin; task < end; ++task) {
                   const int64_t part = task % parts, pm = part / p.tasks_n, pn = part % p.tasks_n;
                   run_part(task / parts, part_begin(tiles, p.tasks_m, pm), part_begin(tiles, p.tasks_m, pm + 1),
@@ -167,11 +174,11 @@ struct Tiled {
     AE* const a_packed = reinterpret_cast<AE*>(scratch + b_bytes);
     T* const s = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
     const int64_t s_row0 = tile_row(tile0) * unit, s_col0 = panel_column(panel0);
-    alignas(64) T sums[kMaxRows * Isa::kPanelVectors * L];
+    alignas(64) T sums[C::kRows * C::kVectors * L];
 
     int64_t k0 = 0;
     do {
-      const int64_t kb = min64(p.kc, g.K - k0), steps = ceil_div(kb, C::kGroup);
+      const int64_t kb = min64(p.kc, g.K - k0), steps = steps_of(kb);
       const bool first = k0 == 0, last = k0 + kb >= g.K;
       for (int64_t jc = panel0; jc < panel1; jc += nc_panels) {
         const int64_t jc_end = min64(jc + nc_panels, panel1);
@@ -185,6 +192,13 @@ struct Tiled {
               pack_b(b, k0 + k, min64(rows, kb - k), j, panel_vector(jc), steps, k / C::kGroup, b_packed);
             k += rows;
           } while (k < kb);
+          if constexpr (C::kDepth > 1)
+            for (int64_t j = jc; j < jc_end; ++j) {
+              const int64_t v0 = panel_vector(j), width = (panel_vector(j + 1) - v0) * L,
+                            used = ceil_div(kb, C::kGroup);
+              std::memset(b_packed + (v0 - panel_vector(jc)) * L * steps + used * width, 0,
+                          (steps - used) * width * sizeof(BE));
+            }
         }
         for (int64_t ic = tile0; ic < tile1; ic += mc_tiles) {
           const int64_t ic_end = min64(ic + mc_tiles, tile1);
@@ -202,7 +216,8 @@ struct Tiled {
             for (int64_t i = ic; i < ic_end; ++i) {
               const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
               set_a(t, a, k0, i, ic, a_packed);
-              const auto kernel = table().at[rows * unit - 1][nv - 1];
+              const auto kernel = Tiled::kernel(rows * unit, nv);
+              t.rows = static_cast<int>(rows * unit);
               const Position at{row, rows, col, cols, c_offset, d_offset, first, last};
               if constexpr (kDirectOnly) {
                 write_direct(t, kernel, at);
@@ -276,7 +291,8 @@ struct Tiled {
     BE* dst = packed + (v0 - base_vector) * L * (steps + C::kStart) + at_step * width;
     const S* src = b + (k0 * g.B.row_stride + col * g.B.col_stride) * unit;
     if constexpr (C::kGroup == 4) {
-      pack_b_quads<Isa>(src, g.B.row_stride, g.B.col_stride, kb, n, width, dst);
+      pack_b_quads<Isa, C::kStart>(reinterpret_cast<const int8_t*>(src), g.B.row_stride, g.B.col_stride, kb, n, width,
+                                   dst);
     } else if constexpr (C::kGroup == 2) {
       pack_b_pairs<Isa>(src, g.B.row_stride, g.B.col_stride, kb, n, width, dst);
     } else if constexpr (std::is_same_v<BE, T>) {
@@ -299,7 +315,8 @@ struct Tiled {
     const int64_t row0 = tile_row(ic);
     const S* src = a + (row0 * g.A.row_stride + k0 * g.A.col_stride) * unit;
     if constexpr (kGroups) {
-      pack_a_groups<Isa>(src, g.A.row_stride, g.A.col_stride, tile_row(ic_end) - row0, kb, C::kGroup, a_width, packed);
+      pack_a_groups<Isa>(src, g.A.row_stride, g.A.col_stride, tile_row(ic_end) - row0, kb, C::kGroup * C::kDepth,
+                         a_width, packed);
     } else {
       if (a_rows) {
         pack_a_rows<Isa, T, S>(src, g.A.row_stride, tile_row(ic_end) - row0, kb, a_width, packed);
@@ -394,6 +411,13 @@ void gemm_typed(const Gemm& g, const Plan& p, const Runtime& rt) {
     if (p.compute == Compute::bf16_dot) {
       if (p.direct_d && g.out == DType::bf16) return Tiled<Isa, Bf16Dot<Isa, S>, S>(g, p, finish).run(rt);
       return Tiled<Isa, Bf16Dot<Isa>, S>(g, p, finish).run(rt);
+    }
+  if constexpr (Isa::kMatrixUnit && (std::is_same_v<S, bf16> || sizeof(S) == 1))
+    if (p.compute == Compute::matrix_unit) {
+      if constexpr (std::is_same_v<S, bf16>)
+        if (p.direct_d && g.out == DType::bf16)
+          return Tiled<Isa, typename Isa::template Unit<S, S>, S>(g, p, finish).run(rt);
+      return Tiled<Isa, typename Isa::template Unit<S, T>, S>(g, p, finish).run(rt);
     }
   if constexpr (std::is_same_v<S, int8_t> && Isa::kInt8Dot)
     if (p.compute == Compute::i8_dot) return Tiled<Isa, Int8Dot<Isa>, S>(g, p, finish).run(rt);

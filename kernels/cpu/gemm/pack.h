@@ -135,13 +135,14 @@ void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k
   }
 }
 
-// Quadruples of int8: dst[(k / 4) * width + n] holds B[k .. k + 3, n], low byte first, odd ends zero. Behind the panel
-// come `width` starting values for the sums, -128 times the sum of each column.
-template <class Isa>
+// Quadruples of bytes: dst[(k / 4) * width + n] holds B[k .. k + 3, n], low byte first, odd ends zero. Start: behind
+// the panel come `width` starting values for the sums, -128 times the sum of each column.
+template <class Isa, bool Start>
 void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
                   uint32_t* dst) {
   constexpr int L = Isa::template lanes<uint32_t>;
   using Bytes = typename VectorOf<int8_t, L>::type;
+  using Unsigned = typename VectorOf<uint8_t, L>::type;
   using Vec = typename Isa::template Vec<uint32_t>;
   using Signed = typename Isa::template Vec<int32_t>;
   uint32_t* const start = dst + (k + 3) / 4 * width;
@@ -156,28 +157,31 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
         transpose<Isa, uint32_t>(block);
         for (int r = 0; r < (left + 3) / 4; ++r) {
           Isa::template store<uint32_t>(dst + (p / 4 + r) * width + j0, block[r]);
+          if constexpr (!Start) continue;
           const Signed quad = reinterpret_cast<Signed>(block[r]);
           sum += (quad << 24 >> 24) + (quad << 16 >> 24) + (quad << 8 >> 24) + (quad >> 24);
         }
       }
     } else {
       for (int64_t p = 0; p < k; p += 4) {
+        const int8_t* row = src + p * k_stride + j0 * n_stride;
+        Bytes bytes[4] = {};
+        if (n_stride == 1 && cols == L && p + 4 <= k)  // sizes that are known here: loads, not calls
+          for (int q = 0; q < 4; ++q) std::memcpy(&bytes[q], row + q * k_stride, L);
+        else
+          for (int q = 0; q < 4 && p + q < k; ++q)
+            for (int j = 0; j < cols; ++j) bytes[q][j] = row[q * k_stride + j * n_stride];
         Vec quad = {};
-        for (int q = 0; q < 4 && p + q < k; ++q) {
-          const int8_t* row = src + (p + q) * k_stride + j0 * n_stride;
-          Bytes bytes = {};
-          if (n_stride == 1)
-            std::memcpy(&bytes, row, cols);
-          else
-            for (int j = 0; j < cols; ++j) bytes[j] = row[j * n_stride];
-          const Signed values = __builtin_convertvector(bytes, Signed);
-          sum += values;
-          quad |= (reinterpret_cast<Vec>(values) & 0xffu) << (8 * q);
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; ++q) {
+          quad |= widen_lanes<uint32_t, uint8_t, L>(reinterpret_cast<Unsigned>(bytes[q])) << (8 * q);
+          if constexpr (Start) sum += widen_lanes<int32_t, int8_t, L>(bytes[q]);
         }
         Isa::template store<uint32_t>(dst + p / 4 * width + j0, quad);
       }
     }
-    Isa::template store<uint32_t>(start + j0, reinterpret_cast<Vec>(sum) * static_cast<uint32_t>(-128));
+    if constexpr (Start)
+      Isa::template store<uint32_t>(start + j0, reinterpret_cast<Vec>(sum) * static_cast<uint32_t>(-128));
   }
 }
 
@@ -220,6 +224,8 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
           transpose<Isa, uint32_t>(block);
           for (int r = 0; r < L; ++r) std::memcpy(dst + (i0 + r) * width + p, &block[r], 4 * pairs);
         }
+        const int64_t used = (k + 1) / 2 * 2, padded = (k + group - 1) / group * group;
+        for (int r = 0; r < L; ++r) std::memset(dst + (i0 + r) * width + used, 0, (padded - used) * sizeof(S));
       }
   for (int64_t i = i0; i < m; ++i) {
     S* row = dst + i * width;

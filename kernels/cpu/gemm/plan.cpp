@@ -15,6 +15,7 @@ double rate(Compute c) {
     case Compute::u64: return 25;
     case Compute::bf16_dot: return 200;
     case Compute::i8_dot: return 400;
+    case Compute::matrix_unit: return 1000;
     default: return 110;
   }
 }
@@ -44,6 +45,8 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   Plan p;
   p.complex = is_complex(g.in);
   const bool is_16bit = g.in == DType::bf16 || g.in == DType::f16;
+  // A shorter K is mostly padding: 4096 products of 16^3 bfloat16 took 2.2 ms in the unit, 0.3 ms out of it.
+  const bool fills_unit = isa.matrix_unit && g.K >= 32;
   switch (g.in) {
     case DType::f64:
     case DType::c128: p.compute = Compute::f64; break;
@@ -51,8 +54,16 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     case DType::f32:
     case DType::c64:
     case DType::f16: p.compute = Compute::f32; break;
-    case DType::bf16: p.compute = isa.bf16_dot ? Compute::bf16_dot : Compute::f32; break;
-    case DType::i8: p.compute = isa.i8_dot && g.M > 1 ? Compute::i8_dot : Compute::u32; break;
+    case DType::bf16:
+      p.compute = fills_unit ? Compute::matrix_unit : isa.bf16_dot ? Compute::bf16_dot : Compute::f32;
+      break;
+    case DType::i8:
+    case DType::u8:
+      p.compute = g.M == 1                          ? Compute::u32
+                  : fills_unit                      ? Compute::matrix_unit
+                  : isa.i8_dot && g.in == DType::i8 ? Compute::i8_dot
+                                                    : Compute::u32;
+      break;
     default: p.compute = Compute::u32;
   }
   const int compute_bytes = p.compute == Compute::f64 || p.compute == Compute::u64 ? 8 : 4;
@@ -81,45 +92,55 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads.
     const bool worth_packing = g.M > 8 * kMaxRows && g.N > panel;
     p.pack_b = !readable || worth_packing;
-    if (p.compute == Compute::bf16_dot && !p.pack_b) p.compute = Compute::f32;
+    if (is_16bit && !p.pack_b) p.compute = Compute::f32;
     // 3. A in place or packed: what is not computed in its own type is converted.
-    const bool pairs = p.compute == Compute::bf16_dot, quads = p.compute == Compute::i8_dot;
-    const bool a_converts = !p.complex && !same_type && !pairs && !quads;
-    // Pairs and quadruples are read in place where they are whole and neighbours.
-    const bool a_pairs = (pairs || quads) && (!unit(g.A.col_stride, g.K) || g.K % (pairs ? 2 : 4) != 0);
+    const int64_t group = p.compute == Compute::matrix_unit ? 64 / element_size(g.in)  // elements of A in a step
+                          : p.compute == Compute::bf16_dot  ? 2
+                          : p.compute == Compute::i8_dot    ? 4
+                                                            : 1;
+    const bool a_converts = !p.complex && !same_type && group == 1;
+    // Groups are read in place where they are whole and neighbours.
+    const bool a_groups = group > 1 && (!unit(g.A.col_stride, g.K) || g.K % group != 0);
     const bool a_far = !p.complex && !unit(g.A.col_stride, g.K) && g.N > panel && g.K > 32;
-    p.pack_a = a_converts || a_pairs || a_far;
+    p.pack_a = a_converts || a_groups || a_far;
     p.rule = !readable       ? "packed B: layout or dtype cannot be read in place"
              : worth_packing ? "packed B: enough rows reuse it"
              : skinny        ? "B in place: few rows"
                              : "B in place: little reuse";
     // 4. Blocks. kc: what is rounded to the result's own type after each block is summed over at most this many terms.
-    // 512 ran 1 % faster at 2048^3, but its rms error was 1.6 times that of MKL in float32; 256 is level with it.
-    // 16-bit results round once, so there only L2 limits the panel. Where B streams from memory once, kc is the number
-    // of rows read side by side, and the prefetcher follows few: 1x4096x4096 float32 took 2.9, 4.2, 5.3, 5.7 and 6.7 ms
-    // with 8, 16, 32, 64 and 4096 of them (Zen 4, one thread); with 4, D is rewritten too often (4.1 ms).
+    // More terms are faster (D is read and written less often) and less exact: float32 has 1.2 times the rms error of
+    // MKL with 384, 1.6 times with 512. 16-bit results round once, so there only L2 limits the panel. Where B streams
+    // from memory once, kc is the number of rows read side by side, and the prefetcher follows few: 1x4096x4096 float32
+    // took 2.9, 4.2, 5.3, 5.7 and 6.7 ms with 8, 16, 32, 64 and 4096 of them (Zen 4, one thread); with 4, D is
+    // rewritten too often (4.1 ms).
     if (!p.pack_b && skinny && g.K * g.N > (1 << 16))
       p.kc = element_size(g.in) <= 2 ? 16 : 8;
     else if (p.pack_b && b_n_contiguous && is_16bit && g.M <= 8 * kMaxRows && g.K * g.N > (1 << 20))
       p.kc = 512;  // several panels fit L2 and are packed together, in longer runs of each row
     else if (p.compute == Compute::bf16_dot || p.compute == Compute::i8_dot)
       p.kc = 2048;
+    else if (p.compute == Compute::matrix_unit)
+      p.kc = 4096 / element_size(g.in);  // the sums leave the unit slowly
     else
-      p.kc = is_16bit ? 1024 : 256;
+      p.kc = is_16bit ? 1024 : compute_bytes == 4 ? 384 : 256;
   }
 
   p.kc = max64(1, min64(p.kc, g.K));
-  const int64_t row_tiles = ceil_div(p.rows, kMaxRows);
+  const bool in_unit = p.compute == Compute::matrix_unit && p.driver == Driver::tiled;
+  const int max_rows = in_unit ? kUnitRows : kMaxRows, max_vectors = in_unit ? kUnitVectors : isa.panel_vectors;
+  const int64_t width = static_cast<int64_t>(p.lanes) * max_vectors;
+  const int64_t row_tiles = ceil_div(p.rows, max_rows);
   p.mr = static_cast<int>(ceil_div(p.rows, row_tiles));
   if (p.complex && p.mr % 2) ++p.mr;
   const int64_t vectors = ceil_div(p.cols, p.lanes);
-  p.nv = static_cast<int>(ceil_div(vectors, ceil_div(vectors, isa.panel_vectors)));
-  // mc x kc of A stay in half of L2, kc x nc of B in a part of L3 (1 MB a core and 32 MB shared on Zen 4).
-  const int64_t operand_bytes = p.compute == Compute::bf16_dot ? 2 : p.compute == Compute::i8_dot ? 1 : compute_bytes;
-  p.mc = min64(max64(4, (512 << 10) / (p.kc * operand_bytes) / kMaxRows), row_tiles) * kMaxRows;
-  // Where A is one block, a packed panel is read once or twice only and should not leave L2.
-  const int64_t b_bytes = p.rows <= p.mc ? 512 << 10 : 4 << 20;
-  p.nc = min64(max64(1, b_bytes / (p.kc * operand_bytes) / panel), ceil_div(p.cols, panel)) * panel;
+  p.nv = static_cast<int>(ceil_div(vectors, ceil_div(vectors, max_vectors)));
+  // kc x nc of B stay in L2 while the blocks of A pass by it: 2048^3 float32 on one core ran at 172 GFLOP/s with blocks
+  // of 512 KB of A and 3 MB of B, at 194 with 128 KB and 768 KB (Golden Cove, 2 MB of L2; Zen 4 has 1 MB).
+  const bool own_bytes = in_unit || p.compute == Compute::bf16_dot || p.compute == Compute::i8_dot;
+  const int64_t operand_bytes = own_bytes ? element_size(g.in) : compute_bytes;
+  const int64_t k_bytes = p.kc * operand_bytes;
+  p.mc = min64(max64(1, (128 << 10) / k_bytes / max_rows), row_tiles) * max_rows;
+  p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
   const bool d_same = (same_type && g.out == g.in) || (g.in == DType::f32) || ((is_16bit && g.out == DType::f32)) ||
                       ((g.in == DType::i8 || g.in == DType::u8) && g.out == DType::i32);
   const bool c_direct = g.C.data == nullptr || (g.c_type == g.out && unit(g.C.col_stride, g.N) && g.C.col_stride != 0);
@@ -154,7 +175,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
 }
 
 std::string Plan::text() const {
-  static const char* const computes[] = {"f32", "f64", "u32", "u64", "bf16_dot", "i8_dot"};
+  static const char* const computes[] = {"f32", "f64", "u32", "u64", "bf16_dot", "i8_dot", "matrix_unit"};
   std::ostringstream s;
   s << (driver == Driver::dot ? "dot" : "tiled") << " compute=" << computes[static_cast<int>(compute)]
     << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << " pack=" << (pack_a ? "A" : "")

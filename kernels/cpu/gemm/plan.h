@@ -27,7 +27,7 @@ enum class Driver : int8_t {
 };
 
 // How the operands are computed with.
-enum class Compute : int8_t { f32, f64, u32, u64, bf16_dot, i8_dot };
+enum class Compute : int8_t { f32, f64, u32, u64, bf16_dot, i8_dot, matrix_unit };
 
 struct IsaTraits {
   const char* name;
@@ -37,9 +37,11 @@ struct IsaTraits {
   bool converts_f16;  // loads of float16 vectors convert in hardware
   bool bf16_dot;      // multiplies pairs of bfloat16 into float32
   bool i8_dot;        // multiplies quadruples of uint8 by int8 into int32
+  bool matrix_unit;   // multiplies tiles of bfloat16 and of bytes
 };
 
 constexpr int kMaxRows = 6;  // rows of a tile: 6 x 4 vectors + 4 + 1 of 32 registers; 6 x 2 + 2 + 1 of 16
+constexpr int kUnitRows = 32, kUnitVectors = 2;  // of a tile in a matrix unit
 
 struct Plan {
   Driver driver = Driver::tiled;

@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace myops::cpu {
 
@@ -86,6 +87,20 @@ struct VectorOf {
   typedef T type __attribute__((vector_size(Bytes)));
   typedef T unaligned __attribute__((vector_size(Bytes), aligned(alignof(T)), may_alias));
 };
+
+// Integer lanes widened by doubling: gcc 12 takes a conversion from 8 to 32 bits apart lane by lane.
+template <class To, class From, int Lanes>
+inline typename VectorOf<To, Lanes * sizeof(To)>::type widen_lanes(
+    typename VectorOf<From, Lanes * sizeof(From)>::type v) {
+  if constexpr (sizeof(To) <= 2 * sizeof(From)) {
+    return __builtin_convertvector(v, typename VectorOf<To, Lanes * sizeof(To)>::type);
+  } else {
+    using Middle = std::conditional_t<sizeof(From) == 1, std::conditional_t<std::is_signed_v<From>, int16_t, uint16_t>,
+                                      std::conditional_t<std::is_signed_v<From>, int32_t, uint32_t>>;
+    return widen_lanes<To, Middle, Lanes>(
+        __builtin_convertvector(v, typename VectorOf<Middle, Lanes * sizeof(Middle)>::type));
+  }
+}
 
 // What a driver needs of the process: threads and scratch memory, so that engines know no torch.
 struct Runtime {

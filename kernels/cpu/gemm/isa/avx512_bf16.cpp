@@ -1,31 +1,9 @@
-// AVX-512 with BF16 and VNNI (Cooper Lake, Sapphire Rapids, Zen 4 and later).
-#include "avx512.h"
+// AVX-512 with BF16 and VNNI (Cooper Lake, Zen 4 and later).
+#include "avx512_bf16.h"
+
 #include "engine.h"
 
 namespace myops::cpu {
-namespace {
-
-struct Avx512Bf16 : Avx512 {
-  static constexpr bool kBf16Dot = true, kInt8Dot = true;
-
-  using Avx512::narrow;
-
-  // Subnormals become zero, as in the dot product itself.
-  static inline void narrow(bf16* p, Vec<float> v) {
-    const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
-    std::memcpy(p, &half, sizeof(half));
-  }
-  static inline Vec<uint32_t> dot_i8(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
-    return reinterpret_cast<Vec<uint32_t>>(_mm512_dpbusd_epi32(
-        reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
-  }
-  static inline Vec<float> dot_bf16(Vec<float> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
-    return reinterpret_cast<Vec<float>>(
-        _mm512_dpbf16_ps(reinterpret_cast<__m512>(acc), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
-  }
-};
-
-}  // namespace
 
 const Engine kAvx512Bf16 = make_engine<Avx512Bf16>("avx512_bf16", /*converts_f16=*/true);
 

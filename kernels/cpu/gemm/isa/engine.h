@@ -19,7 +19,8 @@ struct Engine {
 
 template <class Isa>
 constexpr Engine make_engine(const char* name, bool converts_f16) {
-  return {{name, Isa::kBytes, Isa::kPanelVectors, Isa::kMaskedLoads, converts_f16, Isa::kBf16Dot, Isa::kInt8Dot},
+  return {{name, Isa::kBytes, Isa::kPanelVectors, Isa::kMaskedLoads, converts_f16, Isa::kBf16Dot, Isa::kInt8Dot,
+           Isa::kMatrixUnit},
           &gemm<Isa>,
           &add<Isa>,
           &peak_rate<Isa>};
@@ -27,7 +28,7 @@ constexpr Engine make_engine(const char* name, bool converts_f16) {
 
 extern const Engine kBaseline;
 #if defined(__x86_64__) || defined(_M_X64)
-extern const Engine kAvx2, kAvx512, kAvx512Bf16;
+extern const Engine kAvx2, kAvx512, kAvx512Bf16, kAmx;
 #endif
 
 }  // namespace myops::cpu

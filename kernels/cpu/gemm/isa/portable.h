@@ -14,6 +14,7 @@ namespace myops::cpu {
 template <int Bytes>
 struct Portable {
   static constexpr int kBytes = Bytes;
+  static constexpr bool kMatrixUnit = false;  // else Unit<S, O> is the policy of its tiles
   template <class T>
   using Vec = typename VectorOf<T, Bytes>::type;
   template <class T>

@@ -1,0 +1,121 @@
+// AMX, the matrix unit of Sapphire Rapids and later: bfloat16 and 8-bit integers; all else as AVX-512.
+//
+// A tile of D is up to 32 x 32: four accumulators of 16 x 16, fed by two tiles of A and two of B. A step takes 64 bytes
+// of each row of A (32 bfloat16, 64 bytes) and 16 rows of a packed panel of B (pairs or quadruples along k), so both
+// are padded with zeros to whole steps.
+//
+// Bound: four multiplications of 16 cycles a step, against 64 loads of a cache line at two a cycle.
+#include "avx512_bf16.h"
+
+#include "engine.h"
+
+namespace myops::cpu {
+namespace {
+
+// Palette 1: rows and bytes a row of each of the eight tiles. Tiles 0 to 3 accumulate, 4 and 5 hold A, 6 and 7 B.
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t row_bytes[16] = {};
+  uint8_t rows[16] = {};
+};
+
+// Which rows the tiles of this thread are configured for; 0: not configured.
+thread_local int configured_rows = 0;
+
+void configure(int rows) {
+  if (rows == configured_rows) return;
+  TileConfig config;
+  const int upper = rows < 16 ? rows : 16, lower = rows - upper;
+  const int tile_rows[8] = {upper, upper, lower, lower, upper, lower, 16, 16};
+  for (int t = 0; t < 8; ++t) {
+    config.rows[t] = static_cast<uint8_t>(tile_rows[t]);
+    config.row_bytes[t] = tile_rows[t] > 0 ? 64 : 0;
+  }
+  _tile_loadconfig(&config);
+  configured_rows = rows;
+}
+
+template <class Isa, class S, class O>
+struct MatrixUnit {
+  static constexpr bool kMatrixUnit = true, kStart = false;
+  static constexpr int kRows = kUnitRows, kVectors = kUnitVectors, kDepth = 16, kLanes = 16, kGroup = 4 / sizeof(S);
+  using Scalar = std::conditional_t<std::is_same_v<S, bf16>, float, uint32_t>;
+  using A = S;
+  using B = uint32_t;
+  using Out = O;
+  using Vec = typename Isa::template Vec<Scalar>;
+
+  // The state of the tiles is large, and a context switch saves what is in use.
+  struct Session {
+    ~Session() {
+      if (configured_rows != 0) _tile_release();
+      configured_rows = 0;
+    }
+  };
+
+#define MYOPS_TILE_DOT(d, a, b)           \
+  if constexpr (std::is_same_v<S, bf16>)  \
+    _tile_dpbf16ps(d, a, b);              \
+  else if constexpr (std::is_signed_v<S>) \
+    _tile_dpbssd(d, a, b);                \
+  else                                    \
+    _tile_dpbuud(d, a, b)
+
+  template <bool Lower, bool Right>
+  static void run(const TileArgs<Scalar, A, B, Out>& t) {
+    configure(t.rows);
+    prefetch_d<MatrixUnit>(t, t.rows, 1 + Right);
+    _tile_zero(0);
+    if constexpr (Right) _tile_zero(1);
+    if constexpr (Lower) _tile_zero(2);
+    if constexpr (Lower && Right) _tile_zero(3);
+    const int64_t a_row = t.a_row * static_cast<int64_t>(sizeof(A)), b_row = t.b_k * static_cast<int64_t>(sizeof(B));
+    const A* a = t.a;
+    const B* b = t.b;
+    for (int64_t k = 0; k < t.k; k += kDepth) {
+      _tile_loadd(4, a, a_row);
+      _tile_loadd(6, b, b_row);
+      MYOPS_TILE_DOT(0, 4, 6);
+      if constexpr (Right) {
+        _tile_loadd(7, b + kLanes, b_row);
+        MYOPS_TILE_DOT(1, 4, 7);
+      }
+      if constexpr (Lower) {
+        _tile_loadd(5, a + 16 * t.a_row, a_row);
+        MYOPS_TILE_DOT(2, 5, 6);
+        if constexpr (Right) {
+          MYOPS_TILE_DOT(3, 5, 7);
+        }
+      }
+      a += kDepth * kGroup;
+      b += kDepth * t.b_k;
+    }
+    alignas(64) Scalar sums[kRows][kVectors * kLanes];
+    _tile_stored(0, sums[0], sizeof(sums[0]));
+    if constexpr (Right) _tile_stored(1, sums[0] + kLanes, sizeof(sums[0]));
+    if constexpr (Lower) _tile_stored(2, sums[16], sizeof(sums[0]));
+    if constexpr (Lower && Right) _tile_stored(3, sums[16] + kLanes, sizeof(sums[0]));
+    for (int i = 0; i < t.rows; ++i)
+      for (int j = 0; j < 1 + Right; ++j)
+        write_sums<Isa, MatrixUnit>(t, i, j, Isa::template load<Scalar>(sums[i] + j * kLanes),
+                                    j < Right ? kLanes : t.last);
+  }
+#undef MYOPS_TILE_DOT
+
+  static TileFn<MatrixUnit> kernel(int64_t rows, int64_t vectors) {
+    if (rows > 16) return vectors > 1 ? &run<true, true> : &run<true, false>;
+    return vectors > 1 ? &run<false, true> : &run<false, false>;
+  }
+};
+
+struct Amx : Avx512Bf16 {
+  static constexpr bool kMatrixUnit = true;
+  template <class S, class O>
+  using Unit = MatrixUnit<Amx, S, O>;
+};
+
+}  // namespace
+
+const Engine kAmx = make_engine<Amx>("amx", /*converts_f16=*/true);
+
+}  // namespace myops::cpu

@@ -1,0 +1,27 @@
+// The verbs of AVX-512 with BF16 and VNNI: dot products of pairs of bfloat16 and quadruples of bytes.
+#pragma once
+#include "avx512.h"
+
+namespace myops::cpu {
+
+struct Avx512Bf16 : Avx512 {
+  static constexpr bool kBf16Dot = true, kInt8Dot = true;
+
+  using Avx512::narrow;
+
+  // Subnormals become zero, as in the dot product itself.
+  static inline void narrow(bf16* p, Vec<float> v) {
+    const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
+    std::memcpy(p, &half, sizeof(half));
+  }
+  static inline Vec<uint32_t> dot_i8(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
+    return reinterpret_cast<Vec<uint32_t>>(_mm512_dpbusd_epi32(
+        reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+  }
+  static inline Vec<float> dot_bf16(Vec<float> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
+    return reinterpret_cast<Vec<float>>(
+        _mm512_dpbf16_ps(reinterpret_cast<__m512>(acc), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));
+  }
+};
+
+}  // namespace myops::cpu
