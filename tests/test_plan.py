@@ -24,6 +24,11 @@ class TestDecisions(expecttest.TestCase):
             ("avx512_bf16", torch.complex64, 1, 256, 256, 256, False, False, 2),
             ("avx512_bf16", torch.int8, 1, 256, 256, 256, False, False, 2),
             ("avx512_bf16", torch.float32, 10000, 4, 4, 4, False, False, 2),
+            ("amx", torch.bfloat16, 1, 1024, 1024, 1024, False, False, 2),
+            ("amx", torch.bfloat16, 1, 16, 4096, 4096, False, True, 2),
+            ("amx", torch.bfloat16, 4096, 16, 16, 16, False, False, 2),
+            ("amx", torch.uint8, 1, 100, 100, 100, True, False, 2),
+            ("amx", torch.float16, 1, 256, 256, 256, False, False, 2),
             ("avx512", torch.bfloat16, 1, 512, 512, 512, False, False, 2),
             ("avx2", torch.float32, 1, 100, 100, 100, True, False, 2),
             ("baseline", torch.float64, 1, 33, 17, 65, False, True, 1),
@@ -38,17 +43,22 @@ class TestDecisions(expecttest.TestCase):
         self.assertExpectedInline(
             "\n".join(lines) + "\n",
             """\
-avx512_bf16 float32 1x1024x1024x1024 NN: tiled compute=f32 tile=6x64 pack=B kc=384 mc=84 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 float32 1x1024x1024x1024 NN: tiled compute=f32 tile=6x64 pack=B kc=384 mc=96 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
 avx512_bf16 float32 1x1x4096x4096 NN: tiled compute=f32 tile=1x64 pack= kc=8 mc=6 nc=4096 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
 avx512_bf16 float32 1x1x4096x4096 NT: dot compute=f32 tile=1x64 pack= kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 float32 1x4096x1x4096 NN: dot compute=f32 tile=1x64 pack= kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 bfloat16 1x64x768x768 NT: tiled compute=bf16_dot tile=6x64 pack=B kc=768 mc=66 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 bfloat16 1x4x4096x4096 NN: tiled compute=f32 tile=4x64 pack=A kc=16 mc=6 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
-avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB kc=256 mc=126 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B kc=256 mc=126 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B kc=256 mc=150 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
 avx512_bf16 int8 1x256x256x256 NN: tiled compute=i8_dot tile=6x64 pack=B kc=256 mc=258 nc=256 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 float32 10000x4x4x4 NN: tiled compute=f32 tile=4x16 pack= kc=4 mc=6 nc=64 direct_d=1 parts=1x1 parallel rule="B in place: few rows"
-avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB kc=512 mc=60 nc=384 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+amx bfloat16 1x1024x1024x1024 NN: tiled compute=matrix_unit tile=32x32 pack=B kc=1024 mc=64 nc=384 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+amx bfloat16 1x16x4096x4096 NT: tiled compute=matrix_unit tile=32x16 pack=B kc=2048 mc=32 nc=32 direct_d=0 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+amx bfloat16 4096x16x16x16 NN: tiled compute=bf16_dot tile=6x16 pack=B kc=16 mc=18 nc=64 direct_d=1 parts=1x1 parallel rule="packed B: layout or dtype cannot be read in place"
+amx uint8 1x100x100x100 TN: tiled compute=matrix_unit tile=25x32 pack=AB kc=100 mc=128 nc=128 direct_d=0 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
+amx float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB kc=512 mc=72 nc=384 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 avx2 float32 1x100x100x100 TN: tiled compute=f32 tile=6x16 pack=AB kc=100 mc=102 nc=112 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 baseline float64 1x33x17x65 NT: tiled compute=f64 tile=6x4 pack=B kc=65 mc=36 nc=20 direct_d=1 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
 """,

@@ -42,7 +42,7 @@ void Cpu::run(const Gemm& problem, const Tensor& like) {
   Scratch scratch{{}, like};
   const cpu::Runtime rt = runtime(scratch);
   const cpu::Engine& engine = cpu::engine();
-  const Gemm g = cpu::canonical(problem);
+  const Gemm g = cpu::canonical(problem, engine.traits);
   engine.gemm(g, cpu::make_plan(g, engine.traits, rt.threads), rt);
 }
 
@@ -103,7 +103,7 @@ __attribute__((visibility("default"))) const char* myops_plan(const char* isa, i
     g.B = {nullptr, transpose_b ? 1 : n, transpose_b ? k : 1, {k * n}, false};
     g.D = {nullptr, n, 1, {m * n}, false};
     g.in = g.c_type = g.out = static_cast<myops::DType>(dtype);
-    const myops::Gemm c = myops::cpu::canonical(g);
+    const myops::Gemm c = myops::cpu::canonical(g, level);
     text = myops::cpu::make_plan(c, level, threads).text();
     return text.c_str();
   }

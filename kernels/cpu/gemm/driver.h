@@ -103,7 +103,6 @@ struct Tiled {
   const T alpha, beta;
   const int64_t kc_steps;  // steps of a full block of k
   int64_t a_width = 0;     // elements of packed A per row
-  bool a_rows = false;     // packed A keeps its rows (k contiguous)
   int64_t b_bytes = 0, a_bytes = 0, s_bytes = 0;
   int64_t s_cols = 0;
 
@@ -142,7 +141,6 @@ struct Tiled {
       b_bytes = align64(min64(nc_panels, ceil_div(panels, p.tasks_n)) * C::kVectors * L * (kc_steps + C::kStart) *
                         sizeof(BE));
     if (p.pack_a) {
-      a_rows = kGroups || (!p.complex && (g.A.col_stride == 1 || g.K == 1));
       // A cache line beyond a power of two keeps the rows of a tile out of each other's cache sets.
       a_width = C::kGroup * kc_steps + 64 / static_cast<int64_t>(sizeof(AE));
       a_bytes = align64(min64(mc_tiles, tiles) * C::kRows * a_width * sizeof(AE));
@@ -314,21 +312,11 @@ struct Tiled {
   void pack_a(const S* a, int64_t k0, int64_t kb, int64_t ic, int64_t ic_end, AE* packed) const {
     const int64_t row0 = tile_row(ic);
     const S* src = a + (row0 * g.A.row_stride + k0 * g.A.col_stride) * unit;
-    if constexpr (kGroups) {
-      pack_a_groups<Isa>(src, g.A.row_stride, g.A.col_stride, tile_row(ic_end) - row0, kb, C::kGroup * C::kDepth,
-                         a_width, packed);
-    } else {
-      if (a_rows) {
-        pack_a_rows<Isa, T, S>(src, g.A.row_stride, tile_row(ic_end) - row0, kb, a_width, packed);
-        return;
-      }
-      for (int64_t i = ic; i < ic_end; ++i) {
-        const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
-        const S* tile = src + (row - row0) * g.A.row_stride * unit;
-        T* dst = packed + (row - row0) * unit * a_width;
-        pack_a_panel<T, S>(tile, g.A.row_stride, g.A.col_stride, rows, kb, rows, dst);
-      }
-    }
+    const int64_t rows = tile_row(ic_end) - row0;
+    if constexpr (kGroups)
+      pack_a_groups<Isa>(src, g.A.row_stride, g.A.col_stride, rows, kb, C::kGroup * C::kDepth, a_width, packed);
+    else
+      pack_a_rows<Isa, T, S>(src, g.A.row_stride, g.A.col_stride, rows, kb, a_width, packed);
   }
 
   void set_a(Tile<C>& t, const S* a, int64_t k0, int64_t tile, int64_t ic, const AE* packed) const {
@@ -340,8 +328,8 @@ struct Tiled {
       return;
     }
     t.a = packed + (row - tile_row(ic)) * unit * a_width;
-    t.a_row = a_rows ? a_width : 1;
-    t.a_k = kGroups ? C::kGroup : a_rows ? 1 : (tile_row(tile + 1) - row) * unit;
+    t.a_row = a_width;
+    t.a_k = C::kGroup;
   }
 };
 

@@ -188,11 +188,13 @@ inline void write_sums(const Tile<C>& t, int i, int j, typename C::Vec sums, int
   store_converted<Isa, T, Out>(t.d + i * t.d_row + at, v, n);
 }
 
-// D lies in memory while the sums are formed: ask for its lines first, so that the end does not wait for them.
+// D lies in memory while the sums are formed: ask for its lines first, so that the end does not wait for them. Where
+// few steps lie in between, asking is what waits.
 template <class C>
 inline void prefetch_d(const Tile<C>& t, int rows, int vectors) {
+  constexpr int kLine = 64 / sizeof(typename C::Out);
   for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < vectors; ++j) __builtin_prefetch(t.d + i * t.d_row + j * C::kLanes, 1);
+    for (int j = 0; j < vectors * C::kLanes; j += kLine) __builtin_prefetch(t.d + i * t.d_row + j, 1);
 }
 
 template <class Isa, class C, int MR, int NV>

@@ -3,8 +3,7 @@
 //   B panel   [k][w]: w columns (whole vectors, padded with zeros) of one k after the other
 //   B pairs   [k / 2][w][2]: two neighbouring k of a column side by side, for the bfloat16 dot product; odd K padded
 //   B quads   [k / 4][w][4]: four of them, for the int8 dot product
-//   A rows    [m][k]: converted rows, k contiguous
-//   A panel   [k][mr]: the rows of one tile side by side
+//   A rows    [m][k]: converted rows, k contiguous, padded where a step takes several k
 //
 // Complex B needs nothing of its own: interleaved (re, im) columns are real columns. Packing moves such an element as
 // one unit, a double for complex64.
@@ -185,24 +184,32 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
   }
 }
 
-// A[m, k] at src[m * m_stride + k] to dst[m * width + k], converted.
+// A[m, k] at src[m * m_stride + k * k_stride] to dst[m * width + k], converted. Of a transposed A, blocks of L x L are
+// turned in registers.
 template <class Isa, class T, class S>
-void pack_a_rows(const S* src, int64_t m_stride, int64_t m, int64_t k, int64_t width, T* dst) {
+void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t width, T* dst) {
   constexpr int L = Isa::template lanes<T>;
+  if (m_stride == 1 && k_stride != 1) {
+    for (int64_t i0 = 0; i0 < m; i0 += L) {
+      const int rows = static_cast<int>(m - i0 < L ? m - i0 : L);
+      for (int64_t p = 0; p < k; p += L) {
+        const int steps = static_cast<int>(k - p < L ? k - p : L);
+        typename Isa::template Vec<T> block[L] = {};
+        for (int r = 0; r < steps; ++r) block[r] = load_converted<Isa, T, S>(src + i0 + (p + r) * k_stride, rows);
+        transpose<Isa, T>(block);
+        for (int r = 0; r < rows; ++r) store_converted<Isa, T, T>(dst + (i0 + r) * width + p, block[r], steps);
+      }
+    }
+    return;
+  }
   for (int64_t i = 0; i < m; ++i) {
     const S* row = src + i * m_stride;
     T* out = dst + i * width;
     int64_t p = 0;
-    for (; p + L <= k; p += L) Isa::template store<T>(out + p, load_converted<Isa, T, S>(row + p, L));
-    for (; p < k; ++p) out[p] = load_scalar<T>(row[p]);
+    if (k_stride == 1)
+      for (; p + L <= k; p += L) Isa::template store<T>(out + p, load_converted<Isa, T, S>(row + p, L));
+    for (; p < k; ++p) out[p] = load_scalar<T>(row[p * k_stride]);
   }
-}
-
-// A[m, k] at src[m * m_stride + k * k_stride] to dst[k * mr + m].
-template <class T, class S>
-void pack_a_panel(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t mr, T* dst) {
-  for (int64_t p = 0; p < k; ++p)
-    for (int64_t i = 0; i < m; ++i) dst[p * mr + i] = load_scalar<T>(src[i * m_stride + p * k_stride]);
 }
 
 // A to rows whose length is a multiple of `group`, padded with zeros. Of a transposed A, pairs are transposed as 32-bit
@@ -222,7 +229,9 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
             block[r] = load_pairs<Isa>(src + i0 + (p + 2 * r) * k_stride, k_stride, p + 2 * r + 1 < k);
           for (int64_t r = pairs; r < L; ++r) block[r] = block[r] ^ block[r];
           transpose<Isa, uint32_t>(block);
-          for (int r = 0; r < L; ++r) std::memcpy(dst + (i0 + r) * width + p, &block[r], 4 * pairs);
+          for (int r = 0; r < L; ++r)
+            store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(dst + (i0 + r) * width + p), block[r],
+                                                     static_cast<int>(pairs));
         }
         const int64_t used = (k + 1) / 2 * 2, padded = (k + group - 1) / group * group;
         for (int r = 0; r < L; ++r) std::memset(dst + (i0 + r) * width + used, 0, (padded - used) * sizeof(S));

@@ -60,8 +60,9 @@ struct Plan {
   std::string text() const;
 };
 
-// Transposes the problem (D^T = B^T A^T) where that gives D unit stride along its rows, or makes a column a row.
-Gemm canonical(const Gemm& g);
+// Transposes the problem (D^T = B^T A^T) where that gives D unit stride along its rows, makes a column a row, or lets a
+// matrix unit read the large operand in place.
+Gemm canonical(const Gemm& g, const IsaTraits& isa);
 // Requires a canonical problem with M, N, batch >= 1.
 Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads);
 

@@ -5,6 +5,8 @@
 // are padded with zeros to whole steps.
 //
 // Bound: four multiplications of 16 cycles a step, against 64 loads of a cache line at two a cycle.
+#include <algorithm>
+
 #include "avx512_bf16.h"
 
 #include "engine.h"
@@ -64,7 +66,7 @@ struct MatrixUnit {
   template <bool Lower, bool Right>
   static void run(const TileArgs<Scalar, A, B, Out>& t) {
     configure(t.rows);
-    prefetch_d<MatrixUnit>(t, t.rows, 1 + Right);
+    if (t.k >= 8 * kDepth) prefetch_d<MatrixUnit>(t, t.rows, 1 + Right);
     _tile_zero(0);
     if constexpr (Right) _tile_zero(1);
     if constexpr (Lower) _tile_zero(2);
@@ -99,6 +101,25 @@ struct MatrixUnit {
       for (int j = 0; j < 1 + Right; ++j)
         write_sums<Isa, MatrixUnit>(t, i, j, Isa::template load<Scalar>(sums[i] + j * kLanes),
                                     j < Right ? kLanes : t.last);
+  }
+
+  // GFLOP/s of one core for about `seconds`, on tiles alone.
+  static double peak_rate(double seconds) {
+    const Session session;
+    configure(kRows);
+    for (double best = 0, end = seconds_now() + seconds;;) {
+      const double start = seconds_now();
+      constexpr int kRounds = 20000;
+      for (int r = 0; r < kRounds; ++r) {
+        MYOPS_TILE_DOT(0, 4, 6);
+        MYOPS_TILE_DOT(1, 4, 7);
+        MYOPS_TILE_DOT(2, 5, 6);
+        MYOPS_TILE_DOT(3, 5, 7);
+      }
+      const double now = seconds_now(), operations = 2.0 * kRows * kVectors * kLanes * kDepth * kGroup * kRounds;
+      best = std::max(best, 1e-9 * operations / (now - start));
+      if (now >= end) return best;
+    }
   }
 #undef MYOPS_TILE_DOT
 
