@@ -12,7 +12,7 @@ import itertools
 import logging
 import threading
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,6 +137,9 @@ class _Tally:
 _tallies = {name: _Tally() for name in OPS}
 _users: dict[str, list[bool]] = {name: [] for name in OPS}  # whether each user of a reroute is strict
 _installed: dict[str, list[_Installed]] = {}
+# Kernels that were taken back. A thread may have looked one up and still wait for the interpreter, and torch 2.11 frees
+# it under that thread: so the last ones are kept, of several hundred times that everything was switched off.
+_retired: deque[Any] = deque(maxlen=8192)
 _told = False  # torch has had its one warning about overrides
 
 
@@ -149,10 +152,13 @@ class _Installed:
         self.install()
 
     def install(self) -> None:
-        global _told
         self.native = torch.library.get_kernel(f"aten::{self.reroute.overload}", self.key)
         self.library = torch.library.Library("aten", "IMPL", self.key)
-        arguments = (self.reroute.overload, self.router(), self.key)
+        self.register((self.reroute.overload, self.router(), self.key))
+        self.kernel = torch.library.get_kernel(f"aten::{self.reroute.overload}", self.key)
+
+    def register(self, arguments: tuple[Any, ...]) -> None:
+        global _told
         if _told and not torch.is_warn_always_enabled():
             self.library.impl(*arguments, with_keyset=True, allow_override=True)
             return
@@ -164,6 +170,7 @@ class _Installed:
         _told = True
 
     def remove(self) -> None:
+        _retired.append(self.kernel)
         self.library._destroy()
 
     def router(self) -> Callable[..., Any]:
