@@ -108,8 +108,9 @@ Tensor run_add(const Tensor& input, const Tensor& other, double alpha, const Ten
   Operand x = operand_of(input, "add", "input"), y = operand_of(other, "add", "other");
   MYOPS_CHECK(!x.conj && !y.conj, "conjugate views must be resolved before add");
   const DType type = result_type(x, y);
-  MYOPS_CHECK(type != DType::boolean || alpha == 1, "Boolean alpha only supported for Boolean results, but got ",
-              alpha);
+  // Of bool, alpha is true or false, and so is the sum: x or (alpha and y). false leaves x, which is x or x.
+  const bool x_alone = type == DType::boolean && alpha == 0;
+  if (type == DType::boolean && alpha == std::trunc(alpha)) alpha = 1;
   check_scalar(alpha, "alpha", type);
 
   const int dims = x.dims > y.dims ? x.dims : y.dims;
@@ -149,6 +150,7 @@ Tensor run_add(const Tensor& input, const Tensor& other, double alpha, const Ten
   p.x = x.data, p.y = y.data, p.d = d.data;
   if (input_by_value) std::memcpy(p.x_value, x.data, element_size(x.type)), p.x = nullptr;
   if (other_by_value) std::memcpy(p.y_value, y.data, element_size(y.type)), p.y = nullptr;
+  if (x_alone) std::memcpy(p.y_value, p.x_value, sizeof p.x_value), p.y = p.x;
   // Walk D from its slowest dimension to its fastest; drop size-1 dimensions, merge those whose strides nest in all
   // three.
   int walk[kMaxTensorDims];
@@ -161,7 +163,8 @@ Tensor run_add(const Tensor& input, const Tensor& other, double alpha, const Ten
     const int i = walk[w];
     if (sizes[i] == 1) continue;
     const int ix = i - (dims - x.dims), iy = i - (dims - y.dims);
-    const int64_t sx = ix < 0 || x.size[ix] == 1 ? 0 : x.stride[ix], sy = iy < 0 || y.size[iy] == 1 ? 0 : y.stride[iy];
+    const int64_t sx = ix < 0 || x.size[ix] == 1 ? 0 : x.stride[ix];
+    const int64_t sy = x_alone ? sx : iy < 0 || y.size[iy] == 1 ? 0 : y.stride[iy];
     const int last = p.dims - 1;
     if (p.dims > 0 && p.x_stride[last] == sx * sizes[i] && p.y_stride[last] == sy * sizes[i] &&
         p.d_stride[last] == d.stride[i] * sizes[i]) {

@@ -41,11 +41,16 @@ template <class Backend>
 Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_row = false, bool b_column = false,
                 bool b_transposed = false) {
   const int dims = static_cast<int>(sizes.size());
-  const DType in = dtype_of(call.a.scalar_type(), call.op, call.a_name);
-  MYOPS_CHECK(in != DType::boolean, "myops.", call.op, " is not implemented for ", call.a_name, " of dtype bool");
+  // Dtypes that differ come before a dtype without a kernel, as in torch: the two are different exceptions.
   MYOPS_CHECK(call.b.scalar_type() == call.a.scalar_type(), call.a_name, " and ", call.b_name,
               " must have the same dtype, but got ", dtype_name(call.a.scalar_type()), " and ",
               dtype_name(call.b.scalar_type()));
+  if (call.c != nullptr)
+    MYOPS_CHECK(call.c->scalar_type() == call.a.scalar_type() || call.c->scalar_type() == call.out_dtype, call.c_name,
+                " and ", call.a_name, " must have the same dtype, but got ", dtype_name(call.c->scalar_type()), " and ",
+                dtype_name(call.a.scalar_type()));
+  const DType in = dtype_of(call.a.scalar_type(), call.op, call.a_name);
+  MYOPS_CHECK(in != DType::boolean, "myops.", call.op, " is not implemented for ", call.a_name, " of dtype bool");
   check_same_device(call.b, call.b_name, call.a, call.a_name);
   const ScalarType type = result_dtype(call, in);
   check_scalar(call.beta, "beta", in);
@@ -55,9 +60,6 @@ Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_
   if (call.c != nullptr) {
     const Tensor& c = *call.c;
     check_same_device(c, call.c_name, call.a, call.a_name);
-    MYOPS_CHECK(c.scalar_type() == type || c.scalar_type() == call.a.scalar_type(), call.c_name, " and ", call.a_name,
-                " must have the same dtype, but got ", dtype_name(c.scalar_type()), " and ",
-                dtype_name(call.a.scalar_type()));
     const int64_t* c_sizes = c.sizes().data();
     const int c_dims = static_cast<int>(c.dim());
     bool broadcasts = c_dims <= dims;

@@ -11,15 +11,17 @@ See README.md; `myops.build_info()` says what is loaded.
 
 __version__ = "0.1.0"
 
-from . import sparse
+from . import _native, dtensor, nn, sparse
 from ._native import build_info, is_available, isa, isa_levels, peak_gflops, plan
+from .compile import inductor_pass
 from .csr import CSR
 from .ops.add import add, add_
 from .ops.addmm import addmm, addmm_, mm
 from .ops.bmm import baddbmm, baddbmm_, bmm
 from .ops.linear import linear
 from .ops.matmul import matmul
-from .override import disable, enable, reset_stats, stats, use
+from .override import disable, enable, explain, reset_stats, stats, use
+from .registration import decompositions
 
 __all__ = [
     "CSR",
@@ -31,14 +33,19 @@ __all__ = [
     "baddbmm_",
     "bmm",
     "build_info",
+    "decompositions",
     "disable",
+    "dtensor",
     "enable",
+    "explain",
+    "inductor_pass",
     "is_available",
     "isa",
     "isa_levels",
     "linear",
     "matmul",
     "mm",
+    "nn",
     "peak_gflops",
     "plan",
     "reset_stats",
@@ -46,3 +53,6 @@ __all__ = [
     "stats",
     "use",
 ]
+
+if _native.flag("MYOPS_ENABLE"):
+    enable()

@@ -83,6 +83,14 @@ def _build_torch_from_file() -> str:
     return found[1].decode() if found else "of unknown version"
 
 
+def flag(name: str) -> bool:
+    """Whether an environment variable is 1; unset, empty and 0 say no."""
+    value = os.environ.get(name, "0") or "0"
+    if value not in ("0", "1"):
+        raise ValueError(f"{name} must be 0 or 1, but is {value!r}")
+    return value == "1"
+
+
 def require() -> None:
     """Raise ImportError where the CPU library, and with it every operator, is missing."""
     if cpu_error is not None:

@@ -35,6 +35,8 @@ def call(row: Row, *args: Any, **scalars: Any) -> Tensor:
 
 def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
     _native.require()
+    if not isinstance(out, Tensor):
+        raise TypeError(f"myops.{row.name}: out must be a Tensor, but got {type(out).__name__}")
     shape = row.shape(*args)
     if out.shape != shape:
         if out.numel() != 0:

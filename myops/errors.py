@@ -10,9 +10,16 @@ from torch import Tensor
 
 def translate(error: RuntimeError, name: str, args: tuple[Any, ...]) -> Exception:
     """The exception that torch raises for the same mistake; `error` itself where it is one already."""
+    if "Expected a value of type" in str(error):  # the schema's words, which are the same for every argument
+        for position, value in enumerate(args):
+            if "type 'Tensor'" in str(error) and not isinstance(value, Tensor | torch.dtype | None):
+                return TypeError(f"myops.{name}: argument {position} must be a Tensor, but got {type(value).__name__}")
+        return TypeError((str(error).splitlines() or [""])[0])
+    declared = getattr(torch.ops.myops, name).default._schema.arguments
     for position, value in enumerate(args):
-        if "Expected a value of type 'Tensor'" in str(error) and not isinstance(value, Tensor | torch.dtype | None):
-            return TypeError(f"myops.{name}: argument {position} must be a Tensor, but got {type(value).__name__}")
+        # None crosses the schema as a tensor that is not there, and fails somewhere behind it.
+        if value is None and str(declared[position].type) == "Tensor":
+            return TypeError(f"myops.{name}: argument {position} must be a Tensor, but got NoneType")
         if isinstance(value, Tensor) and value.layout != torch.strided:
             return NotImplementedError(
                 f"myops.{name} takes strided tensors, but argument {position} has layout {value.layout}; "

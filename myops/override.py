@@ -3,87 +3,228 @@
 At a backend key everything above stays torch's own: autograd formulas, autocast, functorch, compile. A call that myops
 does not take, for whatever reason, goes to the captured native kernel, so errors, warnings and resizes are native.
 
-Not here: linear and matmul, which torch builds from these; sparse operators; compile backends.
+Not here: linear and matmul, which torch builds from these; compile backends (compile.py); modules (nn.py).
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
 import threading
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import _native
-from .registration import OPERATORS
+from .autograd import without_wrapper
+from .registration import OPERATORS, Operator
 
-OPS = ("mm", "addmm", "bmm", "baddbmm")
-# aten overload -> (operator, form). In-place forms of mm and bmm do not exist.
-OVERLOADS = {
-    **{name: (name, "functional") for name in OPS},
-    **{f"{name}.out": (name, "out") for name in OPS},
-    "addmm_": ("addmm", "in_place"),
-    "baddbmm_": ("baddbmm", "in_place"),
-}
+log = logging.getLogger(__name__)
 _lock = threading.RLock()
-_depth: Counter[str] = Counter()  # how many users each operator's reroute has
-_libraries: dict[str, list[torch.library.Library]] = {}
-_counts: Counter[tuple[str, str]] = Counter()  # (operator, "myops" or the reason why not)
+
+MAX_REASONS = 64  # kept for each operator: messages name shapes, so a long run has any number of them
 
 
-def _reason(error: Exception) -> str:
-    """What `stats` keeps of an error: its first line."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+# How an overload of aten is made of an operator of the table. Positional arguments and keywords are those of aten.
 
 
-def _router(name: str, form: str, native: Any) -> Callable[..., Any]:
-    """The kernel that stands in for an aten overload: ours, and where ours refuses the call, the native one.
+def _functional(row: Operator) -> Callable[..., Tensor]:
+    return without_wrapper(row.op)
 
-    The checks of our operators are complete and come before anything is written, so they are also the test of whether
-    myops takes a call; asking twice would cost a microsecond on every call that is taken.
-    """
-    row = OPERATORS[name]
-    functional, out_op = row.op, row.packet.out
-    taken = (name, "myops")
 
-    def router(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+def _out(row: Operator) -> Callable[..., Tensor]:
+    op = without_wrapper(row.packet.out)
+
+    def call(*args: Any, out: Tensor, **kwargs: Any) -> Tensor:
+        op(*args, **kwargs, out=out)
+        return out
+
+    return call
+
+
+def _in_place(row: Operator) -> Callable[..., Tensor]:
+    op = without_wrapper(row.in_place_packet.default)
+
+    def call(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        op(input, *args, **kwargs)
+        return input
+
+    return call
+
+
+def _activated(form: Callable[[Operator], Callable[..., Tensor]]) -> Callable[[Operator], Callable[..., Tensor]]:
+    """`_addmm_activation`, which inference of nn.TransformerEncoderLayer calls: relu, or gelu where it is asked for."""
+
+    def build(row: Operator) -> Callable[..., Tensor]:
+        product = form(row)
+
+        def call(*args: Any, use_gelu: bool = False, **kwargs: Any) -> Tensor:
+            if not use_gelu:
+                return torch.relu_(product(*args, **kwargs))
+            if args[0].device.type != "cpu":
+                raise RuntimeError("gelu after addmm is cuBLASLt's approximation on CUDA, which myops does not have")
+            return torch.ops.aten.gelu_.default(product(*args, **kwargs))
+
+        return call
+
+    return build
+
+
+@dataclass(frozen=True)
+class Reroute:
+    """One overload of aten that the switch takes over."""
+
+    name: str  # the operator, as in `ops` and in `stats()`
+    overload: str
+    build: Callable[[Operator], Callable[..., Any]]
+    keys: tuple[str, ...] = ("CPU", "CUDA")
+
+
+# Never linear or matmul: an override of these loses their gradients.
+REROUTES = (
+    Reroute("mm", "mm", _functional),
+    Reroute("mm", "mm.out", _out),
+    Reroute("addmm", "addmm", _functional),
+    Reroute("addmm", "addmm.out", _out),
+    Reroute("addmm", "addmm_", _in_place),
+    Reroute("addmm", "_addmm_activation", _activated(_functional)),
+    Reroute("addmm", "_addmm_activation.out", _activated(_out)),
+    Reroute("bmm", "bmm", _functional),
+    Reroute("bmm", "bmm.out", _out),
+    Reroute("baddbmm", "baddbmm", _functional),
+    Reroute("baddbmm", "baddbmm.out", _out),
+    Reroute("baddbmm", "baddbmm_", _in_place),
+)
+OPS = tuple(dict.fromkeys(reroute.name for reroute in REROUTES))
+
+
+class _Tally:
+    """What became of the calls of one operator. `took` is one call into C, so that threads lose no count."""
+
+    def __init__(self) -> None:
+        self._calls = itertools.count()
+        self._not_calls = 0  # how many of them were reads and what was reset
+        self.took: Callable[[], int] = self._calls.__next__
+        self.reasons: Counter[str] = Counter()
+
+    def taken(self) -> int:
+        with _lock:
+            self._not_calls += 1
+            return self.took() + 1 - self._not_calls
+
+    def decline(self, reason: str) -> bool:
+        """Count a call that goes to native; whether this reason is new."""
+        with _lock:
+            new = reason not in self.reasons
+            if new and len(self.reasons) >= MAX_REASONS:
+                reason, new = "other reasons", False
+            self.reasons[reason] += 1
+            return new
+
+    def reset(self) -> None:
+        with _lock:
+            taken = self.taken()
+            self._not_calls += taken
+            self.reasons.clear()
+
+
+_tallies = {name: _Tally() for name in OPS}
+_users: dict[str, list[bool]] = {name: [] for name in OPS}  # whether each user of a reroute is strict
+_installed: dict[str, list[_Installed]] = {}
+# Kernels that were taken back. A thread may have looked one up and still wait for the interpreter, and torch 2.11 frees
+# it under that thread: so the last ones are kept, of several hundred times that everything was switched off.
+_retired: deque[Any] = deque(maxlen=8192)
+_told = False  # torch has had its one warning about overrides
+
+
+class _Installed:
+    """A reroute in force at one key: our kernel, and the native one that it stands in for."""
+
+    def __init__(self, reroute: Reroute, key: str) -> None:
+        self.reroute, self.key = reroute, key
+        self.call = reroute.build(OPERATORS[reroute.name])
+        self.install()
+
+    def install(self) -> None:
+        self.native = torch.library.get_kernel(f"aten::{self.reroute.overload}", self.key)
+        self.library = torch.library.Library("aten", "IMPL", self.key)
+        self.register((self.reroute.overload, self.router(), self.key))
+        self.kernel = torch.library.get_kernel(f"aten::{self.reroute.overload}", self.key)
+
+    def register(self, arguments: tuple[Any, ...]) -> None:
+        global _told
+        if _told and not torch.is_warn_always_enabled():
+            self.library.impl(*arguments, with_keyset=True, allow_override=True)
+            return
+        # Up to 2.13 torch warns once in a process, although the override is declared. Only then are the filters of
+        # the process touched, which is not safe among threads.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
+            self.library.impl(*arguments, with_keyset=True, allow_override=True)
+        _told = True
+
+    def remove(self) -> None:
+        _retired.append(self.kernel)
+        self.library._destroy()
+
+    def router(self) -> Callable[..., Any]:
+        """The kernel that stands in: ours, and where ours refuses the call, the native one.
+
+        The checks of our operators are complete and come before anything is written, so they are also the test of
+        whether myops takes a call; asking twice would cost a microsecond on every call that is taken.
+        """
+        call, took, decline = self.call, _tallies[self.reroute.name].took, self.decline
+
+        def router(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            try:
+                result = call(*args, **kwargs)
+            except (RuntimeError, TypeError) as error:
+                return decline(error, keyset, args, kwargs)
+            took()
+            return result
+
+        return router
+
+    def decline(self, error: Exception, keyset: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        name, overload = self.reroute.name, self.reroute.overload
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if _tallies[name].decline(reason):
+            log.debug("aten::%s on %s goes to native: %s", overload, self.key, reason)
+        if any(_users[name]):
+            raise RuntimeError(f"myops does not take this call of aten::{overload}, and the switch is strict: {reason}")
+        native = self.native
         try:
-            if form == "functional":
-                result = functional(*args, **kwargs)
-            elif form == "out":
-                result = kwargs["out"]
-                out_op(*args, **kwargs)
-            else:
-                result = args[0]
-                out_op(*args, **kwargs, out=result)
-        except (RuntimeError, TypeError) as error:
-            _counts[name, _reason(error)] += 1
             return native.call_boxed(keyset, *args, **kwargs)
-        _counts[taken] += 1
-        return result
-
-    return router
+        except RuntimeError as failure:
+            # The kernel below was another library's, which is gone: what it had overridden is native now.
+            if "SafeKernelFunction has been invalidated" not in str(failure):
+                raise
+            with _lock:
+                if self.native is native and self in _installed.get(name, ()):
+                    self.remove()
+                    self.install()
+            return self.native.call_boxed(keyset, *args, **kwargs)
 
 
 def _install(name: str) -> None:
-    libraries = []
-    for key in ("CPU", "CUDA"):
-        if not _native.is_available(key.lower()):
-            continue
-        for overload, (op, form) in OVERLOADS.items():
-            if op != name:
-                continue
-            native = torch.library.get_kernel(f"aten::{overload}", key)
-            library = torch.library.Library("aten", "IMPL", key)
-            with warnings.catch_warnings():
-                # torch 2.11 warns although the override is declared.
-                warnings.filterwarnings("ignore", message="(?s).*Overriding a previously registered kernel")
-                library.impl(overload, _router(name, form, native), key, with_keyset=True, allow_override=True)
-            libraries.append(library)
-    _libraries[name] = libraries
+    found: list[_Installed] = []
+    try:
+        for reroute in REROUTES:
+            for key in reroute.keys if reroute.name == name else ():
+                if _native.is_available("cuda" if key.endswith("CUDA") else "cpu"):
+                    found.append(_Installed(reroute, key))
+    except BaseException:
+        for one in found:
+            one.remove()
+        raise
+    _installed[name] = found
+    log.info("aten's %s goes to myops: %s", name, ", ".join(f"{one.reroute.overload} ({one.key})" for one in found))
 
 
 def _checked(ops: Iterable[str] | None) -> tuple[str, ...]:
@@ -94,43 +235,73 @@ def _checked(ops: Iterable[str] | None) -> tuple[str, ...]:
     return names
 
 
-def enable(ops: Iterable[str] | None = None) -> None:
-    """Reroute aten's mm, addmm, bmm and baddbmm (or those in `ops`) to myops, process-wide, until `disable`.
-
-    Calls nest: the native kernels come back with the last `disable`. Raises ImportError where the native library is
-    missing, and ValueError for an operator that cannot be rerouted.
-    """
+def _add_users(names: tuple[str, ...], strict: bool) -> tuple[str, ...]:
+    """The operators that have one user more now: all of `names`, or none where MYOPS_DISABLE=1 forbids it."""
     _native.require()
-    names = _checked(ops)
+    if _native.flag("MYOPS_DISABLE"):
+        log.info("MYOPS_DISABLE=1: the switch stays off")
+        return ()
+    with _lock:
+        done: list[str] = []
+        try:
+            for name in names:
+                if not _users[name]:
+                    _install(name)
+                _users[name].append(strict)
+                done.append(name)
+        except BaseException:
+            _remove_users(tuple(done), strict)
+            raise
+    return names
+
+
+def _remove_users(names: tuple[str, ...], strict: bool | None = None) -> None:
+    """One user less of each operator: the last one that is as strict, or simply the last."""
     with _lock:
         for name in names:
-            if _depth[name] == 0:
-                _install(name)
-            _depth[name] += 1
+            users = _users[name]
+            if not users:
+                continue
+            users.reverse()
+            users.remove(users[0] if strict is None else strict)
+            users.reverse()
+            if not users:
+                for one in _installed.pop(name):
+                    one.remove()
+                log.info("aten's %s is native again", name)
+
+
+def enable(ops: Iterable[str] | None = None, *, strict: bool = False) -> None:
+    """Reroute aten's mm, addmm, bmm and baddbmm (or those in `ops`) to myops, process-wide, until `disable`.
+
+    Calls nest: the native kernels come back with the last `disable`. `MYOPS_ENABLE=1` in the environment does this when
+    myops, or torch in an environment that has myops installed, is imported; under `MYOPS_DISABLE=1` it does nothing.
+
+    Args:
+        ops: "mm", "addmm" (with `_addmm_activation`), "bmm", "baddbmm"; each with its out= and in-place forms.
+        strict: a call that myops does not take is a RuntimeError that says why, where it would go to the native kernel.
+            The operator stays strict while any of its users is.
+
+    Raises:
+        ImportError: the native library is missing.
+        ValueError: an operator that cannot be rerouted.
+    """
+    _add_users(_checked(ops), strict)
 
 
 def disable(ops: Iterable[str] | None = None) -> None:
     """Undo one `enable` of the same operators. Does nothing for one that is not enabled."""
-    names = _checked(ops)
-    with _lock:
-        for name in names:
-            if _depth[name] == 0:
-                continue
-            _depth[name] -= 1
-            if _depth[name] == 0:
-                for library in _libraries.pop(name):
-                    library._destroy()
+    _remove_users(_checked(ops))
 
 
 @contextmanager
-def use(ops: Iterable[str] | None = None) -> Iterator[None]:
+def use(ops: Iterable[str] | None = None, *, strict: bool = False) -> Iterator[None]:
     """`enable` for a block, undone on every way out of it. The reroute is process-wide while the block runs."""
-    names = _checked(ops)
-    enable(names)
+    names = _add_users(_checked(ops), strict)
     try:
         yield
     finally:
-        disable(names)
+        _remove_users(names, strict)
 
 
 def stats() -> dict[str, dict[str, Any]]:
@@ -139,17 +310,32 @@ def stats() -> dict[str, dict[str, Any]]:
     `{"mm": {"myops": 12, "native": 1, "reasons": {"input must be a matrix, got 1-D tensor": 1}}, ...}`: calls that
     myops took, calls left to the native kernel, and why.
     """
-    result: dict[str, dict[str, Any]] = {name: {"myops": 0, "native": 0, "reasons": {}} for name in OPS}
-    for (name, what), count in list(_counts.items()):
-        entry = result[name]
-        if what == "myops":
-            entry["myops"] += count
-        else:
-            entry["native"] += count
-            entry["reasons"][what] = count
-    return result
+    with _lock:
+        return {
+            name: {"myops": tally.taken(), "native": tally.reasons.total(), "reasons": dict(tally.reasons)}
+            for name, tally in _tallies.items()
+        }
 
 
 def reset_stats() -> None:
     """Set every count of `stats` to zero."""
-    _counts.clear()
+    for tally in _tallies.values():
+        tally.reset()
+
+
+def explain() -> str:
+    """`stats()` for people: whether the switch is on, for which devices, what ran on myops, what did not and why."""
+    with _lock:
+        on = [f"{name} (strict)" if any(users) else name for name, users in _users.items() if users]
+    state = "on for " + ", ".join(on) if on else "off"
+    if _native.flag("MYOPS_DISABLE"):
+        state += ", MYOPS_DISABLE=1"
+    lines = [f"switch: {state}", f"CPU: {_native.cpu_error or 'loaded'}", f"CUDA: {_native.cuda_error or 'loaded'}"]
+    for name, entry in stats().items():
+        lines.append(f"{name}: {entry['myops']} calls on myops, {entry['native']} native")
+        lines += [f"  {count} native: {reason}" for reason, count in Counter(entry["reasons"]).most_common()]
+    lines.append(
+        "not counted: what torch does without these, as convolutions, LSTM, scaled_dot_product_attention on its flash "
+        "kernel, sparse layouts, fake and meta tensors, and the myops operators themselves"
+    )
+    return "\n".join(lines)

@@ -20,6 +20,7 @@ from torch._ops import OpOverload
 from torch.utils.flop_counter import register_flop_formula
 
 from . import _native, autograd
+from .errors import translate
 
 # Kept for the life of the process: dropping a Library unregisters what it holds.
 _LIBRARY = torch.library.Library("myops", "FRAGMENT")
@@ -93,6 +94,10 @@ class Row(ABC):
     def reference(self, *args: Any, **kwargs: Any) -> Any:
         """The same function made of torch operators, for tensors of float64, complex128 or int64."""
 
+    def decompose(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The operator made of aten's: for devices without a kernel of ours, and for exported programs."""
+        raise NotImplementedError(f"myops.{self.name} has no decomposition to torch's operators")
+
     @cached_property
     def packet(self) -> Any:
         return getattr(torch.ops.myops, self.name)
@@ -150,6 +155,7 @@ def register(row: Operator) -> Operator:
         _register_lazy_bits(f"{row.name}_", in_place)
     if row.folds:
         _register_scalar_overloads(row)
+    _register_decomposition(row)
     # Last: on torch 2.11 a new overload changes the hash of the packet, the key of this registry.
     register_flop_formula(row.packet)(row.flops)
     if _native.cuda_error is not None and torch.version.cuda is not None:
@@ -221,6 +227,46 @@ def _register_mutable(row: Operator, name: str, kernel: autograd.Kernel) -> None
 
     torch.library.register_fake(f"myops::{name}", fake, lib=_LIBRARY)
     _LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
+
+
+def _register_decomposition(row: Operator) -> None:
+    """The kernels of every device that has none of its own."""
+
+    def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        if any(isinstance(value, Tensor) and value.layout != torch.strided for value in args):
+            raise translate(RuntimeError("sparse layouts take other operators"), row.name, args)
+        return row.decompose(*args, **kwargs)
+
+    def functional(*args: Any, **kwargs: Any) -> Tensor:
+        return checked(args, kwargs)
+
+    def out(*args: Any, out: Tensor, **kwargs: Any) -> None:
+        result = checked(args, kwargs)
+        torch._check(
+            out.shape == result.shape,
+            lambda: f"Expected out to have shape {list(result.shape)}, but got {list(out.shape)}",
+        )
+        out.copy_(result)
+
+    def in_place(*args: Any, **kwargs: Any) -> None:
+        args[0].copy_(autograd.check_in_place(args[0], checked(args, kwargs), row.name))
+
+    _LIBRARY.impl(row.name, functional, "CompositeExplicitAutograd")
+    _LIBRARY.impl(f"{row.name}.out", out, "CompositeExplicitAutograd")
+    if row.in_place:
+        _LIBRARY.impl(f"{row.name}_", in_place, "CompositeExplicitAutograd")
+
+
+def decompositions() -> dict[OpOverload, autograd.Kernel]:
+    """The operators as torch's own, for programs that have to run where myops is not: exporters and other compilers.
+
+        program = torch.export.export(model, args)
+        program.run_decompositions({**torch.export.default_decompositions(), **myops.decompositions()})
+
+    Covers the functional forms. `out=` and the in-place forms stay in the program.
+    """
+    _native.require()
+    return {row.op: row.decompose for row in OPERATORS.values() if type(row).decompose is not Operator.decompose}
 
 
 def _register_lazy_bits(name: str, op: OpOverload) -> None:

@@ -114,6 +114,49 @@ def test_not_a_tensor_is_a_type_error() -> None:
         myops.addmm(1.0, torch.ones(2, 2), torch.ones(2, 2))  # type: ignore[arg-type]
 
 
+def test_other_arguments_are_type_errors() -> None:
+    a = torch.ones(2, 2)
+    for call, words in (
+        (lambda: myops.mm(None, a), "argument 0 must be a Tensor, but got NoneType"),
+        (lambda: torch.ops.myops.addmm(a, a, None), "argument 2 must be a Tensor, but got NoneType"),
+        (lambda: myops.addmm(a, a, a, alpha="2"), "argument 'alpha'"),
+        (lambda: myops.add(a, a, alpha=None), "argument 'alpha'"),
+        (lambda: myops.linear(a, a, "bias"), "'Optional\\[Tensor\\]' for argument 'bias'"),
+        (lambda: myops.mm(a, a, out=[[0.0]]), "out must be a Tensor, but got list"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            call()
+
+
+def test_dtypes_that_differ_come_before_a_dtype_without_a_kernel() -> None:
+    a, b = torch.ones(2, 2), torch.ones(2, 2).bool()
+    for device in ("cpu", "meta"):
+        x, y = a.to(device), b.to(device)
+        for call in (
+            lambda x=x, y=y: myops.mm(y, x),
+            lambda x=x, y=y: myops.addmm(x, y, y),
+            lambda x=x, y=y: myops.linear(y, y, x[0]),
+        ):
+            with pytest.raises(RuntimeError, match="must have the same dtype") as raised:
+                call()
+            assert type(raised.value) is RuntimeError
+
+
+def test_alpha_of_bool() -> None:
+    """Any whole number is true or false; a bool scales nothing else."""
+    a, b = torch.tensor([True, False, True, False]), torch.tensor([[True], [False]])
+    for alpha in (0, 1, 2, -1, True, False):
+        assert torch.equal(myops.add(a, b, alpha=alpha), torch.add(a, b, alpha=alpha))
+        assert torch.equal(myops.add(b, a, alpha=alpha), torch.add(b, a, alpha=alpha))
+        assert torch.equal(myops.add_(a.clone(), b[0], alpha=alpha), a.clone().add_(b[0], alpha=alpha))
+    for x in (a.int(), a.float()):
+        for function in (myops.add, lambda *args, **kwargs: myops.add_(*args, **kwargs)):
+            with pytest.raises(RuntimeError, match="Boolean alpha only supported for Boolean results, but got True"):
+                function(x, x, alpha=True)
+    with pytest.raises(RuntimeError, match="must not be a floating point number, but got 0.5"):
+        myops.add(a, a, alpha=0.5)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs two devices")
 def test_mixed_devices_are_named() -> None:
     with pytest.raises(RuntimeError, match="mat2 is on cpu and input is on cuda:0"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -25,16 +26,16 @@ import myops
 from myops import override
 
 ROOT = Path(__file__).resolve().parents[1]
-OVERLOADS = sorted(override.OVERLOADS)
+OVERLOADS = sorted({reroute.overload for reroute in override.REROUTES})
 
 
 @pytest.fixture(autouse=True)
 def off_and_counted_from_zero() -> Iterator[None]:
     myops.reset_stats()
     yield
-    left = {name: depth for name, depth in override._depth.items() if depth}
-    for name, depth in left.items():
-        for _ in range(depth):
+    left = {name: len(users) for name, users in override._users.items() if users}
+    for name, users in left.items():
+        for _ in range(users):
             myops.disable((name,))
     assert not left, f"a test left the switch on: {left}"
 
@@ -436,7 +437,7 @@ def test_many_times() -> None:
     gc.collect()
     assert hits("mm") == 200
     assert tables() == native
-    assert not override._libraries
+    assert not override._installed
 
 
 def test_stats() -> None:
@@ -462,6 +463,207 @@ def test_stats() -> None:
     assert "mine" not in myops.stats()["mm"]["reasons"]
     myops.reset_stats()
     assert all(entry == {"myops": 0, "native": 0, "reasons": {}} for entry in myops.stats().values())
+
+
+def test_reasons_are_bounded() -> None:
+    """Messages name shapes: a run over any number of shapes must not keep any number of messages."""
+    with myops.use(ops=("mm",)):
+        for n in range(2 * override.MAX_REASONS):
+            with pytest.raises(RuntimeError):
+                torch.mm(torch.ones(1, n + 2), torch.ones(1, 1))
+    entry = myops.stats()["mm"]
+    assert entry["native"] == 2 * override.MAX_REASONS
+    assert entry["reasons"]["other reasons"] == override.MAX_REASONS
+    assert len(entry["reasons"]) == override.MAX_REASONS + 1
+
+
+def test_explain() -> None:
+    a = torch.ones(2, 2)
+    assert myops.explain().startswith("switch: off\nCPU: loaded\n")
+    with myops.use(("mm", "addmm")), myops.use(("mm",), strict=True):
+        torch.mm(a, a)
+        torch.addmm(a.int(), a.int(), a.int(), alpha=0.5)
+        lines = myops.explain().splitlines()
+    assert lines[0] == "switch: on for mm (strict), addmm"
+    at = lines.index("addmm: 0 calls on myops, 1 native")
+    assert lines[at - 1] == "mm: 1 calls on myops, 0 native"
+    assert lines[at + 1] == "  1 native: " + next(iter(reasons()))
+
+
+# Strict.
+
+
+def test_strict_raises_where_native_would_run() -> None:
+    a = torch.ones(2, 2)
+    with myops.use(("addmm",), strict=True):
+        torch.addmm(a, a, a)
+        with pytest.raises(RuntimeError, match=r"aten::addmm, and the switch is strict: .*beta must not be a floating"):
+            torch.addmm(a.int(), a.int(), a.int(), beta=0.5)
+        with pytest.raises(RuntimeError, match=r"aten::addmm.out, and the switch is strict: Expected out"):
+            torch.addmm(a, a, a, out=torch.empty(3))
+        torch.mm(a.int(), a.int(), out=torch.empty(0, dtype=torch.int32))  # not among the operators of this switch
+    torch.addmm(a.int(), a.int(), a.int(), beta=0.5)
+    assert myops.stats()["addmm"]["native"] == 2
+
+
+def test_strict_as_long_as_one_user_is() -> None:
+    a = torch.ones(2, 2).int()
+
+    def raises() -> bool:
+        try:
+            torch.addmm(a, a, a, beta=0.5)
+        except RuntimeError as error:
+            assert "strict" in str(error)
+            return True
+        return False
+
+    with myops.use():
+        assert not raises()
+        with myops.use(strict=True):
+            assert raises()
+            with myops.use():
+                assert raises()
+            assert raises()
+            generator = myops.use()
+            generator.__enter__()
+        assert not raises()  # the strict user left before one that came later
+        generator.__exit__(None, None, None)
+        assert not raises()
+    myops.enable(strict=True)
+    assert raises()
+    myops.disable()
+    assert not raises()
+
+
+# _addmm_activation, which has no public function.
+
+
+def test_addmm_activation(dtype: torch.dtype) -> None:
+    def integer(*shape: int) -> Tensor:
+        return integers(*shape, dtype=dtype)
+
+    op, c, a, b = torch.ops.aten._addmm_activation, integer(6), integer(4, 5), integer(5, 6)
+    calls: list[Callable[[], Any]] = [
+        lambda: op(c, a, b),
+        lambda: op(c, a, b, beta=2, alpha=-1),
+        lambda: op(c, a, b, use_gelu=True),
+        lambda: op.out(c, a, b, beta=0, out=torch.zeros(4, 6, dtype=dtype)),
+        lambda: op.out(c, a, b, use_gelu=True, out=torch.zeros(6, 4, dtype=dtype).mT),
+    ]
+    for i, call in enumerate(calls):
+        expected = outcome(call)
+        myops.reset_stats()
+        with myops.use():
+            got = outcome(call)
+        if isinstance(expected[0], tuple):
+            assert torch.equal(got[0][-1], expected[0][-1]), i
+            assert got[0][:-1] == expected[0][:-1], i
+            assert hits("addmm") == 1, i
+        else:  # complex numbers have no relu, integers no gelu
+            assert got == expected, i
+            assert hits("addmm") == 0, i
+
+
+# The environment.
+
+
+def in_process(code: str, **environment: str) -> str:
+    """What Python code prints in a process of its own, to both streams."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(Path(myops.__file__).parents[1]), **environment},
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+COUNT = "a = torch.ones(2, 2); torch.mm(a, a); print(myops.stats()['mm']['myops'], myops.explain().splitlines()[0])"
+
+
+@pytest.mark.parametrize(
+    ("environment", "code", "printed"),
+    [
+        ({}, "", "0 switch: off"),
+        ({"MYOPS_ENABLE": "1"}, "", "1 switch: on for mm, addmm, bmm, baddbmm"),
+        ({"MYOPS_ENABLE": "0"}, "", "0 switch: off"),
+        ({"MYOPS_ENABLE": "1", "MYOPS_DISABLE": "1"}, "", "0 switch: off, MYOPS_DISABLE=1"),
+        ({"MYOPS_DISABLE": "1"}, "myops.enable(); myops.use().__enter__()", "0 switch: off, MYOPS_DISABLE=1"),
+        ({"MYOPS_DISABLE": "0"}, "myops.enable(strict=True)", "1 switch: on for mm (strict), addmm (strict), "),
+    ],
+)
+def test_environment(environment: dict[str, str], code: str, printed: str) -> None:
+    assert in_process(f"import torch, myops\n{code}\n{COUNT}", **environment).startswith(printed)
+
+
+def test_environment_that_is_neither_yes_nor_no() -> None:
+    code = "try:\n import myops\nexcept ValueError as error: print(error)"
+    assert in_process(code, MYOPS_ENABLE="on").strip() == "MYOPS_ENABLE must be 0 or 1, but is 'on'"
+
+
+def test_enabled_without_an_import(tmp_path: Path) -> None:
+    """Installed, myops is asked by `import torch` itself; not asked for, it is not even imported."""
+    tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml, which Python 3.11 can")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["torch.backends"]
+    metadata = tmp_path / "myops_as_installed-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: myops-as-installed\nVersion: 0\n")
+    lines = [f"{name} = {target}" for name, target in declared.items()]
+    (metadata / "entry_points.txt").write_text("\n".join(["[torch.backends]", *lines, ""]))
+    path = os.pathsep.join([str(tmp_path), str(ROOT), str(Path(myops.__file__).parents[1])])
+    code = f"import sys, torch\nassert 'myops' in sys.modules\nimport myops\n{COUNT}"
+    assert in_process(code, PYTHONPATH=path, MYOPS_ENABLE="1").startswith("1 switch: on")
+    assert in_process("import sys, torch\nprint('myops' in sys.modules)", PYTHONPATH=path).strip() == "False"
+
+
+# Other libraries that override the same kernels.
+
+
+def other_library(overload: str, marker: list[str]) -> torch.library.Library:
+    """A library that overrides a kernel, notes that it was called, and goes on to what was there."""
+    below = torch.library.get_kernel(f"aten::{overload}", "CPU")
+    library = torch.library.Library("aten", "IMPL", "CPU")
+
+    def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+        marker.append(overload)
+        return below.call_boxed(keyset, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        library.impl(overload, kernel, "CPU", with_keyset=True, allow_override=True)
+    return library
+
+
+def test_the_native_kernel_is_whatever_was_there() -> None:
+    a, seen = torch.ones(2, 2).bool(), []
+    before = tables()
+    library = other_library("mm", seen)
+    theirs = outcome(lambda: torch.mm(a, a))
+    with myops.use(("mm",)):
+        assert outcome(lambda: torch.mm(a, a)) == theirs
+        assert len(seen) == 2
+        torch.mm(a.float(), a.float())
+        assert len(seen) == 2
+    torch.mm(a.float(), a.float())
+    assert len(seen) == 3
+    library._destroy()
+    assert tables() == before
+
+
+def test_a_captured_kernel_may_go_away() -> None:
+    """The library below is unloaded while the switch is on: what it had overridden is native then."""
+    a, seen = torch.ones(2, 2).bool(), []
+    before, expected = tables(), outcome(lambda: torch.mm(a, a))
+    library = other_library("mm", seen)
+    with myops.use(("mm",)):
+        library._destroy()
+        for _ in range(2):
+            assert outcome(lambda: torch.mm(a, a)) == expected
+        torch.mm(a.float(), a.float())
+    assert not seen
+    assert hits("mm") == 1
+    assert reasons() == {"myops.mm is not implemented for input of dtype bool": 2}
+    assert tables() == before
 
 
 def test_myops_itself_is_not_counted_and_does_not_recurse() -> None:
@@ -597,9 +799,9 @@ def test_writes_are_seen_by_autograd() -> None:
 
 
 def test_threads() -> None:
-    """Forward and backward from threads, while the switch is turned on and off by others."""
+    """Forward and backward from threads, while the switch is turned on and off by others; every call is counted."""
     a = torch.randn(24, 24, dtype=torch.float64)
-    expected, failures = a @ a, []
+    expected, failures, steps = a @ a, [], []
     stop = threading.Event()
 
     def compute() -> None:
@@ -608,6 +810,7 @@ def test_threads() -> None:
                 x = a.clone().requires_grad_()
                 y = x @ a
                 y.sum().backward()
+                steps.append(2)
                 torch.testing.assert_close(y.detach(), expected)
                 torch.testing.assert_close(x.grad, a.sum(1).expand_as(a))
         except Exception as error:
@@ -618,6 +821,7 @@ def test_threads() -> None:
             for _ in range(30):
                 with myops.use(ops=("mm",)):
                     torch.testing.assert_close(a @ a, expected)
+                    steps.append(1)
         except Exception as error:
             failures.append(error)
 
@@ -629,13 +833,41 @@ def test_threads() -> None:
             worker.start()
         for worker in workers[2:]:
             worker.join(timeout=120)
-        a @ a
         stop.set()
         for worker in workers:
             worker.join(timeout=120)
         assert not any(worker.is_alive() for worker in workers)
     assert not failures
-    assert hits("mm") > 100
+    assert hits("mm") == sum(steps) > 60
+
+
+def test_threads_while_the_kernels_come_and_go() -> None:
+    """No one holds the switch: reroutes are made and destroyed under the calls of other threads."""
+    a = torch.randn(24, 24, dtype=torch.float64)
+    native, expected, failures = tables(), a @ a, []
+    stop = threading.Event()
+
+    def compute() -> None:
+        try:
+            while not stop.is_set():
+                torch.testing.assert_close(torch.mm(a, a), expected)
+                with pytest.raises(RuntimeError, match="cannot be multiplied"):
+                    torch.mm(a, a[:3])
+        except BaseException as error:
+            failures.append(error)
+
+    workers = [threading.Thread(target=compute) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for _ in range(100):
+        with myops.use(ops=("mm",)):
+            torch.mm(a, a)
+    stop.set()
+    for worker in workers:
+        worker.join(timeout=120)
+    assert not failures
+    assert hits("mm") >= 100
+    assert tables() == native
 
 
 class Encoder(nn.Module):
@@ -739,6 +971,33 @@ def test_tensor_subclass_and_parameter() -> None:
     assert type(got) is Mine
     torch.testing.assert_close(got.as_subclass(Tensor).detach(), a @ a)
     assert hits("mm") == 1
+
+
+class Products(torch.utils.data.Dataset):
+    """What a data loader's workers compute: a product, and whether myops took it."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        before = hits("mm")
+        return torch.mm(torch.full((40, 40), float(index)), torch.ones(40, 40)), hits("mm") - before
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_a_data_loader(method: str) -> None:
+    """A forked worker inherits the switch; a spawned one is a new program, and has its own."""
+    if method not in torch.multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    with myops.use(strict=True):
+        torch.mm(torch.ones(40, 40), torch.ones(40, 40))
+        loader = torch.utils.data.DataLoader(
+            Products(), batch_size=None, num_workers=2, multiprocessing_context=method, timeout=120
+        )
+        found = list(loader)
+    for index, (product, taken) in enumerate(found):
+        assert torch.equal(product, torch.full((40, 40), 40.0 * index))
+        assert taken == (method == "fork")
 
 
 def test_fake_and_meta_tensors_do_not_come_here() -> None:

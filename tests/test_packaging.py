@@ -155,6 +155,7 @@ calls = [
     lambda: myops.mm(x, x), lambda: myops.addmm(x, x, x), lambda: myops.add(x, x), lambda: myops.bmm(x[None], x[None]),
     lambda: myops.matmul(x, x), lambda: myops.linear(x, x), lambda: myops.mm(x, x, out=x), lambda: myops.addmm_(x, x, x),
     lambda: myops.isa(), lambda: myops.plan(1, 1, 1), lambda: myops.enable(), lambda: myops.use().__enter__(),
+    lambda: myops.inductor_pass(), lambda: myops.nn.swap_(torch.nn.Linear(2, 2)), lambda: myops.decompositions(),
 ]
 messages = set()
 for i, call in enumerate(calls):
@@ -286,7 +287,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sources() -> set[str]:
     """Everything that a build reads, relative to the root."""
-    wanted = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "myops/py.typed"}
+    wanted = {"myops_autoload.py", "setup.py", "pyproject.toml", "README.md", "LICENSE", "myops/py.typed"}
     for folder, patterns in (("kernels", ("*.cpp", "*.h", "*.cu", "*.cuh", "*.inc", "*.hpp")), ("myops", ("*.py",))):
         for pattern in patterns:
             wanted |= {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob(pattern)}
@@ -352,5 +353,10 @@ def test_wheel(tree: Path, tmp_path: Path) -> None:
         record = archive.read(next(n for n in names if n.endswith("/WHEEL"))).decode()
     assert "Root-Is-Purelib: false" in record
     modules = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
-    assert modules | {"myops/py.typed", "myops/libmyops_cpu.so"} <= names
+    assert modules | {"myops/py.typed", "myops/libmyops_cpu.so", "myops_autoload.py"} <= names
+    points = next(n for n in names if n.endswith("/entry_points.txt"))
+    with zipfile.ZipFile(wheel) as archive:
+        declared = archive.read(points).decode()
+    assert "myops = myops.compile:backend" in declared
+    assert "myops = myops_autoload:autoload" in declared
     assert not {n for n in names if n.startswith(("tests/", "kernels/", "benchmarks/"))}

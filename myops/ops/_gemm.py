@@ -35,14 +35,18 @@ def check(condition: Any, message: Callable[[], str]) -> None:
         raise RuntimeError(message())
 
 
-def check_pair(op: str, a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtype: torch.dtype | None) -> torch.dtype:
-    """The dtype of the product, after the checks that kernels/gemm_entry.h makes, in its words."""
-    if a.dtype == torch.bool:
-        raise NotImplementedError(f"myops.{op} is not implemented for {a_name} of dtype bool")
+def check_same_dtype(a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtype: torch.dtype | None = None) -> None:
     torch._check(
-        a.dtype == b.dtype,
+        a.dtype in (b.dtype, out_dtype),
         lambda: f"{a_name} and {b_name} must have the same dtype, but got {name_of(a.dtype)} and {name_of(b.dtype)}",
     )
+
+
+def check_pair(op: str, a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of the product, after the checks that kernels/gemm_entry.h makes, in its words."""
+    check_same_dtype(a, a_name, b, b_name)
+    if a.dtype == torch.bool:
+        raise NotImplementedError(f"myops.{op} is not implemented for {a_name} of dtype bool")
     torch._check(
         a.device == b.device,
         lambda: (
@@ -62,11 +66,7 @@ def check_pair(op: str, a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtyp
     return out_dtype
 
 
-def check_addend(c: Tensor, name: str, a: Tensor, a_name: str, shape: tuple[Any, ...], dtype: torch.dtype) -> None:
-    torch._check(
-        c.dtype in (dtype, a.dtype),
-        lambda: f"{name} and {a_name} must have the same dtype, but got {name_of(c.dtype)} and {name_of(a.dtype)}",
-    )
+def check_addend(c: Tensor, name: str, shape: tuple[Any, ...]) -> None:
     fits = c.dim() <= len(shape) and all(
         n == 1 or n == m for n, m in zip(reversed(c.shape), reversed(shape), strict=False)
     )
@@ -176,6 +176,11 @@ def batched_addend(t: Tensor, dim: int | None, size: int, rank: int) -> Tensor:
     """A broadcastable addend with the batch in front and ones up to `rank` dimensions behind it."""
     t = batched(t, dim, size)
     return t.reshape(size, *(1,) * (rank - (t.dim() - 1)), *t.shape[1:])
+
+
+def whole(value: float, dtype: torch.dtype) -> float | int:
+    """A scalar as torch's operators want it: of integers an integer."""
+    return value if dtype.is_floating_point or dtype.is_complex else int(value)
 
 
 # Samples.

@@ -11,7 +11,7 @@ from torch._prims_common import compute_elementwise_output_strides
 
 from ..calls import Number, call, call_in_place, call_out
 from ..registration import BadCall, Operator, Sample, register
-from ._gemm import addend_grad, bad, batched, layouts, ops, sample, tensor, total
+from ._gemm import addend_grad, bad, batched, layouts, ops, sample, tensor, total, whole
 
 
 class Add(Operator):
@@ -30,10 +30,6 @@ class Add(Operator):
         dtype = torch.result_type(input, other)
         if dtype == torch.complex32:
             raise NotImplementedError("myops.add is not implemented for a result of dtype complex32")
-        torch._check(
-            dtype != torch.bool or alpha == 1,
-            lambda: f"Boolean alpha only supported for Boolean results, but got {alpha}",
-        )
         torch._check(
             dtype.is_floating_point or dtype.is_complex or alpha == int(alpha),
             lambda: f"For integral tensors, argument alpha must not be a floating point number, but got {alpha}",
@@ -79,6 +75,9 @@ class Add(Operator):
         a, b = align(input, dims[0]), align(other, dims[1])
         dtype = promoted(input, dims[0], other, dims[1])
         return ops().add(a.to(dtype), b.to(dtype), alpha=alpha)
+
+    def decompose(self, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
+        return torch.add(input, other, alpha=whole(alpha, torch.result_type(input, other)))
 
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         count = 2
@@ -128,6 +127,12 @@ def as_tensor(input: Tensor, other: Tensor | Number) -> Tensor:
     return torch.full((), other, dtype=dtype_with_number(input.dtype, other), device="cpu")
 
 
+def check_alpha(input: Tensor, other: Tensor, alpha: Number) -> None:
+    """What the operator, whose alpha is a float, cannot tell: True from 1."""
+    if isinstance(alpha, bool) and torch.result_type(input, other) != torch.bool:
+        raise RuntimeError(f"Boolean alpha only supported for Boolean results, but got {alpha}")
+
+
 def dtype_with_number(dtype: torch.dtype, number: Number) -> torch.dtype:
     """`torch.result_type` of a tensor and a number, which torch.compile does not trace."""
     inexact = dtype.is_floating_point or dtype.is_complex
@@ -156,6 +161,7 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1, out: Tensor
             with an argument that requires grad.
     """
     other = as_tensor(input, other)
+    check_alpha(input, other, alpha)
     if out is None:
         return call(_add, input, other, alpha=alpha)
     return call_out(_add, out, input, other, alpha=alpha)
@@ -163,4 +169,6 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1, out: Tensor
 
 def add_(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     """`add` written to `input`, whose shape and dtype the result must fit; returns `input`."""
-    return call_in_place(_add, input, as_tensor(input, other), alpha=alpha)
+    other = as_tensor(input, other)
+    check_alpha(input, other, alpha)
+    return call_in_place(_add, input, other, alpha=alpha)

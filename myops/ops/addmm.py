@@ -18,6 +18,7 @@ from ._gemm import (
     batched_addend,
     check_addend,
     check_pair,
+    check_same_dtype,
     layouts,
     matrix_shape,
     ops,
@@ -27,6 +28,7 @@ from ._gemm import (
     save_product,
     tensor,
     total,
+    whole,
 )
 
 SHAPES = [(2, 3, 4), (1, 1, 1), (5, 1, 7), (17, 33, 9), (8, 64, 65), (3, 0, 4), (0, 3, 4), (3, 4, 0)]
@@ -62,6 +64,10 @@ class Mm(Operator):
 
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         return 2 * a[0] * a[1] * b[1]
+
+    def decompose(self, input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
+        dtype = out_dtype or input.dtype
+        return torch.matmul(input.to(dtype), mat2.to(dtype))
 
     def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
         for m, k, n in SHAPES:
@@ -116,8 +122,10 @@ class Addmm(Operator):
     ) -> Tensor:
         shape = self.shape(input, mat1, mat2)
         first, second = self.operands
+        check_same_dtype(mat1, first, mat2, second)
+        check_same_dtype(input, "input", mat1, first, out_dtype)
         dtype = check_pair(self.name, mat1, first, mat2, second, out_dtype)
-        check_addend(input, "input", mat1, first, shape, dtype)
+        check_addend(input, "input", shape)
         return mat1.new_empty(shape, dtype=dtype)
 
     def save(
@@ -175,6 +183,26 @@ class Addmm(Operator):
 
     def flops(self, c: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         return 2 * a[0] * a[1] * b[1]
+
+    aten: Any = staticmethod(torch.addmm)
+
+    def decompose(
+        self,
+        input: Tensor,
+        mat1: Tensor,
+        mat2: Tensor,
+        out_dtype: torch.dtype | None = None,
+        *,
+        beta: float = 1.0,
+        alpha: float = 1.0,
+    ) -> Tensor:
+        dtype = out_dtype or mat1.dtype
+        shape = (*mat1.shape[:-1], mat2.shape[-1])
+        if alpha == 0:  # of which torch has no one rule
+            scaled = input.to(dtype) * whole(beta, dtype) if beta != 0 else input.new_zeros(input.shape, dtype=dtype)
+            return scaled.expand(shape).clone(memory_format=torch.contiguous_format)
+        scalars = {"beta": whole(beta, dtype), "alpha": whole(alpha, dtype)}
+        return self.aten(input.to(dtype), mat1.to(dtype), mat2.to(dtype), **scalars)
 
     def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
         half = 0.5 if dtype.is_floating_point or dtype.is_complex else 3

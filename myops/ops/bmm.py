@@ -85,6 +85,7 @@ class Bmm(Mm):
 class Baddbmm(Addmm):
     name = "baddbmm"
     operands = ("batch1", "batch2")
+    aten: Any = staticmethod(torch.baddbmm)
 
     def shape(self, input: Tensor, mat1: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return batch_shape(mat1, "batch1", mat2, "batch2")

@@ -10,7 +10,20 @@ from torch import Tensor
 
 from ..calls import call, call_out
 from ..registration import BadCall, Operator, Sample, register
-from ._gemm import bad, batched, check, check_pair, ops, product_tangent, rows, sample, save_product, tensor, total
+from ._gemm import (
+    bad,
+    batched,
+    check,
+    check_pair,
+    check_same_dtype,
+    ops,
+    product_tangent,
+    rows,
+    sample,
+    save_product,
+    tensor,
+    total,
+)
 
 
 def result_shape(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
@@ -41,9 +54,10 @@ class Linear(Operator):
 
     def fake(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         shape = self.shape(input, weight, bias)
-        dtype = check_pair("linear", input, "input", weight, "weight", None)
+        check_same_dtype(input, "input", weight, "weight")
         if bias is not None:
-            check_pair("linear", bias, "bias", input, "input", None)
+            check_same_dtype(bias, "bias", input, "input")
+        dtype = check_pair("linear", input, "input", weight, "weight", None)
         return input.new_empty(shape, dtype=dtype)
 
     def save(self, ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -86,6 +100,12 @@ class Linear(Operator):
             return result
         b = batched(bias, dims[2], size)
         return result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:])
+
+    def decompose(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if weight.dim() == 2:
+            return torch.nn.functional.linear(input, weight, bias)
+        product = torch.matmul(input, weight)
+        return product if bias is None else product + bias
 
     def flops(self, x: Any, w: Any, *args: Any, **kwargs: Any) -> int:
         count = 2 * (w[0] if len(w) == 2 else 1)

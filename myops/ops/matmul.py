@@ -96,6 +96,9 @@ class Matmul(Operator):
             result = result.squeeze(-1)
         return result.squeeze(-1 if column else -2) if row else result
 
+    def decompose(self, input: Tensor, other: Tensor) -> Tensor:
+        return torch.matmul(input, other)
+
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         batch = torch.broadcast_shapes(a[:-2], b[:-2])
         count = 2 * a[-1] * (a[-2] if len(a) > 1 else 1) * (b[-1] if len(b) > 1 else 1)

@@ -1,0 +1,105 @@
+"""`python -m myops.info`: which operator runs where, and why not elsewhere; versions, instruction sets, environment.
+
+python -m myops.info            a table
+python -m myops.info --json     the same as one JSON object
+python -m myops.info --full     and what `python -m torch.utils.collect_env` says
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+import torch
+
+from . import _native
+from .override import REROUTES
+from .registration import OPERATORS
+
+VARIABLES = {
+    "MYOPS_ENABLE": "1: the switch is on from the import of torch or myops",
+    "MYOPS_DISABLE": "1: the switch and the compile pass do nothing",
+    "MYOPS_ISA": "instruction set level of the CPU kernels",
+    "TORCH_LOGS": "+myops: what the switch, the compile pass and swap_ do",
+}
+
+
+def _devices() -> dict[str, str]:
+    """Where the operators run: "ok" and what with, or the reason why not."""
+    if _native.cpu_error is not None:
+        cpu = cuda = _native.load_failure("CPU", _native.cpu_error)
+    else:
+        cpu = f"ok: {_native.isa()}"
+        cuda = _native.cuda_error or ("ok" if torch.cuda.is_available() else "loaded, but torch finds no device")
+        if cuda == "ok":
+            cuda += ": " + ", ".join(
+                f"{torch.cuda.get_device_name(i)} (sm_{''.join(map(str, torch.cuda.get_device_capability(i)))})"
+                for i in range(torch.cuda.device_count())
+            )
+    return {"cpu": cpu, "cuda": cuda, "others": "torch's own operators, through the decomposition"}
+
+
+def collect() -> dict[str, Any]:
+    """Everything that is printed, as plain data. Never initialises CUDA beyond asking whether there is a device."""
+    devices = _devices()
+    operators = {
+        name: {
+            "overloads": [str(op) for op in row.overloads] if _native.cpu_error is None else [],
+            "rerouted": [f"aten.{r.overload} ({', '.join(r.keys)})" for r in REROUTES if r.name == name],
+            **devices,
+        }
+        for name, row in OPERATORS.items()
+    }
+    return {
+        **_native.build_info(),
+        "path": str(_native._FOLDER),
+        "dtypes": [str(dtype).removeprefix("torch.") for dtype in _native.DTYPE_CODES],
+        "devices": devices,
+        "operators": operators,
+        "environment": {name: os.environ.get(name) for name in VARIABLES},
+    }
+
+
+def text(info: dict[str, Any]) -> str:
+    """`collect()` for people."""
+    lines = [
+        f"myops {info['myops']} at {info['path']}",
+        f"torch {info['torch_running']}, myops built with {info['torch_built']}; {info['threads']} threads",
+        f"instruction sets: {', '.join(info['isa_levels']) or 'unknown'}; in use: {info['isa']}",
+        f"dtypes: {', '.join(info['dtypes'])}",
+        "",
+        *(f"{device:8}{state}" for device, state in info["devices"].items()),
+        "",
+        f"{'operator':10}{'cpu':6}{'cuda':6}{'overloads':11}under the switch",
+    ]
+    for name, row in info["operators"].items():
+        cells = ["yes" if row[device].startswith("ok") else "no" for device in ("cpu", "cuda")]
+        switch = ", ".join(dict.fromkeys(r.partition(" ")[0] for r in row["rerouted"])) or "-"
+        lines.append(f"{name:10}{cells[0]:6}{cells[1]:6}{len(row['overloads']):<11}{switch}")
+    lines.append("")
+    lines += [f"{name} = {info['environment'][name] or ''}  ({what})" for name, what in VARIABLES.items()]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m myops.info", description="Which operator runs where, and why not.")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument("--full", action="store_true", help="add the output of torch.utils.collect_env")
+    chosen = parser.parse_args(arguments)
+    info = collect()
+    if chosen.full:
+        from torch.utils.collect_env import get_pretty_env_info
+
+        info["collect_env"] = get_pretty_env_info()
+    if chosen.json:
+        print(json.dumps(info, indent=2))
+        return
+    print(text(info))
+    if chosen.full:
+        print("\n" + info["collect_env"])
+
+
+if __name__ == "__main__":
+    main()

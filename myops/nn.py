@@ -1,0 +1,134 @@
+"""Modules on myops, and `swap_`, which puts the modules of a model on them.
+
+A module is swapped by changing its class and nothing else: parameters, hooks, tied weights, optimisers, names in the
+state_dict and what holds a reference to the module all stay. Not here: modules whose products torch calls from C++ or
+through functions (nn.MultiheadAttention, GRU, Bilinear); the switch (override.py) reaches those.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _native
+from .ops.addmm import addmm
+from .ops.linear import linear
+
+log = logging.getLogger(__name__)
+
+HF_CONV1D = "transformers.pytorch_utils"
+
+
+class Linear(torch.nn.Linear):
+    """`torch.nn.Linear` through `myops.linear`: `input @ weight.T + bias`, the same parameters and state_dict."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+def __getattr__(name: str) -> Any:
+    """`Conv1D`, made when transformers is there: importing myops must not import it."""
+    if name != "Conv1D" or HF_CONV1D not in sys.modules:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    base: Any = sys.modules[HF_CONV1D].Conv1D
+
+    class Conv1D(base):
+        """The linear layer of GPT-2 in transformers, whose weight is (in_features, out_features), through addmm."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            product = addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
+            return product.view(*x.shape[:-1], self.nf)
+
+    Conv1D.__module__, Conv1D.__qualname__ = __name__, "Conv1D"  # so that instances can be pickled
+    globals()["Conv1D"] = Conv1D
+    return Conv1D
+
+
+@dataclass
+class Report:
+    """What `swap_` did: names of modules, in the order of `named_modules()`."""
+
+    swapped: dict[str, str] = field(default_factory=dict)  # name -> class that it has now
+    skipped: dict[str, str] = field(default_factory=dict)  # name -> why
+
+    def __str__(self) -> str:
+        lines = [f"swapped {len(self.swapped)}, skipped {len(self.skipped)}"]
+        lines += [f"  {name or '(the model)'}: {new}" for name, new in self.swapped.items()]
+        lines += [f"  {name or '(the model)'} skipped: {why}" for name, why in self.skipped.items()]
+        return "\n".join(lines)
+
+
+def _replacements() -> dict[type, type]:
+    found: dict[type, type] = {torch.nn.Linear: Linear}
+    if HF_CONV1D in sys.modules:
+        found[sys.modules[HF_CONV1D].Conv1D] = getattr(sys.modules[__name__], "Conv1D")  # noqa: B009
+    return found
+
+
+def _why_not(module: torch.nn.Module) -> str | None:
+    """Why a module whose class has a replacement keeps its class."""
+    if "forward" in vars(module):
+        return "its forward is patched on the instance"
+    for name, parameter in module.named_parameters(recurse=False):
+        if type(parameter) not in (torch.nn.Parameter, Tensor):
+            return f"its {name} is a {type(parameter).__name__}"
+        if parameter.dtype not in _native.DTYPE_CODES:
+            return f"its {name} is of dtype {parameter.dtype}"
+    return None
+
+
+def swap_(model: torch.nn.Module, filter_fn: Callable[[torch.nn.Module, str], bool] | None = None) -> Report:
+    """Put the `nn.Linear` modules of `model` (and transformers' `Conv1D`) on myops, in place.
+
+    Args:
+        model: any module; it may itself be a Linear.
+        filter_fn: `filter_fn(module, name)` says whether to swap a module whose class has a replacement; `name` is the
+            one in `named_modules()`. Default: all.
+
+    Returns:
+        A `Report`; print it. Subclasses of Linear, parametrized, quantized and patched modules are skipped, with the
+        reason; other classes are not mentioned. Under `MYOPS_DISABLE=1` nothing is swapped.
+
+    Warns:
+        UserWarning: nothing was swapped.
+
+    Raises:
+        ImportError: the native library is missing.
+    """
+    _native.require()
+    report, replacements = Report(), _replacements()
+    for name, module in model.named_modules():
+        new = replacements.get(type(module))
+        if new is None:
+            base = next((base for base in replacements if isinstance(module, base)), None)
+            if base is not None and type(module) not in replacements.values():
+                report.skipped[name] = f"{type(module).__name__} is a subclass of {base.__name__}"
+            continue
+        if filter_fn is not None and not filter_fn(module, name):
+            report.skipped[name] = "filter_fn"
+        elif _native.flag("MYOPS_DISABLE"):
+            report.skipped[name] = "MYOPS_DISABLE=1"
+        elif (reason := _why_not(module)) is not None:
+            report.skipped[name] = reason
+        else:
+            module.__class__ = new
+            report.swapped[name] = f"myops.nn.{new.__name__}"
+    log.info("%s: %s", type(model).__name__, report)
+    if not report.swapped and not _native.flag("MYOPS_DISABLE"):
+        warnings.warn(f"swap_ replaced nothing in {type(model).__name__}: {report}", stacklevel=2)
+    return report
+
+
+def unswap_(model: torch.nn.Module) -> None:
+    """Undo `swap_`: every module of a class of this file gets torch's own class back."""
+    originals = {new: old for old, new in _replacements().items()}
+    for module in model.modules():
+        module.__class__ = originals.get(type(module), type(module))

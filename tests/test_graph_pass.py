@@ -1,0 +1,342 @@
+"""torch.compile onto myops: what the rewriting of graphs replaces and what not, and the pass and backend of Inductor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from functorch.compile import make_boxed_func
+from torch import Tensor, fx, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.utils import counters
+from torch._inductor import config
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._inductor.utils import fresh_inductor_cache
+
+import myops
+from myops.compile import FIELD, backend
+from myops.graph import rewrite
+
+ROOT = Path(__file__).resolve().parents[1]
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def products(graph: fx.Graph) -> list[str]:
+    """The products of a graph, in order, ours and torch's."""
+    names = [str(node.target).removesuffix(".default") for node in graph.nodes if node.op == "call_function"]
+    return [name for name in names if name.partition(".")[2].partition(".")[0] in PRODUCTS]
+
+
+class Rewriting:
+    """A backend that rewrites and runs the graphs without Inductor, and keeps the products of each."""
+
+    def __init__(self) -> None:
+        self.forward: list[str] = []
+        self.backward: list[str] = []
+
+    def __call__(self, module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        def compiler(kept: list[str]) -> Callable[..., Any]:
+            def compile_one(module: fx.GraphModule, _: Any) -> Callable[..., Any]:
+                counted = rewrite(module.graph)
+                module.graph.lint()
+                module.recompile()
+                kept.extend(products(module.graph))
+                assert counted == Counter(name.removeprefix("myops.") for name in kept if name.startswith("myops."))
+                return make_boxed_func(module)
+
+            return compile_one
+
+        return aot_autograd(fw_compiler=compiler(self.forward), bw_compiler=compiler(self.backward))(module, inputs)
+
+
+def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=dtype, requires_grad=True)
+
+
+def with_grads(function: Callable[..., Tensor], args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    result = function(*args)
+    return result.detach(), *torch.autograd.grad(result.square().sum(), args)
+
+
+linear = nn.functional.linear
+
+# Name, function, shapes of its arguments, products of the forward and of the backward graph.
+TAKEN: list[tuple[str, Callable[..., Tensor], list[tuple[int, ...]], str, str]] = [
+    ("mm", torch.mm, [(4, 5), (5, 6)], "mm", "mm mm"),
+    ("operator @", lambda a, b: a @ b, [(2, 4, 5), (5, 6)], "mm", "mm mm"),
+    ("addmm", lambda c, a, b: torch.addmm(c, a, b, beta=0.5, alpha=2), [(6,), (4, 5), (5, 6)], "addmm", "mm mm"),
+    ("bmm", torch.bmm, [(3, 4, 5), (3, 5, 6)], "bmm", "bmm bmm"),
+    ("matmul", torch.matmul, [(2, 3, 4, 5), (2, 3, 5, 6)], "bmm", "bmm bmm"),
+    ("einsum", lambda a, b: torch.einsum("bij,bkj->bik", a, b), [(3, 4, 5), (3, 6, 5)], "bmm", "bmm bmm"),
+    ("baddbmm", lambda c, a, b: torch.baddbmm(c, a, b, alpha=3), [(4, 6), (3, 4, 5), (3, 5, 6)], "baddbmm", "bmm bmm"),
+    ("linear", linear, [(4, 5), (6, 5), (6,)], "addmm", "mm mm"),
+    ("linear of a batch", linear, [(2, 4, 5), (6, 5), (6,)], "addmm", "mm mm"),
+    ("linear without bias", linear, [(2, 4, 5), (6, 5)], "mm", "mm mm"),
+    ("mm + matrix", lambda a, b, c: a @ b + c, [(4, 5), (5, 6), (4, 6)], "addmm", "mm mm"),
+    ("row + mm", lambda a, b, c: c + a @ b, [(4, 5), (5, 6), (6,)], "addmm", "mm mm"),
+    ("bmm + matrix", lambda a, b, c: torch.bmm(a, b) + c, [(3, 4, 5), (3, 5, 6), (4, 6)], "baddbmm", "bmm bmm"),
+    ("view of mm + row", lambda a, b, c: a @ b + c, [(2, 4, 5), (5, 6), (6,)], "addmm", "mm mm"),
+    ("mm + mm", lambda a, b, c: a @ b + a @ c, [(4, 5), (5, 6), (5, 6)], "addmm mm", "mm mm mm addmm"),
+    # The sum is left where it is.
+    ("sum that grows", lambda a, b, c: a @ b + c, [(4, 5), (5, 6), (2, 4, 6)], "mm", "mm mm"),
+    ("sum of another shape", lambda a, b, c: a @ b + c, [(2, 4, 5), (5, 6), (4, 6)], "mm", "mm mm"),
+    ("product used twice", lambda a, b, c: (p := a @ b) + c * p, [(4, 5), (5, 6), (6,)], "mm", "mm mm"),
+    ("scaled sum", lambda a, b, c: torch.add(c, a @ b, alpha=2), [(4, 5), (5, 6), (6,)], "mm", "mm mm"),
+]
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize(("name", "function", "shapes", "forward", "backward"), TAKEN, ids=[t[0] for t in TAKEN])
+def test_products_are_replaced(
+    name: str,
+    function: Callable[..., Tensor],
+    shapes: list[tuple[int, ...]],
+    forward: str,
+    backward: str,
+    dynamic: bool,
+) -> None:
+    rewriting = Rewriting()
+    compiled = torch.compile(function, backend=rewriting, fullgraph=True, dynamic=dynamic)
+    args = tuple(leaf(*shape) for shape in shapes)
+    torch.testing.assert_close(with_grads(compiled, args), with_grads(function, args))
+    assert sorted(rewriting.forward) == sorted(f"myops.{product}" for product in forward.split())
+    assert rewriting.backward == [f"myops.{product}" for product in backward.split()]
+    if dynamic:
+        with torch._dynamo.config.patch(error_on_recompile=True):
+            args = tuple(leaf(*(n + 2 for n in shape)) for shape in shapes)
+            torch.testing.assert_close(with_grads(compiled, args), with_grads(function, args))
+
+
+def test_linear_of_a_strided_batch() -> None:
+    """torch makes a bmm and a sum of it."""
+    x, w, b = leaf(3, 4, 5), leaf(6, 5), leaf(6)
+    rewriting = Rewriting()
+    compiled = torch.compile(lambda x, w, b: linear(x.transpose(0, 1), w, b), backend=rewriting, fullgraph=True)
+    torch.testing.assert_close(compiled(x, w, b), linear(x.transpose(0, 1), w, b))
+    assert rewriting.forward in (["myops.addmm"], ["myops.baddbmm"])
+
+
+LEFT: list[tuple[str, Callable[[Tensor], Tensor], torch.dtype, str]] = [
+    ("complex scalar", lambda c: torch.addmm(c, c, c, alpha=2j), torch.complex64, "aten.addmm"),
+    ("fraction of integers", lambda c: torch.addmm(c, c, c, beta=0.5), torch.int64, "aten.addmm"),
+    ("large integer", lambda c: torch.addmm(c, c, c, alpha=2**60 + 1), torch.int64, "aten.addmm"),
+    ("sum with promotion", lambda c: torch.mm(c, c) + c.double(), torch.float32, "myops.mm"),
+]
+
+
+@pytest.mark.parametrize(("name", "function", "dtype_", "kept"), LEFT, ids=[t[0] for t in LEFT])
+def test_what_myops_refuses_stays(
+    name: str, function: Callable[[Tensor], Tensor], dtype_: torch.dtype, kept: str
+) -> None:
+    rewriting, c = Rewriting(), torch.randint(0, 4, (3, 3)).to(dtype_)
+    compiled = torch.compile(function, backend=rewriting, fullgraph=True)
+    torch.testing.assert_close(compiled(c), function(c))
+    assert rewriting.forward == [kept]
+
+
+def test_devices_without_a_kernel_stay() -> None:
+    graph = fx.Graph()
+    a = graph.placeholder("a")
+    a.meta["val"] = torch.empty(2, 2, device="meta")
+    product = graph.call_function(torch.ops.aten.mm.default, (a, a))
+    product.meta["val"] = torch.empty(2, 2, device="meta")
+    graph.output(product)
+    assert rewrite(graph) == Counter()
+    assert products(graph) == ["aten.mm"]
+
+
+# Inductor.
+
+
+@pytest.fixture
+def no_cache() -> Iterator[None]:
+    """Passes do not run for code that is served from a cache, of an earlier run say."""
+    with fresh_inductor_cache():
+        yield
+
+
+class Recorded(CustomGraphPass):
+    """Another library's pass: notes the products that it sees."""
+
+    def __init__(self, name: str, inner: CustomGraphPass | None = None) -> None:
+        self.name, self.inner = name, inner
+        self.seen: list[list[str]] = []
+
+    def __call__(self, graph: fx.Graph) -> None:
+        if self.inner is not None:
+            self.inner(graph)
+        self.seen.append(products(graph))
+
+    def uuid(self) -> Any:
+        return (self.name, self.inner.uuid()) if self.inner else self.name
+
+
+def model() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4, bias=False)).double()
+
+
+def training_step(model: nn.Module, x: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    y = model(x)
+    y.float().square().sum().backward()
+    return [y.detach(), *(p.grad.clone() for p in model.parameters())]  # type: ignore[union-attr]
+
+
+def calls_in(work: Callable[[], Any]) -> Counter[str]:
+    """The products that run, by their names in the profiler."""
+    with torch.profiler.profile() as profiler:
+        work()
+    names = (event.name.replace("::", ".") for event in profiler.events())
+    return Counter(name for name in names if name in {f"{ns}.{p}" for ns in ("aten", "myops") for p in PRODUCTS})
+
+
+STEP = Counter({"myops.addmm": 1, "myops.mm": 4})  # forward addmm, mm; backward three products
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_pass_in_inductor() -> None:
+    x = torch.randn(6, 8, dtype=torch.float64)
+    recorded = Recorded("last", myops.inductor_pass())
+    compiled = torch.compile(model(), fullgraph=True, options={FIELD: recorded})
+    torch.testing.assert_close(training_step(compiled, x), training_step(model(), x))
+    assert recorded.seen == [["myops.addmm", "myops.mm"], ["myops.mm"] * 3]
+    assert calls_in(lambda: training_step(compiled, x)) == STEP
+
+
+def test_backend_with_dynamic_shapes() -> None:
+    compiled = torch.compile(model(), fullgraph=True, dynamic=True, backend=backend)
+    x = torch.randn(6, 8, dtype=torch.float64)
+    torch.testing.assert_close(training_step(compiled, x), training_step(model(), x))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for rows in (2, 9, 30):
+            x = torch.randn(rows, 8, dtype=torch.float64)
+            torch.testing.assert_close(training_step(compiled, x), training_step(model(), x))
+    assert calls_in(lambda: training_step(compiled, x)) == STEP
+    plain = torch.compile(model(), fullgraph=True)
+    counted = calls_in(lambda: training_step(plain, x))
+    assert not any(name.startswith("myops") for name in counted), "the backend is one model's, not the process's"
+
+
+def test_backend_with_autocast_and_a_transformer() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    x = torch.randn(2, 5, 16)
+
+    def run(f: nn.Module) -> list[Tensor]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return training_step(f, x)
+
+    native, ours = run(layer), run(torch.compile(layer, backend=backend))
+    exact = training_step(layer.double(), x.double())
+    for got, theirs, reference in zip(ours, native, exact, strict=True):
+        floor = torch.finfo(torch.bfloat16).eps * reference.abs().max()
+        assert (got - reference).abs().max() <= 2 * (theirs - reference).abs().max() + floor
+
+
+@pytest.mark.usefixtures("no_cache")
+def test_other_passes_keep_running() -> None:
+    """A pass of another library, in the configuration or in the options, alone or in a list, comes before ours."""
+    x = torch.randn(6, 8, dtype=torch.float64)
+    ours = ["aten.addmm", "aten.mm"]
+    configured, optional = Recorded("configured"), Recorded("optional")
+    with config.patch({FIELD: configured}), torch.no_grad():
+        torch.compile(model(), backend=backend)(x)
+        assert configured.seen == [ours]
+        torch._dynamo.reset()
+        torch.compile(model(), backend=backend, options={FIELD: optional})(x)
+    assert optional.seen == [ours]
+    both = Recorded("last", myops.inductor_pass(before=[configured, optional]))
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(model(), options={FIELD: both})(x)
+    assert configured.seen == optional.seen == [ours, ours]
+    assert both.seen == [["myops.addmm", "myops.mm"]]
+
+
+def test_cache_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = myops.inductor_pass().uuid()
+    assert key == myops.inductor_pass().uuid()
+    assert key is not None
+    named = [myops.inductor_pass(before=Recorded(name)).uuid() for name in ("a", "b")]
+    assert len({key, *named}) == 3
+    assert myops.inductor_pass(before=lambda graph: None).uuid() is None, "a plain function has no key to cache by"
+    monkeypatch.setenv("MYOPS_DISABLE", "1")
+    assert myops.inductor_pass().uuid() != key
+
+
+def test_code_from_the_cache_is_on_myops() -> None:
+    x = torch.randn(6, 8, dtype=torch.float64)
+    with fresh_inductor_cache():
+        for expected_hits in (0, 2):  # forward and backward
+            torch._dynamo.reset()
+            counters.clear()
+            with torch._functorch.config.patch(enable_autograd_cache=False):
+                compiled = torch.compile(model(), backend=backend)
+                training_step(compiled, x)
+            assert counters["inductor"]["fxgraph_cache_hit"] == expected_hits
+            assert counters["inductor"]["fxgraph_cache_bypass"] == 0
+            assert calls_in(lambda compiled=compiled: training_step(compiled, x)) == STEP
+        torch._dynamo.reset()
+        plain = torch.compile(model())
+        training_step(plain, x)
+        counted = calls_in(lambda: training_step(plain, x))
+        assert not any(name.startswith("myops") for name in counted), "code of the backend was served without it"
+
+
+def test_kill_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYOPS_DISABLE", "1")
+    compiled, x = torch.compile(model(), backend=backend), torch.randn(6, 8, dtype=torch.float64)
+    torch.testing.assert_close(compiled(x), model()(x))
+    counted = calls_in(lambda: compiled(x))
+    assert counted
+    assert not any(name.startswith("myops") for name in counted)
+
+
+def test_mode_is_inductors() -> None:
+    compiled = torch.compile(model(), backend=backend, mode="max-autotune-no-cudagraphs")
+    x = torch.randn(6, 8, dtype=torch.float64)
+    torch.testing.assert_close(compiled(x), model()(x))
+    with pytest.raises(Exception, match="Unrecognized mode"):
+        torch.compile(model(), backend=backend, mode="fastest")(x)
+
+
+BY_NAME = """
+import torch
+from torch import nn
+model = torch.compile(nn.Linear(8, 4), backend="myops")
+with torch.no_grad(), torch.profiler.profile() as profiler:
+    model(torch.randn(3, 8))
+print("myops::addmm" in {event.name for event in profiler.events()})
+"""
+
+
+def test_backend_by_name(tmp_path: Path) -> None:
+    """As where myops is installed, in a program that imports nothing of it."""
+    tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml, which Python 3.11 can")
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["torch_dynamo_backends"]
+    metadata = tmp_path / "myops_as_installed-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: myops-as-installed\nVersion: 0\n")
+    lines = [f"{name} = {target}" for name, target in declared.items()]
+    (metadata / "entry_points.txt").write_text("\n".join(["[torch_dynamo_backends]", *lines, ""]))
+    path = os.pathsep.join([str(tmp_path), str(Path(myops.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", BY_NAME],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.stdout.strip() == "True", done.stderr

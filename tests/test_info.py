@@ -1,0 +1,83 @@
+"""`python -m myops.info` and `TORCH_LOGS="+myops"`: what people are told about an installation and a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import myops
+from myops import _native, info
+from myops.registration import OPERATORS
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    path = str(Path(myops.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_json() -> None:
+    found = json.loads(run("-m", "myops.info", "--json", MYOPS_DISABLE="0").stdout)
+    assert found["myops"] == myops.__version__
+    assert found["torch_running"] == torch.__version__
+    assert set(found["operators"]) == set(OPERATORS)
+    addmm = found["operators"]["addmm"]
+    assert addmm["cpu"] == f"ok: {myops.isa()}"
+    assert {"myops.addmm.default", "myops.addmm.out", "myops.addmm_.default"} <= set(addmm["overloads"])
+    assert "aten._addmm_activation (CPU, CUDA)" in addmm["rerouted"]
+    assert found["operators"]["linear"]["rerouted"] == []
+    assert found["environment"]["MYOPS_DISABLE"] == "0"
+    if not myops.is_available("cuda"):
+        assert addmm["cuda"] == _native.cuda_error
+
+
+def test_text_has_every_operator_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    info.main([])
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    for name in OPERATORS:
+        assert any(line.startswith(f"{name} ") and " yes " in line for line in lines), name
+    for name in info.VARIABLES:
+        assert any(line.startswith(f"{name} = ") for line in lines)
+    if not myops.is_available("cuda"):
+        assert f"cuda    {_native.cuda_error}" in lines
+
+
+def test_a_library_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_native, "cpu_error", "its words")
+    found = info.collect()
+    for row in found["operators"].values():
+        assert row["overloads"] == []
+        assert row["cpu"] == row["cuda"] == _native.load_failure("CPU", "its words")
+    assert "its words" in info.text(found)
+
+
+LOGGED = """
+import torch, myops
+a = torch.ones(2, 2)
+with myops.use(("addmm",)):
+    for _ in range(2):
+        torch.addmm(a.int(), a.int(), a.int(), beta=0.5)
+"""
+
+
+def test_torch_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_LOGS", raising=False)
+    quiet = run("-c", LOGGED)
+    assert quiet.stderr == ""
+    lines = run("-c", LOGGED, TORCH_LOGS="+myops").stderr.splitlines()
+    assert [line.partition("] ")[2].partition(": ")[0] for line in lines if "override.py" in line] == [
+        "aten's addmm goes to myops",
+        "aten::addmm on CPU goes to native",  # once for each reason
+        "aten's addmm is native again",
+    ]
