@@ -21,7 +21,7 @@ from torch.testing._internal.optests.generate_tests import ALL_TEST_UTILS
 from torch.utils.flop_counter import FlopCounterMode
 
 import myops
-from myops.registration import OPERATORS, Operator, Sample
+from myops.registration import COMPONENTS, OPERATORS, Operator, Sample
 
 PUBLIC = {name: getattr(myops, name) for name in OPERATORS}
 NATIVE = {
@@ -651,7 +651,9 @@ myops::matmul.out(Tensor input, Tensor other, *, Tensor(a!) out) -> ()""",
         registered = {
             name.removeprefix("myops::") for name in torch._C._dispatch_get_all_op_names() if name.startswith("myops::")
         }
-        names = {str(op._schema).partition("(")[0].removeprefix("myops::") for _, op in OVERLOADS}
+        ops = [op for _, op in OVERLOADS] + [row.op for row in COMPONENTS.values()]
+        names = {str(op._schema).partition("(")[0].removeprefix("myops::") for op in ops}
+        names |= {"csr_transpose", "csr_rows", "sparse_mm"}  # without a gradient of their own: indices, and a composite
         assert {re.sub(r"\.$", "", name) for name in registered} == names
 
     def test_graph(self) -> None:
