@@ -50,8 +50,8 @@ COMPAT ?= 2.11.0 2.14.1
 compat: setup
 	rm -rf dist && $(BIN)/python -m build --wheel --no-isolation
 	for version in $(COMPAT); do \
-		$(PYTHON) -m venv .venv-$$version && \
-		.venv-$$version/bin/python -m pip install --quiet torch==$$version numpy pytest expecttest ninja setuptools && \
+		{ test -x .venv-$$version/bin/python || { $(PYTHON) -m venv .venv-$$version && \
+		.venv-$$version/bin/python -m pip install --quiet torch==$$version numpy pytest expecttest ninja setuptools; }; } && \
 		./tests/compat.sh .venv-$$version/bin/python dist/*.whl || exit 1; \
 	done
 

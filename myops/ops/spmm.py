@@ -26,7 +26,7 @@ from ._csr import (
     padded,
     rows_of,
 )
-from ._gemm import addend_grad, bad, batched_addend, check_addend, ops, sample, tensor, total
+from ._gemm import addend_grad, bad, batched_addend, check_addend, check_same_dtype, ops, sample, tensor, total
 
 
 def transpose_fake(crow: Tensor, col: Tensor, columns: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -84,7 +84,8 @@ class Spmm(Row):
         check_matrix(dense, "dense", k, "as many as crow counts" if transpose else "as many as there are columns")
         shape = (m, dense.shape[1])
         if input is not None:
-            check_addend(input, "input", values, "values", shape, values.dtype)
+            check_same_dtype(input, "input", values, "values")
+            check_addend(input, "input", shape)
         return values.new_empty(shape)
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
