@@ -96,7 +96,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
         b_n_contiguous && (same_type || p.complex || loads_convert) && (isa.masked_loads || p.cols % p.lanes == 0);
     // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads. A weight
     // from memory is packed as soon as it is reused at all: in place it would be read by short runs, tile after tile.
-    const bool worth_packing = (g.M > 8 * kMaxRows && g.N > panel) || (!skinny && g.K * g.N > (1 << 20));
+    const bool worth_packing = g.N > panel && (g.M > 8 * kMaxRows || (!skinny && g.K * g.N > (1 << 20)));
     p.pack_b = !readable || worth_packing;
     if (is_16bit && !p.pack_b) p.compute = Compute::f32;
     // 3. A in place or packed: what is not computed in its own type is converted.
