@@ -20,8 +20,8 @@ from .ops.addmm import addmm, addmm_, mm
 from .ops.bmm import baddbmm, baddbmm_, bmm
 from .ops.linear import linear
 from .ops.matmul import matmul
-from .packed import PackedWeight, pack_weight
 from .override import disable, enable, explain, reset_stats, stats, use
+from .packed import PackedWeight, pack_weight
 from .registration import decompositions
 
 __all__ = [

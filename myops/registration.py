@@ -26,9 +26,8 @@ from .errors import translate
 _LIBRARY = torch.library.Library("myops", "FRAGMENT")
 
 OPERATORS: dict[str, Operator] = {}
-COMPONENTS: dict[
-    str, Row
-] = {}  # the sparse operators, which take the parts of a matrix and have no out= or in-place form
+# The sparse operators, which take the parts of a matrix and have no out= or in-place form.
+COMPONENTS: dict[str, Row] = {}
 
 
 @dataclass
@@ -54,6 +53,7 @@ class Row(ABC):
 
     name: str
     tensors: int  # how many leading arguments are tensors (or None)
+    in_place: bool = False  # whether `name_` exists
     autocast: bool = True  # whether autocast lowers the precision of the arguments
     reads_conjugates: bool = False  # whether the kernels read conjugate views in place
     batch_dims: Any = 0  # where `batch` puts the batch dimension: of the result, or of each of several
@@ -98,10 +98,6 @@ class Row(ABC):
     def reference(self, *args: Any, **kwargs: Any) -> Any:
         """The same function made of torch operators, for tensors of float64, complex128 or int64."""
 
-    def decompose(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The operator made of aten's: for devices without a kernel of ours, and for exported programs."""
-        raise NotImplementedError(f"myops.{self.name} has no decomposition to torch's operators")
-
     @cached_property
     def packet(self) -> Any:
         return getattr(torch.ops.myops, self.name)
@@ -110,11 +106,20 @@ class Row(ABC):
     def op(self) -> OpOverload:
         return self.packet.default
 
+    @property
+    def in_place_packet(self) -> Any:
+        return getattr(torch.ops.myops, f"{self.name}_")
+
+    @property
+    def overloads(self) -> list[OpOverload]:
+        """Every overload that exists under this name, in-place ones included."""
+        packets = [self.packet, self.in_place_packet] if self.in_place else [self.packet]
+        return [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
+
 
 class Operator(Row):
     """A row of the table of dense operators: one result, which can also be written to an `out`."""
 
-    in_place: bool = False  # whether `name_` exists
     reads_conjugates = True
     # For the .Scalar overloads: which operand a complex or very large integer scalar is folded into.
     folds: dict[str, int] = {}  # noqa: RUF012
@@ -124,24 +129,15 @@ class Operator(Row):
         """The result's shape, after the checks on shapes."""
 
     @abstractmethod
+    def decompose(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The operator made of aten's: for devices without a kernel of ours, and for exported programs."""
+
+    @abstractmethod
     def save(self, ctx: Any, *flat: Any) -> None:
         """`keep`, for gradients that need no result."""
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
         self.save(ctx, *flat)
-
-    @property
-    def in_place_packet(self) -> Any:
-        return getattr(torch.ops.myops, f"{self.name}_")
-
-    @property
-    def overloads(self) -> list[OpOverload]:
-        """Every overload that exists under this name, in-place ones included."""
-        found = [getattr(self.packet, overload) for overload in self.packet.overloads()]
-        if self.in_place:
-            packet = self.in_place_packet
-            found += [getattr(packet, overload) for overload in packet.overloads()]
-        return found
 
 
 def register(row: Operator) -> Operator:
@@ -281,7 +277,7 @@ def decompositions() -> dict[OpOverload, autograd.Kernel]:
     Covers the functional forms. `out=` and the in-place forms stay in the program.
     """
     _native.require()
-    return {row.op: row.decompose for row in OPERATORS.values() if type(row).decompose is not Operator.decompose}
+    return {row.op: row.decompose for row in OPERATORS.values()}
 
 
 def _register_lazy_bits(name: str, op: OpOverload) -> None:

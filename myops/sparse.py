@@ -16,8 +16,6 @@ from torch import Tensor
 
 from .calls import Number, call
 from .csr import CSR
-from .ops import spgemm as _spgemm_rows  # noqa: F401  (registers the operators)
-from .ops import spmm as _spmm_rows  # noqa: F401
 from .ops._csr import rows_of
 from .ops._gemm import name_of
 from .registration import COMPONENTS, define_composite

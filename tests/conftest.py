@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -34,3 +36,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
+
+
+def declare_entry_points(folder: Path, group: str) -> None:
+    """The metadata of an installed myops with one group of its entry points, for a process that has `folder` in its path."""
+    tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml, which Python 3.11 can")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    metadata = folder / "myops_as_installed-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: myops-as-installed\nVersion: 0\n")
+    lines = [f"{name} = {target}" for name, target in project["entry-points"][group].items()]
+    (metadata / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]))

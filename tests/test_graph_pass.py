@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import declare_entry_points
 from functorch.compile import make_boxed_func
 from torch import Tensor, fx, nn
 from torch._dynamo.backends.common import aot_autograd
@@ -24,7 +25,6 @@ import myops
 from myops.compile import FIELD, backend
 from myops.graph import rewrite
 
-ROOT = Path(__file__).resolve().parents[1]
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
 
 
@@ -327,13 +327,7 @@ print("myops::addmm" in {event.name for event in profiler.events()})
 
 def test_backend_by_name(tmp_path: Path) -> None:
     """As where myops is installed, in a program that imports nothing of it."""
-    tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml, which Python 3.11 can")
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["torch_dynamo_backends"]
-    metadata = tmp_path / "myops_as_installed-0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: myops-as-installed\nVersion: 0\n")
-    lines = [f"{name} = {target}" for name, target in declared.items()]
-    (metadata / "entry_points.txt").write_text("\n".join(["[torch_dynamo_backends]", *lines, ""]))
+    declare_entry_points(tmp_path, "torch_dynamo_backends")
     path = os.pathsep.join([str(tmp_path), str(Path(myops.__file__).parents[1])])
     done = subprocess.run(
         [sys.executable, "-c", BY_NAME],

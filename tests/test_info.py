@@ -13,7 +13,7 @@ import torch
 
 import myops
 from myops import _native, info
-from myops.registration import OPERATORS
+from myops.registration import COMPONENTS, OPERATORS
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +30,7 @@ def test_json() -> None:
     found = json.loads(run("-m", "myops.info", "--json", MYOPS_DISABLE="0").stdout)
     assert found["myops"] == myops.__version__
     assert found["torch_running"] == torch.__version__
-    assert set(found["operators"]) == set(OPERATORS)
+    assert set(found["operators"]) == {*OPERATORS, *COMPONENTS}
     addmm = found["operators"]["addmm"]
     assert addmm["cpu"] == f"ok: {myops.isa()}"
     assert {"myops.addmm.default", "myops.addmm.out", "myops.addmm_.default"} <= set(addmm["overloads"])
@@ -45,7 +45,7 @@ def test_text_has_every_operator_and_reason(capsys: pytest.CaptureFixture[str]) 
     info.main([])
     printed = capsys.readouterr().out
     lines = printed.splitlines()
-    for name in OPERATORS:
+    for name in (*OPERATORS, *COMPONENTS):
         assert any(line.startswith(f"{name} ") and " yes " in line for line in lines), name
     for name in info.VARIABLES:
         assert any(line.startswith(f"{name} = ") for line in lines)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import declare_entry_points
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
@@ -603,13 +604,7 @@ def test_environment_that_is_neither_yes_nor_no() -> None:
 
 def test_enabled_without_an_import(tmp_path: Path) -> None:
     """Installed, myops is asked by `import torch` itself; not asked for, it is not even imported."""
-    tomllib = pytest.importorskip("tomllib", reason="reads pyproject.toml, which Python 3.11 can")
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["torch.backends"]
-    metadata = tmp_path / "myops_as_installed-0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: myops-as-installed\nVersion: 0\n")
-    lines = [f"{name} = {target}" for name, target in declared.items()]
-    (metadata / "entry_points.txt").write_text("\n".join(["[torch.backends]", *lines, ""]))
+    declare_entry_points(tmp_path, "torch.backends")
     path = os.pathsep.join([str(tmp_path), str(ROOT), str(Path(myops.__file__).parents[1])])
     code = f"import sys, torch\nassert 'myops' in sys.modules\nimport myops\n{COUNT}"
     assert in_process(code, PYTHONPATH=path, MYOPS_ENABLE="1").startswith("1 switch: on")

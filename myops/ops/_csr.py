@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._gemm import name_of, tensor
+from ._gemm import check_device, check_same_dtype, name_of, tensor
 
 
 def check_pattern(crow: Tensor, crow_name: str, col: Tensor, col_name: str) -> None:
@@ -18,27 +18,8 @@ def check_pattern(crow: Tensor, crow_name: str, col: Tensor, col_name: str) -> N
         crow.dtype in (torch.int32, torch.int64),
         lambda: f"{crow_name} must have dtype int32 or int64, but got {name_of(crow.dtype)}",
     )
-    check_dtype(col, col_name, crow, crow_name)
+    check_same_dtype(crow, crow_name, col, col_name)
     check_device(col, col_name, crow, crow_name)
-
-
-def check_dtype(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
-    torch._check(
-        t.dtype == like.dtype,
-        lambda: (
-            f"{like_name} and {name} must have the same dtype, but got {name_of(like.dtype)} and {name_of(t.dtype)}"
-        ),
-    )
-
-
-def check_device(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
-    torch._check(
-        t.device == like.device,
-        lambda: (
-            "Expected all tensors to be on the same device, "
-            f"but {name} is on {t.device} and {like_name} is on {like.device}"
-        ),
-    )
 
 
 def check_values(op: str, values: Tensor, name: str, crow: Tensor, crow_name: str, col: Tensor, col_name: str) -> None:

@@ -42,18 +42,22 @@ def check_same_dtype(a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtype: 
     )
 
 
+def check_device(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
+    torch._check(
+        t.device == like.device,
+        lambda: (
+            "Expected all tensors to be on the same device, "
+            f"but {name} is on {t.device} and {like_name} is on {like.device}"
+        ),
+    )
+
+
 def check_pair(op: str, a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtype: torch.dtype | None) -> torch.dtype:
     """The dtype of the product, after the checks that kernels/gemm_entry.h makes, in its words."""
     check_same_dtype(a, a_name, b, b_name)
     if a.dtype == torch.bool:
         raise NotImplementedError(f"myops.{op} is not implemented for {a_name} of dtype bool")
-    torch._check(
-        a.device == b.device,
-        lambda: (
-            "Expected all tensors to be on the same device, "
-            f"but {b_name} is on {b.device} and {a_name} is on {a.device}"
-        ),
-    )
+    check_device(b, b_name, a, a_name)
     if out_dtype is None or out_dtype == a.dtype:
         return a.dtype
     torch._check(

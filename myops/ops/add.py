@@ -102,7 +102,7 @@ class Add(Operator):
         def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
             return tensor(shape, device, dtype)
 
-        yield bad("", t(2, 3), t(4))
+        yield bad("The size of input (3) must match the size of other (4) at dimension 1", t(2, 3), t(4))
         yield bad("argument alpha must not be a floating point number", t(2).int(), t(2).int(), alpha=1.5)
         yield bad("argument alpha must not be a complex number", t(2), t(2), alpha=1j)
 

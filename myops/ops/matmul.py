@@ -127,7 +127,7 @@ class Matmul(Operator):
         yield bad("both arguments to matmul need to be at least 1D, but input is 0D", t(), t(3))
         yield bad("input and other shapes cannot be multiplied ([2, 3] and [4, 2])", t(2, 3), t(4, 2))
         yield bad("must have the same dtype", t(2, 3), t(3, 2, dtype=torch.float64))
-        yield bad("", t(2, 2, 3), t(3, 3, 2))
+        yield bad("The size of input (2) must match the size of other (3)", t(2, 2, 3), t(3, 3, 2))
         yield bad("not implemented for", t(2, 3).bool(), t(3, 2).bool(), exception=NotImplementedError)
 
     def reference(self, input: Tensor, other: Tensor) -> Tensor:

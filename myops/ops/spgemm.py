@@ -14,8 +14,6 @@ from torch import Tensor
 
 from ..registration import BadCall, Row, Sample, register_component
 from ._csr import (
-    check_device,
-    check_dtype,
     check_pattern,
     check_values,
     dense_of,
@@ -24,7 +22,7 @@ from ._csr import (
     pattern,
     rows_of,
 )
-from ._gemm import bad, ops, sample, tensor, total
+from ._gemm import bad, check_device, check_same_dtype, ops, sample, tensor, total
 
 
 def check_operands(op: str, a_crow: Tensor, a_col: Tensor, a: Tensor, b_crow: Tensor, b_col: Tensor, b: Tensor) -> None:
@@ -32,9 +30,9 @@ def check_operands(op: str, a_crow: Tensor, a_col: Tensor, a: Tensor, b_crow: Te
     check_pattern(b_crow, "b_crow", b_col, "b_col")
     check_values(op, a, "a_values", a_crow, "a_crow", a_col, "a_col")
     check_values(op, b, "b_values", b_crow, "b_crow", b_col, "b_col")
-    check_dtype(b_crow, "b_crow", a_crow, "a_crow")
+    check_same_dtype(a_crow, "a_crow", b_crow, "b_crow")
     check_device(b_crow, "b_crow", a_crow, "a_crow")
-    check_dtype(b, "b_values", a, "a_values")
+    check_same_dtype(a, "a_values", b, "b_values")
 
 
 class Spgemm(Row):
@@ -116,8 +114,8 @@ class SpgemmBackward(Row):
         check_operands("spgemm_backward", a_crow, a_col, a, b_crow, b_col, b)
         check_pattern(c_crow, "c_crow", c_col, "c_col")
         check_values("spgemm_backward", c, "c_values", c_crow, "c_crow", c_col, "c_col")
-        check_dtype(c_crow, "c_crow", a_crow, "a_crow")
-        check_dtype(c, "c_values", a, "a_values")
+        check_same_dtype(a_crow, "a_crow", c_crow, "c_crow")
+        check_same_dtype(a, "a_values", c, "c_values")
         rows = a_crow.shape[0]
         torch._check(c_crow.shape[0] == rows, lambda: f"c_crow must have {rows} elements, but got {c_crow.shape[0]}")
         return a.new_empty(a_col.shape[0] if need_a else 0), a.new_empty(b_col.shape[0] if need_b else 0)

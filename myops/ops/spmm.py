@@ -15,8 +15,6 @@ from torch import Tensor
 
 from ..registration import BadCall, Row, Sample, register_component, register_plain
 from ._csr import (
-    check_device,
-    check_dtype,
     check_matrix,
     check_pattern,
     check_values,
@@ -26,7 +24,18 @@ from ._csr import (
     padded,
     rows_of,
 )
-from ._gemm import addend_grad, bad, batched_addend, check_addend, check_same_dtype, ops, sample, tensor, total
+from ._gemm import (
+    addend_grad,
+    bad,
+    batched_addend,
+    check_addend,
+    check_device,
+    check_same_dtype,
+    ops,
+    sample,
+    tensor,
+    total,
+)
 
 
 def transpose_fake(crow: Tensor, col: Tensor, columns: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,7 +84,7 @@ class Spmm(Row):
         torch._check(columns is not None or not transpose, lambda: "columns must be given with transpose=True")
         check_pattern(crow, "crow", col, "col")
         check_values("spmm", values, "values", crow, "crow", col, "col")
-        check_dtype(dense, "dense", values, "values")
+        check_same_dtype(values, "values", dense, "dense")
         check_device(dense, "dense", values, "values")
         k = dense.shape[0] if columns is None else columns
         m = crow.shape[0] - 1
@@ -84,7 +93,7 @@ class Spmm(Row):
         check_matrix(dense, "dense", k, "as many as crow counts" if transpose else "as many as there are columns")
         shape = (m, dense.shape[1])
         if input is not None:
-            check_same_dtype(input, "input", values, "values")
+            check_same_dtype(values, "values", input, "input")
             check_addend(input, "input", shape)
         return values.new_empty(shape)
 
@@ -218,7 +227,7 @@ class SpmmExtremum(Row):
         check_matrix(dense, "dense")
         check_pattern(crow, "crow", col, "col")
         check_values("spmm_extremum", values, "values", crow, "crow", col, "col")
-        check_dtype(dense, "dense", values, "values")
+        check_same_dtype(values, "values", dense, "dense")
         check_device(dense, "dense", values, "values")
         if values.dtype.is_complex:
             raise NotImplementedError(f"myops.spmm_extremum is not implemented for values of dtype {values.dtype}")
@@ -345,7 +354,7 @@ class Sddmm(Row):
         check_pattern(crow, "crow", col, "col")
         check_device(a, "a", crow, "crow")
         check_device(b, "b", a, "a")
-        check_dtype(b, "b", a, "a")
+        check_same_dtype(a, "a", b, "b")
         check_matrix(a, "a", crow.shape[0] - 1, "as many as crow counts")
         torch._check(
             a.shape[1] == b.shape[1],
