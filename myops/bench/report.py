@@ -72,6 +72,7 @@ class Row:
     other_cores: float | None = None
     verdict: str = "skipped"
     notes: list[str] = field(default_factory=list)
+    peers: dict[str, SideResult] = field(default_factory=dict)
     schema: int = SCHEMA
 
 
@@ -88,6 +89,7 @@ def from_json(line: str) -> Row:
     for side in ("native", "myops"):
         if values[side] is not None:
             values[side] = SideResult(**values[side])
+    values["peers"] = {name: SideResult(**side) for name, side in values.get("peers", {}).items()}
     return Row(**values)
 
 
@@ -165,7 +167,7 @@ def table_line(row: Row) -> str:
         native["gflops"], myops["gflops"], native["roof"], myops["roof"], row.roof_bound or "-",
         native["error"], myops["error"], native["memory"], myops["memory"],
         ("LOSS" if row.verdict == "loss" else row.verdict) + ("~" if is_disturbed(row) else ""),
-    ))  # fmt: skip
+    )) + "".join(f"  {name} {side.median_ns / 1e6:.4g} ms" for name, side in row.peers.items())  # fmt: skip
 
 
 def name_of(row: Row) -> str:
@@ -215,6 +217,19 @@ def _fixed_cost_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def _peer_lines(rows: Sequence[Row]) -> list[str]:
+    """Geometric means of peer time / myops time, by class."""
+    lines: list[str] = []
+    for name in dict.fromkeys(name for row in rows for name in row.peers):
+        ratios: dict[str, list[float]] = {}
+        for row in rows:
+            if name in row.peers and row.myops is not None and row.verdict in JUDGED:
+                ratios.setdefault(row.group, []).append(row.peers[name].median_ns / row.myops.median_ns)
+        means = (f"{group} {geometric_mean(found):.3g} ({len(found)})" for group, found in ratios.items())
+        lines += ["", f"{name} time / myops time, geometric mean (rows): {', '.join(means)}"]
+    return lines
+
+
 def summary_lines(rows: Sequence[Row], dropped: int = 0) -> list[str]:
     """Means and worst case per class, every loss, fixed costs, rows without a counterpart, and what did not run."""
     lines = ["", "Speed-up by class (native / myops, geometric mean)"]
@@ -227,6 +242,7 @@ def summary_lines(rows: Sequence[Row], dropped: int = 0) -> list[str]:
     for row in losses:
         doubt = " (disturbed)" if is_disturbed(row) else ""
         lines.append(f"  {row.ratio or 0.0:6.3f} [{interval_text(row)}] {row.group}: {name_of(row)}{doubt}")
+    lines += _peer_lines(rows)
     lines += _fixed_cost_lines(rows)
     for verdict, title in (("alone", "Native cannot run"), ("skipped", "Not compared")):
         members = [row for row in rows if row.verdict == verdict]
