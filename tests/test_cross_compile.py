@@ -45,7 +45,7 @@ def test_engines_compile_and_compute(machine: str, tmp_path: Path) -> None:
         *(KERNELS / "cpu" / f"{name}.cpp" for name in ENGINES + TARGETS[machine]),
         ROOT / "tests/cross/engine.cpp",
     ]
-    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-static", f"-I{KERNELS}"]
+    flags = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-static", f"-I{KERNELS}"]
     built = subprocess.run([compiler, *flags, *map(str, sources), "-o", str(program)], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr[-8000:]
     if emulator is None:

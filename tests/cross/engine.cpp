@@ -75,12 +75,18 @@ bool check(const Engine& engine, DType type, int64_t m, int64_t n, int64_t k, bo
     panels.resize(format.size());
     std::memcpy(panels.data(), &format, sizeof(format));
     g.b_panels = true;
-    engine.pack(g, make_plan(g, engine.traits, 1), panels.data() + sizeof(format));
+    Gemm one = g;
+    one.M = 1;
+    engine.pack(one, make_plan(one, engine.traits, 1), panels.data() + sizeof(format));
     unpack_weight(panels.data(), weight.data());
     for (int64_t j = 0; j < n; ++j)
       for (int64_t p = 0; p < k; ++p)
-        if (load(type, weight.data(), j * k + p) != load(type, b.data(), transposed ? j * k + p : p * n + j))
+        if (load(type, weight.data(), j * k + p) != load(type, b.data(), transposed ? j * k + p : p * n + j)) {
+          std::printf("%s dtype %d, %dx%d: unpacked element %d, %d differs\n", engine.traits.name,
+                      static_cast<int>(type), static_cast<int>(n), static_cast<int>(k), static_cast<int>(j),
+                      static_cast<int>(p));
           return false;
+        }
     g.B.data = panels.data() + sizeof(format);
   }
   const Gemm c = canonical(g, engine.traits);

@@ -157,9 +157,12 @@ struct Tiled {
                 [[maybe_unused]] const typename C::Session session;
                 for (int64_t task = begin; task < end; ++task) {
                   const int64_t part = task % parts, pm = part / p.tasks_n, pn = part % p.tasks_n;
-                  run_part(task / parts, part_begin(tiles, p.tasks_m, pm), part_begin(tiles, p.tasks_m, pm + 1),
-                           part_begin(panels, p.tasks_n, pn), part_begin(panels, p.tasks_n, pn + 1), mc_tiles,
-                           nc_panels, scratch);
+                  const int64_t tile0 = part_begin(tiles, p.tasks_m, pm), tile1 = part_begin(tiles, p.tasks_m, pm + 1);
+                  const int64_t last = part_begin(panels, p.tasks_n, pn + 1);
+                  for (int64_t first = part_begin(panels, p.tasks_n, pn), end = first; first < last; first = end) {
+                    end = p.panels_first ? min64(first + nc_panels, last) : last;
+                    run_part(task / parts, tile0, tile1, first, end, mc_tiles, nc_panels, scratch);
+                  }
                 }
               });
   }
@@ -187,8 +190,9 @@ struct Tiled {
       for (int64_t jc = panel0; jc < panel1; jc += nc_panels) {
         const int64_t jc_end = min64(jc + nc_panels, panel1);
         if (p.pack_b) pack_panels(b, k0, kb, jc, jc_end, b_packed);
-        const int64_t base_vector = g.b_panels ? 0 : panel_vector(jc);
-        const BE* const packed = g.b_panels ? panels_k : b_packed;
+        const bool panels_in_place = g.b_panels && !p.pack_b;
+        const int64_t base_vector = panels_in_place ? 0 : panel_vector(jc);
+        const BE* const packed = panels_in_place ? panels_k : b_packed;
         for (int64_t ic = tile0; ic < tile1; ic += mc_tiles) {
           const int64_t ic_end = min64(ic + mc_tiles, tile1);
           if (p.pack_a) pack_a(a, k0, kb, ic, ic_end, a_packed);
@@ -202,6 +206,7 @@ struct Tiled {
             t.b = in_place ? reinterpret_cast<const BE*>(b + k0 * g.B.row_stride * unit + col)
                            : packed + (v0 - base_vector) * L * (steps + C::kStart);
             t.b_k = in_place ? g.B.row_stride * unit : nv * L;
+            t.b_ahead = g.b_panels && !p.pack_b ? kBytesAhead / static_cast<int64_t>(sizeof(BE)) : 0;
             t.start = nullptr, t.start_row = 0;
             if constexpr (C::kStart) t.start = t.b + steps * t.b_k;
             for (int64_t i = ic; i < ic_end; ++i) {
@@ -287,6 +292,13 @@ struct Tiled {
     return static_cast<char*>(v.data) + (offset + row * v.row_stride + col * v.col_stride) * element_size(type);
   }
 
+  // Panels of a packed weight of 16-bit floats, widened for many rows once and not by each of their loads.
+  void widen_panels(int64_t k0, int64_t kb, int64_t jc, int64_t jc_end, T* widened) const {
+    const S* from = static_cast<const S*>(g.B.data) + k0 / p.chain * vectors * L * p.chain + panel_vector(jc) * L * kb;
+    const int64_t count = (panel_vector(jc_end) - panel_vector(jc)) * L * kb;
+    for (int64_t i = 0; i < count; i += L) Isa::template store<T>(widened + i, load_converted<Isa, T, S>(from + i, L));
+  }
+
   // All of B as the panels of a packed weight (panels.h).
   void pack_weight(BE* panels_k) const {
     const S* b = at<S>(g.B.data, 0);
@@ -300,10 +312,14 @@ struct Tiled {
   }
 
   static constexpr int64_t kRowsTogether = 16;
+  // Of a packed weight that comes from memory: beyond the page that the hardware asks for by itself.
+  static constexpr int64_t kBytesAhead = 4096;
 
   // Rows [k0, k0 + kb) of the panels [jc, jc_end), one panel after the other. Rows of B that lie far apart are read a
   // few at a time across all panels: the prefetcher follows few streams.
   void pack_panels(const S* b, int64_t k0, int64_t kb, int64_t jc, int64_t jc_end, BE* packed) const {
+    if constexpr (std::is_same_v<BE, T> && !std::is_same_v<S, T> && C::kGroup == 1)
+      if (g.b_panels && p.pack_b) return widen_panels(k0, kb, jc, jc_end, packed);
     const int64_t steps = steps_of(kb), rows = C::kStart || g.B.col_stride != 1 ? kb : kRowsTogether;
     int64_t k = 0;
     do {  // once for K == 0 too: the starting values of the sums have to be there

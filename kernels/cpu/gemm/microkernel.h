@@ -90,7 +90,8 @@ struct TileArgs {
   int64_t start_row;
   const T* before;
   int64_t before_row;
-  int rows;  // of the tile; an instance knows them, a matrix unit is told
+  int rows;         // of the tile; an instance knows them, a matrix unit is told
+  int64_t b_ahead;  // how far ahead of its use B is asked for, in elements; 0: it is near
 };
 
 // What a policy says of its tiles when they live in vector registers. k_depth: steps that a panel is padded to.
@@ -223,8 +224,14 @@ void microkernel(const Tile<C>& t) {
   const typename C::A* a_lower = C::row(a, kUpper, t.a_row);
   const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
   const int last = t.last;
+  // Few rows leave the core waiting for B. More have no port to spare for asking.
+  const int64_t ahead = t.b_ahead;
   for (int64_t k = t.k; k > 0; --k) {
     typename C::Operand bv[NV];
+    if constexpr (MR <= 4)
+      if (ahead != 0)
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) __builtin_prefetch(b + j * L + ahead);
 #pragma GCC unroll 4
     for (int j = 0; j < NV - 1; ++j) bv[j] = C::load(b + j * L);
     bv[NV - 1] = C::load_last(b + (NV - 1) * L, last);

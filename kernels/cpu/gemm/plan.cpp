@@ -118,7 +118,9 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads. A weight
     // from memory is packed as soon as it is reused at all: in place it would be read by short runs, tile after tile.
     const bool worth_packing = g.N > panel && (g.M > 8 * kMaxRows || (!skinny && g.K * g.N > (1 << 20)));
-    p.pack_b = !g.b_panels && (!readable || worth_packing);
+    // Of a packed weight: widened in a block, once it is reused enough.
+    const bool worth_widening = is_16bit && p.compute == Compute::f32 && g.M > 8 * kMaxRows;
+    p.pack_b = g.b_panels ? worth_widening : !readable || worth_packing;
     if (is_16bit && !p.pack_b && !g.b_panels) p.compute = Compute::f32;
     // 3. A in place or packed: what is not computed in its own type is converted.
     const int64_t group = group_of(p.compute, g.in) * (p.compute == Compute::matrix_unit ? kUnitDepth : 1);
@@ -161,6 +163,12 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   const int64_t k_bytes = p.kc * operand_bytes;
   p.mc = min64(max64(1, (150 << 10) / k_bytes / max_rows), row_tiles) * max_rows;
   p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
+  // Few rows against a k-contiguous B: what is packed is hardly reused, so the reading of B decides. All of a few
+  // columns is long runs of memory; a block of all columns is short ones, each on a page of its own.
+  if (p.pack_b && !g.b_panels && !b_n_contiguous && g.M <= 8 * kMaxRows && g.K > p.kc) {
+    p.panels_first = true;
+    p.nc = width;
+  }
   const bool d_same = (same_type && g.out == g.in) || (g.in == DType::f32) || ((is_16bit && g.out == DType::f32)) ||
                       ((g.in == DType::i8 || g.in == DType::u8) && g.out == DType::i32);
   const bool c_direct = g.C.data == nullptr || (g.c_type == g.out && unit(g.C.col_stride, g.N) && g.C.col_stride != 0);
@@ -203,9 +211,9 @@ std::string Plan::text() const {
   std::ostringstream s;
   s << (driver == Driver::dot ? "dot" : "tiled") << " compute=" << computes[static_cast<int>(compute)]
     << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << " pack=" << (pack_a ? "A" : "")
-    << (pack_b ? "B" : "") << " chain=" << chain << " kc=" << kc << " mc=" << mc << " nc=" << nc
-    << " direct_d=" << direct_d << " parts=" << tasks_m << "x" << tasks_n << (parallel ? " parallel" : " serial")
-    << " rule=\"" << rule << '"';
+    << (pack_b ? "B" : "") << " chain=" << chain << " kc=" << kc << (panels_first ? " panels-first" : "")
+    << " mc=" << mc << " nc=" << nc << " direct_d=" << direct_d << " parts=" << tasks_m << "x" << tasks_n
+    << (parallel ? " parallel" : " serial") << " rule=\"" << rule << '"';
   return s.str();
 }
 

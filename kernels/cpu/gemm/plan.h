@@ -63,6 +63,7 @@ struct Plan {
   Compute compute = Compute::f32;
   bool complex = false;  // B is read as a real matrix of twice the width, A as one of twice the height
   bool pack_a = false, pack_b = false;
+  bool panels_first = false;  // a block of panels at a time through all of k, not a block of k through all panels
   bool direct_d = false;      // the micro-kernel writes D (and reads C) itself
   int lanes = 1;              // elements of the compute type in a vector
   int mr = kMaxRows, nv = 1;  // largest tile

@@ -85,6 +85,8 @@ struct MatrixUnit {
     const A* a = t.a;
     const B* b = t.b;
     for (int64_t k = 0; k < t.k; k += kDepth) {
+      if (t.b_ahead != 0)
+        for (int i = 0; i < kDepth * (1 + Right); ++i) __builtin_prefetch(b + t.b_ahead + i * kLanes);
       _tile_loadd(4, a, a_row);
       _tile_loadd(6, b, b_row);
       MYOPS_TILE_DOT(0, 4, 6);

@@ -16,7 +16,7 @@ namespace myops::cpu {
 struct Engine {
   IsaTraits traits;
   void (*gemm)(const Gemm&, const Plan&, const Runtime&);
-  void (*pack)(const Gemm&, const Plan&, void* panels);
+  void (*pack)(const Gemm&, const Plan&, void* panels);  // of a problem with M == 1 and b_panels; B: the weight
   void (*add)(const Add&, const Runtime&);
   Status (*spmm)(const Spmm&, const Partition&, const Runtime&);
   Status (*extremum)(const Extremum&, const Partition&, const Runtime&);
