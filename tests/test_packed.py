@@ -201,6 +201,8 @@ def test_bad_calls() -> None:
 def test_other_devices_are_refused() -> None:
     with pytest.raises(RuntimeError, match="weight must be on the CPU to be packed, but is on meta"):
         myops.pack_weight(torch.empty(2, 2, device="meta"))
+    with pytest.raises(RuntimeError, match="weight is on cpu and input on meta"):
+        myops.linear(torch.empty(4, 2, device="meta"), myops.pack_weight(torch.ones(2, 2)))
 
 
 def test_fake_and_opcheck() -> None:

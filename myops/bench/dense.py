@@ -261,6 +261,7 @@ def build_job(case: Case, route: str, options: Options = Options()) -> runner.Jo
     if options.batch_invariant:
         outer = ours.context
         ours = Side(ours.call, lambda: _both(outer(), myops.use((), batch_invariant=True)))
+    argument_sets: list[tuple[Any, ...]]
     argument_sets = [inputs] if case.group == "fixed" else rotate(inputs, PACKED_ROTATE_BYTES if case.packed else least)
     if case.packed:
         argument_sets = [(*values, myops.pack_weight(values[1])) for values in argument_sets]

@@ -30,8 +30,9 @@ class LinearPacked(Row):
     tensors = 3
     reads_conjugates = True
 
-    def autocast_dtype(self, device: str, dtype: torch.dtype, **kwargs: Any) -> torch.dtype:
-        return dtype  # panels cannot be cast, so input and bias follow them
+    def autocast_dtype(self, device: str, **kwargs: Any) -> torch.dtype:
+        dtype: torch.dtype = kwargs["dtype"]  # panels cannot be cast, so input and bias follow them
+        return dtype
 
     def fake(
         self, input: Tensor, panels: Tensor, bias: Tensor | None = None, *, out_features: int, dtype: torch.dtype
@@ -108,7 +109,7 @@ class LinearPacked(Row):
     def bad_calls(self, device: str) -> Iterator[BadCall]:
         x, w = (tensor(shape, device, torch.float32) for shape in ((2, 3), (5, 3)))
         panels = ops().pack_weight(w)
-        kwargs = {"out_features": 5, "dtype": torch.float32}
+        kwargs: dict[str, Any] = {"out_features": 5, "dtype": torch.float32}
         yield bad("input and weight must have the same dtype", x.double(), panels, **kwargs)
         yield bad("out_features and in_features are 5 and 4", tensor((2, 4), device, torch.float32), panels, **kwargs)
         yield bad("bias must have shape [5], but got [4]", x, panels, x.new_ones(4), **kwargs)
@@ -140,4 +141,9 @@ _linear_packed = register_row(LinearPacked())
 
 def linear_packed(input: Tensor, panels: Tensor, bias: Tensor | None, out_features: int, dtype: torch.dtype) -> Tensor:
     """`myops.linear` for the parts of a `PackedWeight`."""
+    if input.device != panels.device or panels.device.type == "cuda":
+        raise RuntimeError(
+            f"a packed weight is for products on the CPU, but weight is on {panels.device} and input on {input.device}; "
+            "on other devices pass the weight itself"
+        )
     return call(_linear_packed, input, panels, bias, out_features=out_features, dtype=dtype)
