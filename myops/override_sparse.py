@@ -1,8 +1,8 @@
 """What the switch runs at the sparse keys: aten's products with sparse arguments, by `myops.sparse`.
 
 At a backend key no graph is recorded, and what comes back looks as torch's own result does: its layout, its strides,
-its index dtype. Two sparse layouts that torch does not multiply by each other are left to it; dtypes that it lacks, and
-CSC times CSC, of which it makes zeros, are not.
+its index dtype. Layouts that torch does not multiply are left to it, whose gradients have no formula for them either;
+dtypes that it lacks, and CSC times CSC, of which it makes zeros, are not.
 
 Not here: which overloads at which keys, and what becomes of a call that is refused (override.py).
 """
@@ -20,7 +20,7 @@ from . import sparse
 from .calls import Number
 from .registration import COMPONENTS
 
-_BY_ROW_OR_COLUMN = (torch.sparse_csr, torch.sparse_csc)
+_BY_ROW_OR_COLUMN = {torch.sparse_csr, torch.sparse_csc}
 
 
 def _like_torchs(result: Tensor, layout: torch.layout) -> Tensor:
@@ -36,17 +36,20 @@ def _like_torchs(result: Tensor, layout: torch.layout) -> Tensor:
 
 
 def _both_sparse(a: Tensor, b: Tensor) -> bool:
-    if not (sparse.is_sparse(a) and sparse.is_sparse(b)):
+    """Whether both are sparse, which needs layouts that torch multiplies."""
+    both = sparse.is_sparse(a) and sparse.is_sparse(b)
+    if not both and a.layout != torch.sparse_bsc and b.layout != torch.sparse_bsr:
         return False
-    if a.layout == b.layout == torch.sparse_coo or {a.layout, b.layout} <= set(_BY_ROW_OR_COLUMN):
+    if both and (a.layout == b.layout == torch.sparse_coo or {a.layout, b.layout} <= _BY_ROW_OR_COLUMN):
         return True
     raise RuntimeError(f"torch does not multiply {a.layout} by {b.layout}")
 
 
 @torch.no_grad()
 def mm(self: Tensor, mat2: Tensor) -> Tensor:
+    both = _both_sparse(self, mat2)
     result = sparse.mm(self, mat2)
-    if _both_sparse(self, mat2):
+    if both:
         return _like_torchs(result, torch.sparse_coo if self.layout == torch.sparse_coo else torch.sparse_csr)
     # Column-major for dense @ COO, as torch has it.
     return result if mat2.layout == torch.sparse_coo else result.contiguous()
@@ -54,10 +57,11 @@ def mm(self: Tensor, mat2: Tensor) -> Tensor:
 
 @torch.no_grad()
 def addmm(self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+    both = _both_sparse(mat1, mat2)
     if not sparse.is_sparse(self):
         return sparse.addmm(self, mat1, mat2, beta=beta, alpha=alpha).contiguous()
     # How torch.sparse.mm multiplies two CSR matrices.
-    if beta != 0 or alpha != 1 or not _both_sparse(mat1, mat2):
+    if beta != 0 or alpha != 1 or not both:
         raise RuntimeError("input must be strided")
     result = sparse.mm(mat1, mat2)
     if result.shape != self.shape or result.layout != self.layout:

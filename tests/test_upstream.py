@@ -20,6 +20,8 @@ import myops
 
 FOLDER = os.environ.get("MYOPS_PYTORCH_TESTS")
 SELECTED = {
+    "test_sparse_csr.py": "mm or matmul or sampled",
+    "test_sparse.py": "mm or matmul",
     "test_linalg.py": "addmm or baddbmm or bmm or matmul or mm_ or einsum or tensordot",
     "test_torch.py": "bmm or matmul or addmm",
     "test_nn.py": "Linear or MultiheadAttention or TransformerEncoderLayer or Bilinear",
