@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import declare_entry_points
+from conftest import DEVICES, declare_entry_points
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
@@ -953,6 +953,25 @@ def test_tensor_subclass_and_parameter() -> None:
     assert type(got) is Mine
     torch.testing.assert_close(got.as_subclass(Tensor).detach(), a @ a)
     assert hits("mm") == 1
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
+def test_cuda_graph() -> None:
+    """A graph that was captured under the switch replays what myops launched, on new inputs."""
+    model, x = nn.Linear(32, 16).cuda(), torch.randn(8, 32, device="cuda")
+    with torch.no_grad():
+        with myops.use(strict=True):
+            side = torch.cuda.Stream()
+            with torch.cuda.stream(side):
+                model(x)  # libraries initialise outside the capture
+            torch.cuda.current_stream().wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                y = model(x)
+        assert hits("addmm") == 2
+        x.copy_(torch.randn(8, 32))
+        graph.replay()
+        torch.testing.assert_close(y, model(x), rtol=1e-5, atol=1e-5)
 
 
 class Products(torch.utils.data.Dataset):

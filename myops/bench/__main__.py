@@ -11,7 +11,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUITES = {"dense": "myops.bench.dense", "sparse": "myops.bench.sparse"}
+SUITES = {"dense": "myops.bench.dense", "sparse": "myops.bench.sparse", "models": "myops.bench.models"}
 
 
 def build_parser() -> argparse.ArgumentParser:
