@@ -36,7 +36,7 @@ MAX_REASONS = 64  # kept for each operator: messages name shapes, so a long run 
 
 
 def _functional(name: str) -> Callable[..., Tensor]:
-    return without_wrapper(OPERATORS[name].op)
+    return OPERATORS[name].call
 
 
 def _out(name: str) -> Callable[..., Tensor]:

@@ -169,6 +169,17 @@ def test_out_is_an_operand() -> None:
     torch.testing.assert_close(target, a @ b)
 
 
+def test_writes_bump_the_version_once() -> None:
+    coo, b = random_dense(6, 6, torch.float64).to_sparse_coo(), torch.randn(6, 6).double()
+    for mode in (torch.enable_grad, torch.inference_mode):
+        target = torch.zeros(6, 6).double()
+        with mode(), myops.use(strict=True):
+            for write in (lambda t=target: torch.mm(coo, b, out=t), lambda t=target: t.addmm_(coo, b)):
+                version = target._version
+                write()
+                assert target._version == version + 1
+
+
 # Calls that are left to native.
 
 
