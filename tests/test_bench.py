@@ -435,7 +435,7 @@ def test_models_suite(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert len({case.family for case in models.select([], [], [], False)[0]} - set(families.REAL)) >= 4
     assert {case.dtype for case in models.select(["forward"], [], ["bfloat16"], False)[0]} == {"bfloat16"}
     monkeypatch.setattr(models, "MEDIUM", families.TINY)
-    monkeypatch.setattr(models, "COMPILED", ("diffusers attention",))
+    monkeypatch.setattr(models, "COMPILED", ("diffusers",))
     monkeypatch.setattr(models, "REAL", dict.fromkeys(families.REAL, families.PLAIN["GRU"]))
     rows = tmp_path / "rows.jsonl"
     arguments = ["models", "--families", "diffusers", "gpt", "bert-base", "--dtypes", "float32"]
