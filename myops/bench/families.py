@@ -7,11 +7,12 @@ cost what trained ones do. Families from transformers and torch_geometric need t
 from __future__ import annotations
 
 import copy
-import functools
+import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -128,8 +129,10 @@ PLAIN = {
 
 # transformers.
 
-_QUIET = ("dropout", "attention_dropout", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob")
-_QUIET += ("dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop", "activation_dropout")
+_QUIET = (
+    "dropout", "attention_dropout", "hidden_dropout", "hidden_dropout_prob", "attention_probs_dropout_prob",
+    "dropout_rate", "resid_pdrop", "embd_pdrop", "attn_pdrop", "activation_dropout",
+)  # fmt: skip
 
 
 def _configured(family: str, name: str, settings: dict[str, Any]) -> nn.Module:
@@ -244,8 +247,7 @@ class Graph(nn.Module):
 
     def __init__(self, size: Size, make: Callable[[Any, int, int], nn.Module]) -> None:
         super().__init__()
-        from torch_geometric import nn as geometric
-
+        geometric = importlib.import_module("torch_geometric.nn")
         self.first, self.second = (make(geometric, size.width, size.width) for _ in range(2))
         nodes = size.batch * size.tokens
         generator = torch.Generator().manual_seed(2)
@@ -297,23 +299,20 @@ def _prefill(model: nn.Module, size: Size) -> Tensor:
     return _decoder(model, Size(0, 0, 0, 1, 64, 1000))
 
 
-def _decode(steps: int) -> Callable[[nn.Module, Size], Tensor]:
-    """`steps` tokens one by one after 64, whose keys and values are computed once for each model."""
+_filled: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
-    @functools.lru_cache(maxsize=2)
-    def filled(model: nn.Module) -> Any:
+
+def _decode(model: nn.Module, size: Size) -> Tensor:
+    """Four tokens one by one after 64, whose keys and values are computed once for each model."""
+    if model not in _filled:
         with torch.no_grad():
-            return model(input_ids=_tokens(Size(0, 0, 0, 1, 64, 1000)), use_cache=True).past_key_values
-
-    def run(model: nn.Module, size: Size) -> Tensor:
-        cache = copy.deepcopy(filled(model))
-        logits = [
-            model(input_ids=torch.tensor([[step]]), past_key_values=cache, use_cache=True).logits[0, -1]
-            for step in range(steps)
-        ]
-        return torch.stack(logits)
-
-    return run
+            _filled[model] = model(input_ids=_tokens(Size(0, 0, 0, 1, 64, 1000)), use_cache=True).past_key_values
+    cache = copy.deepcopy(_filled[model])
+    logits = [
+        model(input_ids=torch.tensor([[step]]), past_key_values=cache, use_cache=True).logits[0, -1]
+        for step in range(4)
+    ]
+    return torch.stack(logits)
 
 
 _MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -324,7 +323,7 @@ _LLAMA = {
 
 REAL = {
     "GPT-2 124M prefill": Family(_gpt2, _prefill, ("addmm", "bmm", "mm"), "transformers"),
-    "GPT-2 124M decode": Family(_gpt2, _decode(4), ("addmm", "bmm", "mm"), "transformers"),
+    "GPT-2 124M decode": Family(_gpt2, _decode, ("addmm", "bmm", "mm"), "transformers"),
     "Llama 106M prefill": Family(
         lambda size: _configured("Llama", "LlamaForCausalLM", _LLAMA), _prefill, ("mm", "bmm"), "transformers"
     ),
