@@ -54,12 +54,17 @@ def collect() -> dict[str, Any]:
         }
         for name, row in tables.items()
     }
+    sparse: dict[str, list[str]] = {r.name: [] for r in REROUTES if r.name not in OPERATORS}
+    for r in REROUTES:
+        if r.name in sparse:
+            sparse[r.name].append(f"aten.{r.overload} ({', '.join(r.keys)})")
     return {
         **_native.build_info(),
         "path": str(_native._FOLDER),
         "dtypes": [str(dtype).removeprefix("torch.") for dtype in _native.DTYPE_CODES],
         "devices": devices,
         "operators": operators,
+        "rerouted_sparse": sparse,
         "environment": {name: os.environ.get(name) for name in VARIABLES},
     }
 
@@ -80,6 +85,9 @@ def text(info: dict[str, Any]) -> str:
         cells = ["yes" if row[device].startswith("ok") else "no" for device in ("cpu", "cuda")]
         switch = ", ".join(dict.fromkeys(r.partition(" ")[0] for r in row["rerouted"])) or "-"
         lines.append(f"{name:18}{cells[0]:6}{cells[1]:6}{len(row['overloads']):<11}{switch}")
+    lines += ["", "sparse calls of torch that the switch takes"]
+    for name, rerouted in info["rerouted_sparse"].items():
+        lines.append(f"{name:22}{', '.join(dict.fromkeys(r.partition(' ')[0] for r in rerouted))}")
     lines.append("")
     lines += [f"{name} = {info['environment'][name] or ''}  ({what})" for name, what in VARIABLES.items()]
     return "\n".join(lines)

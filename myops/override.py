@@ -1,9 +1,10 @@
-"""The switch: reroutes aten's mm, addmm, bmm and baddbmm to myops at the backend keys, for any unmodified model.
+"""The switch: reroutes aten's matrix products, dense and sparse, to myops at the backend keys, for unmodified models.
 
 At a backend key everything above stays torch's own: autograd formulas, autocast, functorch, compile. A call that myops
 does not take, for whatever reason, goes to the captured native kernel, so errors, warnings and resizes are native.
 
-Not here: linear and matmul, which torch builds from these; compile backends (compile.py); modules (nn.py).
+Not here: linear and matmul, which torch builds from these; what runs at the sparse keys (override_sparse.py); compile
+backends (compile.py); modules (nn.py).
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native
+from . import _native, override_sparse
 from .autograd import without_wrapper
-from .registration import OPERATORS, Operator
+from .registration import OPERATORS
 
 log = logging.getLogger(__name__)
 _lock = threading.RLock()
@@ -34,12 +35,12 @@ MAX_REASONS = 64  # kept for each operator: messages name shapes, so a long run 
 # How an overload of aten is made of an operator of the table. Positional arguments and keywords are those of aten.
 
 
-def _functional(row: Operator) -> Callable[..., Tensor]:
-    return row.call
+def _functional(name: str) -> Callable[..., Tensor]:
+    return OPERATORS[name].call
 
 
-def _out(row: Operator) -> Callable[..., Tensor]:
-    op = without_wrapper(row.packet.out)
+def _out(name: str) -> Callable[..., Tensor]:
+    op = without_wrapper(OPERATORS[name].packet.out)
 
     def call(*args: Any, out: Tensor, **kwargs: Any) -> Tensor:
         op(*args, **kwargs, out=out)
@@ -48,8 +49,8 @@ def _out(row: Operator) -> Callable[..., Tensor]:
     return call
 
 
-def _in_place(row: Operator) -> Callable[..., Tensor]:
-    op = without_wrapper(row.in_place_packet.default)
+def _in_place(name: str) -> Callable[..., Tensor]:
+    op = without_wrapper(OPERATORS[name].in_place_packet.default)
 
     def call(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         op(input, *args, **kwargs)
@@ -58,11 +59,11 @@ def _in_place(row: Operator) -> Callable[..., Tensor]:
     return call
 
 
-def _activated(form: Callable[[Operator], Callable[..., Tensor]]) -> Callable[[Operator], Callable[..., Tensor]]:
+def _activated(form: Callable[[str], Callable[..., Tensor]]) -> Callable[[str], Callable[..., Tensor]]:
     """`_addmm_activation`, which inference of nn.TransformerEncoderLayer calls: relu, or gelu where it is asked for."""
 
-    def build(row: Operator) -> Callable[..., Tensor]:
-        product = form(row)
+    def build(name: str) -> Callable[..., Tensor]:
+        product = form(name)
 
         def call(*args: Any, use_gelu: bool = False, **kwargs: Any) -> Tensor:
             if not use_gelu:
@@ -76,14 +77,42 @@ def _activated(form: Callable[[Operator], Callable[..., Tensor]]) -> Callable[[O
     return build
 
 
+def _as_it_is(function: Callable[..., Any]) -> Callable[[str], Callable[..., Any]]:
+    return lambda name: function
+
+
 @dataclass(frozen=True)
 class Reroute:
     """One overload of aten that the switch takes over."""
 
     name: str  # the operator, as in `ops` and in `stats()`
     overload: str
-    build: Callable[[Operator], Callable[..., Any]]
+    build: Callable[[str], Callable[..., Any]]  # our kernel, from `name`
     keys: tuple[str, ...] = ("CPU", "CUDA")
+
+
+_SPARSE = ("SparseCPU", "SparseCsrCPU", "SparseCUDA", "SparseCsrCUDA")
+_COO, _COMPRESSED = _SPARSE[::2], _SPARSE[1::2]
+
+
+def _sparse_reroutes() -> Iterator[Reroute]:
+    """torch.sparse.mm arrives as addmm with beta=0, or as one of the last three of sparse.mm."""
+    ours = override_sparse
+    for name, overload, function, keys in (
+        ("sparse.mm", "mm", ours.mm, _SPARSE),
+        ("sparse.mm", "mm.out", ours.out(ours.mm), _SPARSE),
+        ("sparse.mm", "_sparse_sparse_matmul", ours.sparse_sparse_matmul, _COO),
+        ("sparse.mm", "_sparse_mm_reduce_impl", ours.sparse_mm_reduce, _COMPRESSED[:1]),
+        ("sparse.mm", "_sparse_mm_reduce_impl_backward", ours.sparse_mm_reduce_backward, _COMPRESSED[:1]),
+        ("sparse.addmm", "addmm", ours.addmm, _SPARSE),
+        ("sparse.addmm", "addmm.out", ours.out(ours.addmm), _SPARSE),
+        ("sparse.addmm", "addmm_", ours.addmm_, _COO),
+        ("sparse.bmm", "bmm", ours.bmm, _COO),
+        ("sparse.bmm", "bmm.out", ours.out(ours.bmm), _COO),
+        ("sparse.sampled_addmm", "sparse_sampled_addmm", ours.sampled_addmm, _COMPRESSED),
+        ("sparse.sampled_addmm", "sparse_sampled_addmm.out", ours.sampled_addmm_out, _COMPRESSED),
+    ):
+        yield Reroute(name, overload, _as_it_is(function), keys)
 
 
 # Never linear or matmul: an override of these loses their gradients.
@@ -100,6 +129,7 @@ REROUTES = (
     Reroute("baddbmm", "baddbmm", _functional),
     Reroute("baddbmm", "baddbmm.out", _out),
     Reroute("baddbmm", "baddbmm_", _in_place),
+    *_sparse_reroutes(),
 )
 OPS = tuple(dict.fromkeys(reroute.name for reroute in REROUTES))
 
@@ -146,12 +176,21 @@ _retired: deque[Any] = deque(maxlen=8192)
 _told = False  # torch has had its one warning about overrides
 
 
+class _Declined(threading.local):
+    """Whether this thread is inside a native sparse kernel that runs a call of ours: such kernels call each other."""
+
+    now = False
+
+
+_declined = _Declined()
+
+
 class _Installed:
     """A reroute in force at one key: our kernel, and the native one that it stands in for."""
 
     def __init__(self, reroute: Reroute, key: str) -> None:
         self.reroute, self.key = reroute, key
-        self.call = reroute.build(OPERATORS[reroute.name])
+        self.call = reroute.build(reroute.name)
         self.install()
 
     def install(self) -> None:
@@ -192,7 +231,12 @@ class _Installed:
             took()
             return result
 
-        return router
+        def outermost(keyset: Any, *args: Any, **kwargs: Any) -> Any:
+            if _declined.now:  # a part of a call that was declined, and counted, as a whole
+                return self.run_native(keyset, args, kwargs)
+            return router(keyset, *args, **kwargs)
+
+        return outermost if self.key in _SPARSE else router
 
     def decline(self, error: Exception, keyset: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name, overload = self.reroute.name, self.reroute.overload
@@ -201,6 +245,15 @@ class _Installed:
             log.debug("aten::%s on %s goes to native: %s", overload, self.key, reason)
         if any(_users[name]):
             raise RuntimeError(f"myops does not take this call of aten::{overload}, and the switch is strict: {reason}")
+        if self.key not in _SPARSE:
+            return self.run_native(keyset, args, kwargs)
+        _declined.now = True
+        try:
+            return self.run_native(keyset, args, kwargs)
+        finally:
+            _declined.now = False
+
+    def run_native(self, keyset: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         native = self.native
         try:
             return native.call_boxed(keyset, *args, **kwargs)
@@ -209,7 +262,7 @@ class _Installed:
             if "SafeKernelFunction has been invalidated" not in str(failure):
                 raise
             with _lock:
-                if self.native is native and self in _installed.get(name, ()):
+                if self.native is native and self in _installed.get(self.reroute.name, ()):
                     self.remove()
                     self.install()
             return self.native.call_boxed(keyset, *args, **kwargs)
@@ -282,13 +335,15 @@ def _remove_users(names: tuple[str, ...], strict: bool | None = None) -> None:
 
 
 def enable(ops: Iterable[str] | None = None, *, strict: bool = False, batch_invariant: bool = False) -> None:
-    """Reroute aten's mm, addmm, bmm and baddbmm (or those in `ops`) to myops, process-wide, until `disable`.
+    """Reroute aten's matrix products (or those in `ops`) to myops, process-wide, until `disable`.
 
     Calls nest: the native kernels come back with the last `disable`. `MYOPS_ENABLE=1` in the environment does this when
     myops, or torch in an environment that has myops installed, is imported; under `MYOPS_DISABLE=1` it does nothing.
 
     Args:
-        ops: "mm", "addmm" (with `_addmm_activation`), "bmm", "baddbmm"; each with its out= and in-place forms.
+        ops: "mm", "addmm" (with `_addmm_activation`), "bmm", "baddbmm"; "sparse.mm" (torch.mm of a sparse matrix, and
+            torch.sparse.mm of two COO matrices or with a reduction), "sparse.addmm" (with every other torch.sparse.mm,
+            which is addmm with beta=0), "sparse.bmm", "sparse.sampled_addmm". Each with its out= and in-place forms.
         strict: a call that myops does not take is a RuntimeError that says why, where it would go to the native kernel.
             The operator stays strict while any of its users is.
         batch_invariant: while any user asks for it, every product of myops in the process, called directly or through
@@ -352,6 +407,6 @@ def explain() -> str:
         lines += [f"  {count} native: {reason}" for reason, count in Counter(entry["reasons"]).most_common()]
     lines.append(
         "not counted: what torch does without these, as convolutions, LSTM, scaled_dot_product_attention on its flash "
-        "kernel, sparse layouts, fake and meta tensors, and the myops operators themselves"
+        "kernel, sparse matrices times vectors, fake and meta tensors, and the myops operators themselves"
     )
     return "\n".join(lines)

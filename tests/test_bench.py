@@ -13,7 +13,20 @@ import torch
 pytest.importorskip("numpy")
 
 from myops.bench import __main__ as command
-from myops.bench import accuracy, dense, machine, memory, problem, report, runner, sparse, suite, timing
+from myops.bench import (
+    accuracy,
+    dense,
+    families,
+    machine,
+    memory,
+    models,
+    problem,
+    report,
+    runner,
+    sparse,
+    suite,
+    timing,
+)
 
 
 def make_row(ratio: float | None, verdict: str, group: str = "squares", **changes: Any) -> report.Row:
@@ -461,4 +474,24 @@ def test_sparse_suite(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert {row.group for row in read} == set(sparse.CLASSES)
     assert all(row.myops is not None and row.native is not None for row in read)
     assert all(row.myops.error < 1e-2 for row in read if row.op == "spmm" and row.myops)
+    assert "Speed-up by class" in capsys.readouterr().out
+
+
+def test_models_suite(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A family of every class at a tiny size: both sides run, the errors are torch's, and the calls are counted."""
+    assert len({case.family for case in models.select([], [], [], False)[0]} - set(families.REAL)) >= 4
+    assert {case.dtype for case in models.select(["forward"], [], ["bfloat16"], False)[0]} == {"bfloat16"}
+    monkeypatch.setattr(models, "MEDIUM", families.TINY)
+    monkeypatch.setattr(models, "COMPILED", ("diffusers",))
+    monkeypatch.setattr(models, "REAL", dict.fromkeys(families.REAL, families.PLAIN["GRU"]))
+    rows = tmp_path / "rows.jsonl"
+    arguments = ["models", "--families", "diffusers", "gpt", "bert-base", "--dtypes", "float32"]
+    assert command.main([*arguments, "--threads", "1", "--budget", "0.03", "--json", str(rows)]) == 0
+    read = [report.from_json(line) for line in rows.read_text().splitlines()]
+    assert {row.group for row in read} == set(models.CLASSES)
+    for row in read:
+        assert row.myops is not None, row.notes
+        assert row.native is not None, row.notes
+        assert row.myops.error < 1e-4
+        assert row.dims["myops"] == row.dims["all"] > 0
     assert "Speed-up by class" in capsys.readouterr().out

@@ -36,6 +36,7 @@ def test_json() -> None:
     assert {"myops.addmm.default", "myops.addmm.out", "myops.addmm_.default"} <= set(addmm["overloads"])
     assert "aten._addmm_activation (CPU, CUDA)" in addmm["rerouted"]
     assert found["operators"]["linear"]["rerouted"] == []
+    assert "aten._sparse_mm_reduce_impl (SparseCsrCPU)" in found["rerouted_sparse"]["sparse.mm"]
     assert found["environment"]["MYOPS_DISABLE"] == "0"
     if not myops.is_available("cuda"):
         assert addmm["cuda"] == _native.cuda_error
@@ -47,6 +48,7 @@ def test_text_has_every_operator_and_reason(capsys: pytest.CaptureFixture[str]) 
     lines = printed.splitlines()
     for name in (*OPERATORS, *COMPONENTS):
         assert any(line.startswith(f"{name} ") and " yes " in line for line in lines), name
+    assert any(line.startswith("sparse.sampled_addmm ") and "aten.sparse_sampled_addmm" in line for line in lines)
     for name in info.VARIABLES:
         assert any(line.startswith(f"{name} = ") for line in lines)
     if not myops.is_available("cuda"):

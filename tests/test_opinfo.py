@@ -144,6 +144,88 @@ def test_switch_was_on() -> None:
         assert sum(entry["myops"] for entry in myops.stats().values()) > 0, info.name
 
 
+# Sparse.
+
+SPARSE = {"sparse.mm": myops.sparse.mm, "sparse.sampled_addmm": myops.sparse.sampled_addmm}
+SPARSE_INFOS = [info for info in invocations.op_db if info.name in SPARSE]
+sparse_each_way = pytest.mark.parametrize(
+    ("info", "way"),
+    [(info, way) for info in SPARSE_INFOS for way in ("function", "switch")],
+    ids=[f"{info.name}-{way}" for info in SPARSE_INFOS for way in ("function", "switch")],
+)
+
+
+def sparse_call(info: Any, way: str, sample: Any) -> Callable[..., Tensor]:
+    """The call of a sample as a function of its tensors."""
+    tensors = 1 + sum(isinstance(arg, Tensor) for arg in sample.args)
+    rest = sample.args[tensors - 1 :]  # the reduction, which torch takes by position
+
+    def call(*args: Tensor) -> Tensor:
+        if way == "switch":
+            return info.op(*args, *rest, **sample.kwargs)
+        return SPARSE[info.name](*args, **sample.kwargs, **({"reduce": rest[0]} if rest else {}))
+
+    return call
+
+
+def sparse_operands(sample: Any) -> list[Tensor]:
+    return [sample.input, *(arg for arg in sample.args if isinstance(arg, Tensor))]
+
+
+def with_entries(like: Tensor, values: Tensor) -> Tensor:
+    if like.layout == torch.strided:
+        return values
+    return torch.sparse_csr_tensor(like.crow_indices(), like.col_indices(), values, like.shape)
+
+
+def entries(result: Tensor) -> Tensor:
+    return result if result.layout == torch.strided else result.values()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")
+@sparse_each_way
+def test_sparse_samples(info: Any, way: str) -> None:
+    assert {i.name for i in SPARSE_INFOS} == set(SPARSE)
+    checked = 0
+    for dtype in sorted(info.dtypes, key=str):
+        myops.reset_stats()
+        for sample in info.sample_inputs("cpu", dtype):
+            operands, where = sparse_operands(sample), f"{dtype}: {sample}"
+            native = sparse_call(info, "switch", sample)(*operands)
+            exact = sparse_call(info, "switch", sample)(*(t.to(wide(dtype)) for t in operands))
+            with entered(way):
+                got = sparse_call(info, way, sample)(*operands)
+            assert (got.layout, got.shape, got.dtype) == (native.layout, native.shape, native.dtype), where
+            exact, native, got = entries(exact), entries(native), entries(got)
+            floor = 2 * torch.finfo(dtype).eps * float(exact.abs().max()) if exact.numel() else 0.0
+            assert bool(((got - exact).abs() <= 2 * (native - exact).abs() + floor).all()), where
+            checked += 1
+        taken = sum(entry["myops"] for entry in myops.stats().values())
+        assert (taken > 0) == (way == "switch")
+    assert checked >= 8
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")
+@sparse_each_way
+def test_sparse_gradients(info: Any, way: str) -> None:
+    """Of the values of a sparse operand. Torch's constructor and `values()` have no second derivative."""
+    checked = 0
+    for sample in info.sample_inputs("cpu", torch.float64, requires_grad=True):
+        operands = sparse_operands(sample)
+        if not all(entries(t).numel() for t in operands):
+            continue
+        inner = sparse_call(info, way, sample)
+
+        def call(*leaves: Tensor, operands: list[Tensor] = operands, inner: Any = inner) -> Tensor:
+            return entries(inner(*map(with_entries, operands, leaves)))
+
+        inputs = tuple(entries(t).detach().clone().requires_grad_() for t in operands)
+        with entered(way):
+            assert gradcheck(call, inputs, check_undefined_grad=False), str(sample)  # `values()` refuses it
+        checked += 1
+    assert checked
+
+
 # Errors.
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import DEVICES
 from torch import Tensor, nn
 
 import myops
@@ -109,6 +110,27 @@ def test_exported_program_without_myops() -> None:
         torch.testing.assert_close(loaded.module()(x, args[1]), model(x, args[1]))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_onnx(tmp_path: Path) -> None:
+    """By its decompositions a model goes to ONNX without a translation of ours, and is right there at other sizes."""
+    pytest.importorskip("onnxscript", reason="torch.onnx writes with it")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="runs the model")
+    model, rows = Net().eval(), torch.export.Dim("rows", min=2, max=64)
+    args = torch.randn(5, 6), torch.randn(6, 5)
+    program = torch.export.export(model, args, dynamic_shapes={"x": {0: rows}, "w": None})
+    assert any("myops" in str(node.target) for node in program.graph.nodes)
+    plain = program.run_decompositions({**torch.export.default_decompositions(), **myops.decompositions()})
+    file = tmp_path / "model.onnx"
+    torch.onnx.export(plain, dynamo=True, verbose=False).save(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    for n in (5, 2, 31):
+        x = torch.randn(n, 6)
+        got = session.run(None, dict(zip(names, (x.numpy(), args[1].numpy()), strict=True)))
+        for mine, expected in zip(got, model(x, args[1]), strict=True):
+            torch.testing.assert_close(torch.from_numpy(mine), expected)
+
+
 def test_every_row_has_a_decomposition() -> None:
     assert set(myops.decompositions()) == {row.op for row in OPERATORS.values()}
 
@@ -130,6 +152,16 @@ def test_numpy_shares_memory() -> None:
     view = numpy.from_dlpack(result)
     myops.add_(result, x)
     numpy.testing.assert_array_equal(view, 3 * a)
+
+
+@pytest.mark.skipif("cuda" not in DEVICES, reason="needs a GPU")
+def test_cupy_shares_memory() -> None:
+    cupy = pytest.importorskip("cupy", reason="reads what myops wrote")
+    x = torch.randn(3, 4, device="cuda")
+    result = myops.mm(x, x.mT)
+    view = cupy.from_dlpack(result)
+    assert view.data.ptr == result.data_ptr()
+    cupy.testing.assert_allclose(view, cupy.from_dlpack(x) @ cupy.from_dlpack(x).T, rtol=1e-5, atol=1e-5)
 
 
 # Names of CUDA. What torch calls cuda on ROCm too (is_cuda, the stream of a device, the dispatch key) is not among them.

@@ -11,7 +11,12 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUITES = {"dense": "myops.bench.dense", "sparse": "myops.bench.sparse", "show": "myops.bench.show"}
+SUITES = {
+    "dense": "myops.bench.dense",
+    "sparse": "myops.bench.sparse",
+    "models": "myops.bench.models",
+    "show": "myops.bench.show",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
