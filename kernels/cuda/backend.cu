@@ -48,6 +48,10 @@ class Session {
   explicit Session(const Tensor& like) : stream_(like), like_(like) {
     session_.stream = stream_;
     session_.allocate = &allocate;
+    session_.allocated = [](void* cookie) { return static_cast<int64_t>(held_by(cookie).size()); };
+    session_.release = [](void* cookie, int64_t kept) {
+      held_by(cookie).erase(held_by(cookie).begin() + kept, held_by(cookie).end());
+    };
     session_.cookie = this;
     check(cudaDeviceGetAttribute(&session_.multiprocessors, cudaDevAttrMultiProcessorCount, stream_.device), "sparse");
   }
@@ -74,10 +78,10 @@ class Session {
   void check(cudaError_t error, const char* kernel) const { stream_.check(error, kernel); }
 
  private:
+  static std::vector<Tensor>& held_by(void* cookie) { return static_cast<Session*>(cookie)->held_; }
   static void* allocate(void* cookie, int64_t bytes) {
-    auto& self = *static_cast<Session*>(cookie);
-    self.held_.push_back(empty(&bytes, 1, ScalarType::Byte, self.like_));
-    return self.held_.back().data_ptr();
+    held_by(cookie).push_back(empty(&bytes, 1, ScalarType::Byte, static_cast<Session*>(cookie)->like_));
+    return held_by(cookie).back().data_ptr();
   }
 
   CurrentStream stream_;
@@ -119,9 +123,7 @@ Status Cuda::run(const Extremum& problem, const Tensor& like) {
   return run_product("spmm_extremum", launch_extremum, problem, like);
 }
 
-Status Cuda::run(const Sddmm& problem, const Tensor& like) {
-  return run_product("sddmm", launch_sddmm, problem, like);
-}
+Status Cuda::run(const Sddmm& problem, const Tensor& like) { return run_product("sddmm", launch_sddmm, problem, like); }
 
 Status Cuda::run(const Transpose& problem, const Tensor& like) {
   return run_conversion("csr_transpose", launch_transpose, problem, like);

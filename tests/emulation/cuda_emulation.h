@@ -93,6 +93,7 @@ inline unsigned __match_any_sync(unsigned mask, int value) {
   return same;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 [[noreturn]] inline void __trap() { emulation::Scheduler::get().fault("__trap"); }
 
@@ -127,13 +128,13 @@ enum cudaError_t {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719
 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 
 namespace emulation {
 
 inline std::string last_fault;  // the message behind the last cudaErrorLaunchFailure
 inline cudaError_t last_error = cudaSuccess;
-inline int multiprocessors = 132;
+inline int multiprocessors = 132, shared_memory = Scheduler::kMaxShared;
 
 }  // namespace emulation
 
@@ -170,8 +171,8 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* 
   *status = cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = emulation::multiprocessors;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulation::multiprocessors : emulation::shared_memory;
   return cudaSuccess;
 }
 

@@ -1,4 +1,4 @@
-// What the tests reach through ctypes: the seed, the plan, products by a given plan, and the stream that torch would
+// What the tests reach through ctypes: the seed, the device's limits, the plan, products by a given plan, and the stream that torch would
 // give. Not here: the operators, which the library registers with torch like the real one.
 #include "../../kernels/cuda/gemm/gemm.h"
 
@@ -9,6 +9,9 @@ extern "C" int aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   *stream = nullptr;
   return 0;
 }
+
+// Bytes of shared memory that a block can ask for, as the device would say.
+EXPORT void emulation_shared_memory(int bytes) { emulation::shared_memory = bytes; }
 
 EXPORT void emulation_seed(uint64_t seed) { emulation::Scheduler::get().set_seed(seed); }
 

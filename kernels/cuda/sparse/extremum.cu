@@ -43,12 +43,13 @@ struct Best {
     int64_t entry;  // -1: none yet
   };
   static constexpr int kVector = kNeighbours;
+  static constexpr bool kWraps = is_integral(kType);
 
   __device__ __forceinline__ static int64_t value_of(const Extremum&, int64_t entry) { return entry; }
   __device__ __forceinline__ static State start(const Extremum&) { return {T{}, -1}; }
   __device__ __forceinline__ static void add(const Extremum& p, State& best, int64_t entry, Stored v, Stored x) {
     T product = static_cast<T>(static_cast<U>(widen<T>(v)) * static_cast<U>(widen<T>(x)));
-    if constexpr (is_integral(kType)) product = static_cast<T>(static_cast<Stored>(product));
+    if constexpr (kWraps) product = static_cast<T>(static_cast<Stored>(product));
     merge(p, best, {product, entry});
   }
   __device__ __forceinline__ static State exchange(State best, int lanes) {

@@ -1,29 +1,26 @@
 // What the sparse kernels share on the device: indices of either width, checked rows, lanes that add up.
 //
-// The width of indices is a flag and not a template parameter: a uniform branch on a load that a gather waits for anyway
-// halves the number of kernels.
+// The width of indices is a flag and not a template parameter: a uniform branch on a load that a gather waits for
+// anyway halves the number of kernels.
 #pragma once
 #include "../element.cuh"
 #include "sparse.h"
 
 namespace myops {
 
-constexpr int kThreads = 256;  // of a block
+constexpr int kThreads = 256;     // of a block
+constexpr int kBlocksAtOnce = 2;  // on a multiprocessor, at least; without it ptxas stops at 64 registers and spills
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 inline int64_t blocks_of(int64_t items, int64_t per_block) { return (items + per_block - 1) / per_block; }
 
-// The grid for `blocks` blocks of work; kernels walk what is more in steps of the grid.
-inline dim3 grid_of(int64_t blocks) {
-  constexpr int64_t kMost = 2147483647;
-  return dim3(static_cast<unsigned>(blocks < 1 ? 1 : blocks < kMost ? blocks : kMost));
-}
+// The 2^31 - 1 blocks of a grid are more than any memory has work for: no kernel here walks in steps of the grid.
+inline dim3 grid_of(int64_t blocks) { return dim3(static_cast<unsigned>(blocks < 1 ? 1 : blocks)); }
 
-__device__ __forceinline__ int64_t first_thread() {
+__device__ __forceinline__ int64_t thread_in_grid() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
-__device__ __forceinline__ int64_t all_threads() { return static_cast<int64_t>(gridDim.x) * blockDim.x; }
 
 __device__ __forceinline__ void report(unsigned* findings, Status status) {
   if (findings == nullptr) __trap();
@@ -79,9 +76,8 @@ __device__ __forceinline__ int64_t lower_bound(int64_t n, int64_t value, const A
 __device__ __forceinline__ int64_t row_of_entry(const Csr& A, int64_t e, int64_t from) {
   for (int i = 0; i < 2; ++i, ++from)
     if (from + 1 >= A.rows || load_index(A.crow, A.wide, from + 1) > e) return from;
-  return from + lower_bound(A.rows - 1 - from, e + 1, [&](int64_t i) {
-           return load_index(A.crow, A.wide, from + 1 + i);
-         });
+  return from +
+         lower_bound(A.rows - 1 - from, e + 1, [&](int64_t i) { return load_index(A.crow, A.wide, from + 1 + i); });
 }
 
 // Exchange between lanes whose numbers differ in the bits of `lanes`, for every type that is summed.

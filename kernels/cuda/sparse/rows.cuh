@@ -41,18 +41,17 @@ __device__ __forceinline__ int64_t parts_of(int64_t entries) {
 template <class State>
 __global__ void __launch_bounds__(kThreads)
     find_long_rows(const Csr A, const LongRows<State> longs, int64_t most, unsigned* findings) {
-  for (int64_t i = first_thread(); i < A.rows; i += all_threads()) {
-    const int64_t parts = parts_of(row_range(A, i, findings).size());
-    if (parts == 0) continue;
-    const int64_t first = static_cast<int64_t>(atomicAdd(&longs.counts[0], static_cast<unsigned long long>(parts)));
-    const bool fits = first + parts <= most;
-    for (int64_t s = 0; s < parts && first + s < most; ++s)
-      longs.segments[first + s] = fits ? Segment{i, s, parts} : Segment{};
-    if (fits)
-      longs.rows[atomicAdd(&longs.counts[1], 1ull)] = {i, first, parts};
-    else
-      report(findings, Status::bad_crow);
-  }
+  const int64_t i = thread_in_grid();
+  const int64_t parts = i < A.rows ? parts_of(row_range(A, i, findings).size()) : 0;
+  if (parts == 0) return;
+  const int64_t first = static_cast<int64_t>(atomicAdd(&longs.counts[0], static_cast<unsigned long long>(parts)));
+  const bool fits = first + parts <= most;
+  for (int64_t s = 0; s < parts && first + s < most; ++s)
+    longs.segments[first + s] = fits ? Segment{i, s, parts} : Segment{};
+  if (fits)
+    longs.rows[atomicAdd(&longs.counts[1], 1ull)] = {i, first, parts};
+  else
+    report(findings, Status::bad_crow);
 }
 
 // Adds the entries of `range` that are this entry lane's to the states of kVector columns.
@@ -88,7 +87,7 @@ __device__ __forceinline__ void walk(const typename Reduction::Problem& p, Range
 }
 
 template <class Reduction>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     reduce_rows(const __grid_constant__ typename Reduction::Problem p, const __grid_constant__ RowsPlan plan,
                 const LongRows<typename Reduction::State> longs, unsigned* findings) {
   using State = typename Reduction::State;
@@ -102,65 +101,62 @@ __global__ void __launch_bounds__(kThreads)
 
   // The blocks of one tile of columns follow each other, so that the tile's part of B stays in the L2 cache, and begin
   // with the segments, which take longest.
-  for (int64_t block = blockIdx.x; block < plan.blocks; block += gridDim.x) {
-    const int64_t tile = block / plan.blocks_per_tile;
-    const int64_t unit = (block - tile * plan.blocks_per_tile) * teams + team;
-    const int64_t column = ((tile << plan.group_shift) + column_lane) * kVector;
-    int64_t row = -1;
-    Range range;
-    if (unit < plan.segments) {
-      const Segment segment = unit < segments ? longs.segments[unit] : Segment{};
-      if (segment.row >= 0) {
-        const Range whole = row_range(p.A, segment.row, findings);
-        row = segment.row;
-        range = {whole.begin + whole.size() * segment.part / segment.parts,
-                 whole.begin + whole.size() * (segment.part + 1) / segment.parts};
-      }
-    } else if (unit - plan.segments < p.A.rows) {
-      range = row_range(p.A, unit - plan.segments, findings);
-      if (parts_of(range.size()) == 0)
-        row = unit - plan.segments;
-      else
-        range = {};
+  const int64_t tile = blockIdx.x / plan.blocks_per_tile;
+  const int64_t unit = (blockIdx.x - tile * plan.blocks_per_tile) * teams + team;
+  const int64_t column = ((tile << plan.group_shift) + column_lane) * kVector;
+  int64_t row = -1;
+  Range range;
+  if (unit < plan.segments) {
+    const Segment segment = unit < segments ? longs.segments[unit] : Segment{};
+    if (segment.row >= 0) {
+      const Range whole = row_range(p.A, segment.row, findings);
+      row = segment.row;
+      range = {whole.begin + whole.size() * segment.part / segment.parts,
+               whole.begin + whole.size() * (segment.part + 1) / segment.parts};
     }
-    const bool mine = row >= 0 && column < p.N;
-    State states[kVector];
+  } else if (unit - plan.segments < p.A.rows) {
+    range = row_range(p.A, unit - plan.segments, findings);
+    if (parts_of(range.size()) == 0)
+      row = unit - plan.segments;
+    else
+      range = {};
+  }
+  const bool mine = row >= 0 && column < p.N;
+  State states[kVector];
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) states[i] = Reduction::start(p);
-    if (mine)
-      walk<Reduction>(p, {range.begin + entry_lane, range.end}, column, entry_lanes, states, findings);
-    for (int lanes = 1 << plan.group_shift; lanes < 1 << plan.team_shift; lanes *= 2)  // whole warps come here
+  for (int i = 0; i < kVector; ++i) states[i] = Reduction::start(p);
+  if (mine) walk<Reduction>(p, {range.begin + entry_lane, range.end}, column, entry_lanes, states, findings);
+  for (int lanes = 1 << plan.group_shift; lanes < 1 << plan.team_shift; lanes *= 2)  // whole warps come here
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) Reduction::merge(p, states[i], Reduction::exchange(states[i], lanes));
-    if (!mine || entry_lane != 0) continue;
-    if (unit < plan.segments) {
+    for (int i = 0; i < kVector; ++i) Reduction::merge(p, states[i], Reduction::exchange(states[i], lanes));
+  if (!mine || entry_lane != 0) return;
+  if (unit < plan.segments) {
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) longs.partial[unit * p.N + column + i] = states[i];
-    } else {
-      Reduction::finish(p, row, column, range.size(), states);
-    }
+    for (int i = 0; i < kVector; ++i) longs.partial[unit * p.N + column + i] = states[i];
+  } else {
+    Reduction::finish(p, row, column, range.size(), states);
   }
 }
 
 // The segments of each long row, in their order.
 template <class Reduction>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     finish_long_rows(const __grid_constant__ typename Reduction::Problem p,
                      const LongRows<typename Reduction::State> longs, unsigned* findings) {
   using State = typename Reduction::State;
   constexpr int kVector = Reduction::kVector;
   const int64_t packs = p.N / kVector, count = static_cast<int64_t>(longs.counts[1]) * packs;
-  for (int64_t item = first_thread(); item < count; item += all_threads()) {
-    const LongRow l = longs.rows[item / packs];
-    const int64_t column = item % packs * kVector;
-    State states[kVector];
+  const int64_t item = thread_in_grid();
+  if (item >= count) return;
+  const LongRow l = longs.rows[item / packs];
+  const int64_t column = item % packs * kVector;
+  State states[kVector];
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) states[i] = Reduction::start(p);
-    for (int64_t s = l.first; s < l.first + l.parts; ++s)
+  for (int i = 0; i < kVector; ++i) states[i] = Reduction::start(p);
+  for (int64_t s = l.first; s < l.first + l.parts; ++s)
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) Reduction::merge(p, states[i], longs.partial[s * p.N + column + i]);
-    Reduction::finish(p, l.row, column, row_range(p.A, l.row, findings).size(), states);
-  }
+    for (int i = 0; i < kVector; ++i) Reduction::merge(p, states[i], longs.partial[s * p.N + column + i]);
+  Reduction::finish(p, l.row, column, row_range(p.A, l.row, findings).size(), states);
 }
 
 template <class Reduction>

@@ -6,8 +6,8 @@
 // several lanes where rows are long.
 //
 // A row of 2 * kSegment entries or more is cut into segments of equal size, each a team of its own whose sums go to
-// memory and are added in order by a last kernel. Which rows those are is found on the device, without waiting; the host
-// knows only that there are at most nnz / kSegment segments.
+// memory and are added in order by a last kernel. Which rows those are is found on the device, without waiting; the
+// host knows only that there are at most nnz / kSegment segments.
 #pragma once
 #include "../../sparse_view.h"
 
@@ -15,8 +15,8 @@ namespace myops {
 
 // Guesses until they meet a GPU: a segment keeps a team busy for some tens of microseconds.
 constexpr int64_t kSegment = 512;
-constexpr int64_t kMostSegments = 4096;    // of one row; what the last kernel adds up serially
-constexpr int64_t kEntriesPerLane = 8;     // on average, for another lane along the entries to pay
+constexpr int64_t kMostSegments = 4096;  // of one row; what the last kernel adds up serially
+constexpr int64_t kEntriesPerLane = 8;   // on average, for another lane along the entries to pay
 constexpr int kWarpShift = 5, kThreadsShift = 8;
 
 struct RowsPlan {

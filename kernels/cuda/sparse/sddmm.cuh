@@ -20,12 +20,14 @@ constexpr int kRounds = 4;  // of kDots entries, after one search for the row; g
 inline SddmmPlan plan_sddmm(const Csr& A, int64_t N, int64_t vector) {
   SddmmPlan plan;
   while (plan.group_shift < 5 && vector << plan.group_shift < N) ++plan.group_shift;
-  plan.blocks = blocks_of(A.nnz, (kThreads >> plan.group_shift) * kDots * kRounds);
+  const int64_t blocks = blocks_of(A.nnz, (kThreads >> plan.group_shift) * kDots * kRounds);
+  const int64_t checks = blocks_of(A.rows, kThreads);  // a thread looks at one row of crow, too
+  plan.blocks = blocks > checks ? blocks : checks;
   return plan;
 }
 
 template <DType kType, int kVector>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
     sampled_dots(const __grid_constant__ Sddmm p, const __grid_constant__ SddmmPlan plan, unsigned* findings) {
   using T = typename Element<kType>::Type;
   using Acc = typename Element<kType>::Acc;
@@ -36,49 +38,45 @@ __global__ void __launch_bounds__(kThreads)
   const int lanes = 1 << plan.group_shift;
   const int64_t first_column = (lane & (lanes - 1)) * kVector;
   if (p.A.rows == 0) return report(findings, Status::bad_crow);  // entries without a row
-  for (int64_t i = first_thread(); i < p.A.rows; i += all_threads()) row_range(p.A, i, findings);
+  if (const int64_t i = thread_in_grid(); i < p.A.rows) row_range(p.A, i, findings);
 
-  for (int64_t block = blockIdx.x; block < plan.blocks; block += gridDim.x) {
-    const int64_t warp = block * (kThreads / kWarpSize) + threadIdx.x / kWarpSize;
-    int64_t e = warp * groups * kDots * kRounds + group, row = 0;
-    if (e < p.A.nnz) row = lower_bound(p.A.rows - 1, e + 1, [&](int64_t i) { return load_index(p.A.crow, p.A.wide, i + 1); });
-    for (int round = 0; round < kRounds; ++round, e += kDots * groups) {
-      int64_t rows[kDots], cols[kDots];
-      bool exists[kDots];
-      Acc dots[kDots] = {};
+  const int64_t warp = blockIdx.x * (kThreads / kWarpSize) + threadIdx.x / kWarpSize;
+  int64_t e = warp * groups * kDots * kRounds + group, row = 0;
+  if (e < p.A.nnz)
+    row = lower_bound(p.A.rows - 1, e + 1, [&](int64_t i) { return load_index(p.A.crow, p.A.wide, i + 1); });
+  for (int round = 0; round < kRounds; ++round, e += kDots * groups) {
+    int64_t rows[kDots], cols[kDots];  // -1: no entry
+    Acc dots[kDots] = {};
 #pragma unroll
-      for (int u = 0; u < kDots; ++u) {
-        const int64_t entry = e + u * groups;
-        exists[u] = entry < p.A.nnz;
-        rows[u] = cols[u] = 0;
-        if (!exists[u]) continue;
-        rows[u] = row = row_of_entry(p.A, entry, row);
-        cols[u] = load_index(p.A.col, p.A.wide, entry);
-        if (inside(cols[u], p.A.cols)) continue;
-        report(findings, Status::bad_col);
-        exists[u] = false;
-      }
-      for (int64_t column = first_column; column < p.N; column += lanes * kVector) {
-        Pack<T, kVector> a{}, b[kDots];
-#pragma unroll
-        for (int u = 0; u < kDots; ++u)
-          if (exists[u]) b[u] = load_neighbours<kVector>(B + cols[u] * p.b_row + column);
-#pragma unroll
-        for (int u = 0; u < kDots; ++u) {
-          if (!exists[u]) continue;
-          if (u == 0 || rows[u] != rows[u - 1] || !exists[u - 1])
-            a = load_neighbours<kVector>(A + rows[u] * p.a_row + column);
-#pragma unroll
-          for (int i = 0; i < kVector; ++i) multiply_add(dots[u], widen<Acc>(a.v[i]), widen<Acc>(b[u].v[i]));
-        }
-      }
-      for (int other = 1; other < lanes; other *= 2)  // whole warps come here
-#pragma unroll
-        for (int u = 0; u < kDots; ++u) dots[u] = plus(dots[u], shuffle_xor(dots[u], other));
+    for (int u = 0; u < kDots; ++u) {
+      const int64_t entry = e + u * groups;
+      rows[u] = cols[u] = -1;
+      if (entry >= p.A.nnz) continue;
+      rows[u] = row = row_of_entry(p.A, entry, row);
+      cols[u] = load_index(p.A.col, p.A.wide, entry);
+      if (inside(cols[u], p.A.cols)) continue;
+      report(findings, Status::bad_col);
+      rows[u] = cols[u] = -1;
+    }
+    for (int64_t column = first_column; column < p.N; column += lanes * kVector) {
+      Pack<T, kVector> a{}, b[kDots];
 #pragma unroll
       for (int u = 0; u < kDots; ++u)
-        if (exists[u] && first_column == 0) static_cast<T*>(p.values)[e + u * groups] = narrow<T>(dots[u]);
+        if (cols[u] >= 0) b[u] = load_neighbours<kVector>(B + cols[u] * p.b_row + column);
+#pragma unroll
+      for (int u = 0; u < kDots; ++u) {
+        if (cols[u] < 0) continue;
+        if (u == 0 || rows[u] != rows[u - 1]) a = load_neighbours<kVector>(A + rows[u] * p.a_row + column);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) multiply_add(dots[u], widen<Acc>(a.v[i]), widen<Acc>(b[u].v[i]));
+      }
     }
+    for (int other = 1; other < lanes; other *= 2)  // whole warps come here
+#pragma unroll
+      for (int u = 0; u < kDots; ++u) dots[u] = plus(dots[u], shuffle_xor(dots[u], other));
+#pragma unroll
+    for (int u = 0; u < kDots; ++u)
+      if (cols[u] >= 0 && first_column == 0) static_cast<T*>(p.values)[e + u * groups] = narrow<T>(dots[u]);
   }
 }
 

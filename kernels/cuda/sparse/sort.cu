@@ -1,60 +1,33 @@
 #include "sort.h"
 
-#include "pattern.cuh"
+#include "block.cuh"
 
 namespace myops {
 namespace {
 
 constexpr int kWarps = kThreads / kWarpSize;
 
-// ---- Sums over prefixes: tiles, then the sums of tiles by one block, then tiles again ---------------------------------
+// ---- Sums over prefixes: tiles, then the sums of tiles by one block, then tiles again -------------------------------
 
 constexpr int kScanItems = 8;  // of a thread
 constexpr int64_t kScanTile = kThreads * kScanItems;
 
-struct ScanShared {
-  int64_t warp[kWarps];
-};
-
-// The sum of x over the threads before this one; total: over all. A barrier stands before and after the shared sums are
-// used, so calls may follow each other.
-__device__ __forceinline__ int64_t sum_of_threads_before(int64_t x, int64_t& total, ScanShared& shared) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
-  int64_t sum = x;
-  for (int step = 1; step < kWarpSize; step *= 2) {
-    const int64_t before = __shfl_up_sync(kAllLanes, sum, step);
-    if (lane >= step) sum += before;
-  }
-  __syncthreads();
-  if (lane == kWarpSize - 1) shared_store(&shared.warp[warp], sum);
-  __syncthreads();
-  int64_t before = sum - x;
-  total = 0;
-  for (int w = 0; w < kWarps; ++w) {
-    const int64_t of_warp = shared_load(&shared.warp[w]);
-    if (w < warp) before += of_warp;
-    total += of_warp;
-  }
-  return before;
-}
-
 // sums[t]: of tile t.
 __global__ void __launch_bounds__(kThreads) sum_tiles(const int64_t* data, int64_t count, int64_t* sums) {
-  ScanShared& shared = shared_storage<ScanShared>();
-  for (int64_t tile = blockIdx.x; tile * kScanTile < count; tile += gridDim.x) {
-    int64_t sum = 0, total;
-    for (int i = 0; i < kScanItems; ++i) {
-      const int64_t at = tile * kScanTile + i * kThreads + threadIdx.x;
-      if (at < count) sum += data[at];
-    }
-    sum_of_threads_before(sum, total, shared);
-    if (threadIdx.x == 0) sums[tile] = total;
+  BlockSums& shared = shared_storage<BlockSums>();
+  const int64_t tile = blockIdx.x;
+  int64_t sum = 0, total;
+  for (int i = 0; i < kScanItems; ++i) {
+    const int64_t at = tile * kScanTile + i * kThreads + threadIdx.x;
+    if (at < count) sum += data[at];
   }
+  sum_of_threads_before(sum, total, shared);
+  if (threadIdx.x == 0) sums[tile] = total;
 }
 
 // One block: sums becomes the sums over prefixes, *all the sum of everything.
 __global__ void __launch_bounds__(kThreads) scan_sums(int64_t* sums, int64_t tiles, int64_t* all) {
-  ScanShared& shared = shared_storage<ScanShared>();
+  BlockSums& shared = shared_storage<BlockSums>();
   int64_t before = 0;
   for (int64_t first = 0; first < tiles; first += kThreads) {
     const int64_t at = first + threadIdx.x, x = at < tiles ? sums[at] : 0;
@@ -67,20 +40,19 @@ __global__ void __launch_bounds__(kThreads) scan_sums(int64_t* sums, int64_t til
 }
 
 __global__ void __launch_bounds__(kThreads) scan_tiles(int64_t* data, int64_t count, const int64_t* sums) {
-  ScanShared& shared = shared_storage<ScanShared>();
-  for (int64_t tile = blockIdx.x; tile * kScanTile < count; tile += gridDim.x) {
-    int64_t before = sums[tile];
-    for (int i = 0; i < kScanItems; ++i) {
-      const int64_t at = tile * kScanTile + i * kThreads + threadIdx.x, x = at < count ? data[at] : 0;
-      int64_t total;
-      const int64_t sum = sum_of_threads_before(x, total, shared);
-      if (at < count) data[at] = before + sum;
-      before += total;
-    }
+  BlockSums& shared = shared_storage<BlockSums>();
+  const int64_t tile = blockIdx.x;
+  int64_t before = sums[tile];
+  for (int i = 0; i < kScanItems; ++i) {
+    const int64_t at = tile * kScanTile + i * kThreads + threadIdx.x, x = at < count ? data[at] : 0;
+    int64_t total;
+    const int64_t sum = sum_of_threads_before(x, total, shared);
+    if (at < count) data[at] = before + sum;
+    before += total;
   }
 }
 
-// ---- Radix sort: count digits, place the counts, move ----------------------------------------------------------------
+// ---- Radix sort: count digits, place the counts, move ---------------------------------------------------------------
 
 constexpr int kDigits = 1 << kDigitBits;
 constexpr int kSortItems = 16;                        // of a thread
@@ -104,79 +76,73 @@ __global__ void __launch_bounds__(kThreads)
     unsigned of[kDigits];
   };
   Shared& shared = shared_storage<Shared>();
-  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    shared_store(&shared.of[threadIdx.x], 0u);
-    __syncthreads();
-    for (int i = 0; i < kSortItems; ++i) {
-      const int64_t at = tile * kSortTile + i * kThreads + threadIdx.x;
-      if (at < count) atomicAdd(&shared.of[digit_of(keys[at], shift)], 1u);
-    }
-    __syncthreads();
-    counts[threadIdx.x * tiles + tile] = shared_load(&shared.of[threadIdx.x]);
-    __syncthreads();
+  const int64_t tile = blockIdx.x;
+  shared_store(&shared.of[threadIdx.x], 0u);
+  __syncthreads();
+  for (int i = 0; i < kSortItems; ++i) {
+    const int64_t at = tile * kSortTile + i * kThreads + threadIdx.x;
+    if (at < count) atomicAdd(&shared.of[digit_of(keys[at], shift)], 1u);
   }
+  __syncthreads();
+  counts[threadIdx.x * tiles + tile] = shared_load(&shared.of[threadIdx.x]);
 }
 
 // Moves each key to its place: those before it in its warp's part of the tile are counted as the warp walks, 32 at a
 // time; those of earlier warps, tiles and digits come out of the counts. order == nullptr: the keys' own numbers.
 template <class Key>
-__global__ void __launch_bounds__(kThreads)
-    move_keys(const Key* keys, const Key* order, int64_t count, int shift, int64_t tiles, const int64_t* places, Key* to,
-              Key* order_to) {
+__global__ void __launch_bounds__(kThreads) move_keys(const Key* keys, const Key* order, int64_t count, int shift,
+                                                      int64_t tiles, const int64_t* places, Key* to, Key* order_to) {
   DigitCounts& shared = shared_storage<DigitCounts>();
   const int lane = static_cast<int>(threadIdx.x) % kWarpSize, warp = static_cast<int>(threadIdx.x) / kWarpSize;
   constexpr int kNone = kDigits;  // the digit of lanes behind the last key
-  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    for (int w = 0; w < kWarps; ++w) shared_store(&shared.of[w][threadIdx.x], 0u);
-    __syncthreads();
-    const int64_t first = tile * kSortTile + warp * kSortItems * kWarpSize + lane;
-    Key key[kSortItems];
-    unsigned before[kSortItems];
+  const int64_t tile = blockIdx.x;
+  for (int w = 0; w < kWarps; ++w) shared_store(&shared.of[w][threadIdx.x], 0u);
+  __syncthreads();
+  const int64_t first = tile * kSortTile + warp * kSortItems * kWarpSize + lane;
+  unsigned before[kSortItems];  // the keys are read again below: as many registers would spill
 #pragma unroll
-    for (int i = 0; i < kSortItems; ++i) {
-      const int64_t at = first + i * kWarpSize;
-      key[i] = at < count ? keys[at] : Key(0);
-      const int digit = at < count ? digit_of(key[i], shift) : kNone;
-      const unsigned same = __match_any_sync(kAllLanes, digit);
-      const int rank = __popc(same & ((1u << lane) - 1));
-      before[i] = digit == kNone ? 0 : shared_load(&shared.of[warp][digit]) + rank;
-      __syncwarp();
-      if (rank == 0 && digit != kNone) shared_store(&shared.of[warp][digit], before[i] + __popc(same));
-      __syncwarp();
-    }
-    __syncthreads();
-    unsigned sum = 0;
-    for (int w = 0; w < kWarps; ++w) {
-      const unsigned of_warp = shared_load(&shared.of[w][threadIdx.x]);
-      shared_store(&shared.of[w][threadIdx.x], sum);
-      sum += of_warp;
-    }
-    __syncthreads();
+  for (int i = 0; i < kSortItems; ++i) {
+    const int64_t at = first + i * kWarpSize;
+    const int digit = at < count ? digit_of(keys[at], shift) : kNone;
+    const unsigned same = __match_any_sync(kAllLanes, digit);
+    const int rank = __popc(same & ((1u << lane) - 1));
+    before[i] = digit == kNone ? 0 : shared_load(&shared.of[warp][digit]) + rank;
+    __syncwarp();
+    if (rank == 0 && digit != kNone) shared_store(&shared.of[warp][digit], before[i] + __popc(same));
+    __syncwarp();
+  }
+  __syncthreads();
+  unsigned sum = 0;
+  for (int w = 0; w < kWarps; ++w) {
+    const unsigned of_warp = shared_load(&shared.of[w][threadIdx.x]);
+    shared_store(&shared.of[w][threadIdx.x], sum);
+    sum += of_warp;
+  }
+  __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kSortItems; ++i) {
-      const int64_t at = first + i * kWarpSize;
-      if (at >= count) continue;
-      const int digit = digit_of(key[i], shift);
-      const int64_t place = places[digit * tiles + tile] + shared_load(&shared.of[warp][digit]) + before[i];
-      to[place] = key[i];
-      order_to[place] = order == nullptr ? static_cast<Key>(at) : order[at];
-    }
-    __syncthreads();
+  for (int i = 0; i < kSortItems; ++i) {
+    const int64_t at = first + i * kWarpSize;
+    if (at >= count) continue;
+    const Key key = keys[at];
+    const int digit = digit_of(key, shift);
+    const int64_t place = places[digit * tiles + tile] + shared_load(&shared.of[warp][digit]) + before[i];
+    to[place] = key;
+    order_to[place] = order == nullptr ? static_cast<Key>(at) : order[at];
   }
 }
 
-// ---- Patterns --------------------------------------------------------------------------------------------------------
+// ---- Patterns -------------------------------------------------------------------------------------------------------
 
 __global__ void __launch_bounds__(kThreads) check_pattern(const Csr A, unsigned* findings) {
-  if (A.rows == 0 && first_thread() == 0 && (load_index(A.crow, A.wide, 0) != 0 || A.nnz != 0))
+  if (A.rows == 0 && thread_in_grid() == 0 && (load_index(A.crow, A.wide, 0) != 0 || A.nnz != 0))
     report(findings, Status::bad_crow);
-  for (int64_t i = first_thread(); i < A.rows; i += all_threads()) row_range(A, i, findings);
-  for (int64_t e = first_thread(); e < A.nnz; e += all_threads())
+  if (const int64_t i = thread_in_grid(); i < A.rows) row_range(A, i, findings);
+  if (const int64_t e = thread_in_grid(); e < A.nnz)
     if (!inside(load_index(A.col, A.wide, e), A.cols)) report(findings, Status::bad_col);
 }
 
 __global__ void __launch_bounds__(kThreads) check_rows(const CompressRows p, unsigned* findings) {
-  for (int64_t e = first_thread(); e < p.nnz; e += all_threads()) {
+  if (const int64_t e = thread_in_grid(); e < p.nnz) {
     const int64_t row = load_index(p.row, p.wide, e);
     if (!inside(row, p.rows)) report(findings, Status::bad_col);
     if (e > 0 && load_index(p.row, p.wide, e - 1) > row) report(findings, Status::bad_crow);
@@ -185,9 +151,8 @@ __global__ void __launch_bounds__(kThreads) check_rows(const CompressRows p, uns
 
 // crow[i]: how many entries are in rows before i.
 __global__ void __launch_bounds__(kThreads) start_rows(const CompressRows p) {
-  for (int64_t i = first_thread(); i <= p.rows; i += all_threads())
-    store_index(p.crow, p.wide, i,
-                lower_bound(p.nnz, i, [&](int64_t e) { return load_index(p.row, p.wide, e); }));
+  if (const int64_t i = thread_in_grid(); i <= p.rows)
+    store_index(p.crow, p.wide, i, lower_bound(p.nnz, i, [&](int64_t e) { return load_index(p.row, p.wide, e); }));
 }
 
 cudaError_t launch_start_rows(const CompressRows& p, const SparseSession& session) {
@@ -196,11 +161,10 @@ cudaError_t launch_start_rows(const CompressRows& p, const SparseSession& sessio
 
 // The rows of the entries in their new order.
 __global__ void __launch_bounds__(kThreads) gather_rows(const Transpose p) {
-  for (int64_t x = first_thread(); x < p.A.nnz; x += all_threads()) {
+  if (const int64_t x = thread_in_grid(); x < p.A.nnz) {
     const int64_t e = load_index(p.perm, p.A.wide, x);
-    store_index(p.col, p.A.wide, x, lower_bound(p.A.rows - 1, e + 1, [&](int64_t i) {
-      return load_index(p.A.crow, p.A.wide, i + 1);
-    }));
+    store_index(p.col, p.A.wide, x,
+                lower_bound(p.A.rows - 1, e + 1, [&](int64_t i) { return load_index(p.A.crow, p.A.wide, i + 1); }));
   }
 }
 

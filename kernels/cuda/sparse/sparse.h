@@ -1,8 +1,8 @@
 // The launchers of the sparse products: plain C++ over the problems of ../../sparse_view.h, without torch.
 //
 // A launcher enqueues kernels on the session's stream and allocates through the session only. Products (spmm, extremum,
-// sddmm), transposes and compress_rows wait for nothing. spgemm waits twice: how much memory its long rows need, and how
-// many entries the result has, are known on the device only.
+// sddmm), transposes and compress_rows wait for nothing. spgemm waits twice: how many rows of each length there are,
+// and how many entries the result has, are known on the device only. Its backward waits once.
 //
 // Findings. Kernels look at every index before they read through it. What is wrong they set in session.findings, a word
 // of bits (1 << Status) on the device, and go on with what is in range; the caller reads the word and raises. Where
@@ -14,17 +14,36 @@
 
 namespace myops {
 
+// For functions that return the first error of what they call.
+#define MYOPS_CUDA_TRY(...)                             \
+  do {                                                  \
+    const cudaError_t myops_error = (__VA_ARGS__);      \
+    if (myops_error != cudaSuccess) return myops_error; \
+  } while (0)
+
 struct SparseSession {
   cudaStream_t stream = nullptr;
   int multiprocessors = 0;
   unsigned* findings = nullptr;
-  void* (*allocate)(void* cookie, int64_t bytes) = nullptr;  // memory on the device, until the call returns
+  // Memory on the device until the call returns, or until `release` gives back all that came after the first `kept`.
+  void* (*allocate)(void* cookie, int64_t bytes) = nullptr;
+  int64_t (*allocated)(void* cookie) = nullptr;
+  void (*release)(void* cookie, int64_t kept) = nullptr;
   void* cookie = nullptr;
 
   template <class T>
   T* array(int64_t count) const {
     return static_cast<T*>(allocate(cookie, (count > 0 ? count : 1) * static_cast<int64_t>(sizeof(T))));
   }
+};
+
+// Gives back what was allocated since it was made; kernels that use it may still be waiting in the stream.
+struct SparseScope {
+  const SparseSession& session;
+  const int64_t kept;
+  explicit SparseScope(const SparseSession& s) : session(s), kept(s.allocated(s.cookie)) {}
+  SparseScope(const SparseScope&) = delete;
+  ~SparseScope() { session.release(session.cookie, kept); }
 };
 
 cudaError_t launch_spmm(const Spmm& problem, const SparseSession& session);
