@@ -12,7 +12,8 @@
 // less memory than keeping products, of which a row may have hundreds for one entry.
 //
 //   up to 32 products   a warp, keys in registers, exchanged by shuffles
-//   up to 8192          a block, keys and products in shared memory, a bitonic network over the next power of two
+//   up to 8192          a block, keys and products in shared memory, a bitonic network of which a warp does what it can
+//                       in registers; keys of 32 bits where columns allow it
 //   more                keys of many rows in global memory, sorted by (row, column) at once by sort.h, in batches of
 //                       bounded size
 #include "spgemm.cuh"
@@ -167,55 +168,98 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- Up to 8192: a block --------------------------------------------------------------------------------------------
 
-constexpr int kMostThreads = 512;
+// A thread holds kOwn neighbouring keys, a warp 256: steps of the network within them need no shared memory.
+constexpr int kOwn = 8;
+constexpr int kWarpKeys = kWarpSize * kOwn;
+constexpr int kMostThreads = (1 << kNumberBits) / kOwn;
 
-inline int block_threads(int64_t capacity) {
-  const int64_t threads = capacity / 16;
-  return static_cast<int>(threads < 64 ? 64 : threads < kMostThreads ? threads : kMostThreads);
+template <class Key>
+__device__ __forceinline__ void put_in_order(Key& first, Key& second, bool ascending) {
+  const Key low = first < second ? first : second, high = first < second ? second : first;
+  first = ascending ? low : high;
+  second = ascending ? high : low;
+}
+
+// The steps of distances below kWarpKeys of one stage of the network. first: where the thread's keys begin.
+template <class Key>
+__device__ __forceinline__ void merge_in_warp(Key (&keys)[kOwn], int first, int length) {
+  for (int distance = length / 2 < kWarpKeys ? length / 2 : kWarpKeys / 2; distance >= kOwn; distance /= 2) {
+    const bool lower = (first & distance) == 0, ascending = (first & length) == 0;
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const Key other = shuffle_xor(keys[i], distance / kOwn);
+      keys[i] = (keys[i] < other) == (lower == ascending) ? keys[i] : other;
+    }
+  }
+#pragma unroll
+  for (int distance = kOwn / 2; distance > 0; distance /= 2)
+    if (distance < length)
+#pragma unroll
+      for (int i = 0; i < kOwn; ++i)
+        if ((i & distance) == 0) put_in_order(keys[i], keys[i + distance], ((first + i) & length) == 0);
+}
+
+// Sorts the first `size` keys, a power of two; all threads of the block, kOwn keys each at least.
+template <class Key>
+__device__ __forceinline__ void sort_keys(Key* keys, int size) {
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x), first = thread * kOwn;
+  for (int length = 2; length <= size;) {
+    for (int distance = length / 2; distance >= kWarpKeys; distance /= 2) {
+      __syncthreads();
+      for (int t = thread; t < size / 2; t += threads) {
+        const int x = (t / distance) * 2 * distance + t % distance;
+        Key low = shared_load(&keys[x]), high = shared_load(&keys[x + distance]);
+        put_in_order(low, high, (x & length) == 0);
+        shared_store(&keys[x], low);
+        shared_store(&keys[x + distance], high);
+      }
+    }
+    __syncthreads();
+    Key own[kOwn];
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) own[i] = first < size ? shared_load(&keys[first + i]) : Key(0);
+    do {  // a stage, or all that stay within a warp
+      merge_in_warp(own, first, length);
+      length *= 2;
+    } while (length <= size && length <= kWarpKeys);
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i)
+      if (first < size) shared_store(&keys[first + i], own[i]);
+  }
+  __syncthreads();
 }
 
 // Dynamic shared memory: (kFill) `capacity` products, then as many keys.
-template <class Acc, bool kFill>
+template <class Acc, class Key, bool kFill>
 constexpr size_t block_bytes(int64_t capacity) {
-  return capacity * (sizeof(uint64_t) + (kFill ? sizeof(Acc) : 0));
+  return capacity * (sizeof(Key) + (kFill ? sizeof(Acc) : 0));
 }
 
-template <class Acc, bool kFill>
+// A key is a column and the number of a product below number_bits.
+template <class Acc, class Key, bool kFill>
 __global__ void __launch_bounds__(kMostThreads)
-    block_rows(const __grid_constant__ Product p, const int64_t* list, int capacity) {
+    block_rows(const __grid_constant__ Product p, const int64_t* list, int capacity, int number_bits) {
   BlockSums& sums = shared_storage<BlockSums>();
   Acc* const products = dynamic_shared<Acc>();  // first, as they may need 16 bytes of alignment
-  uint64_t* const keys = reinterpret_cast<uint64_t*>(products + (kFill ? capacity : 0));
+  Key* const keys = reinterpret_cast<Key*>(products + (kFill ? capacity : 0));
   const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   const int64_t i = list[blockIdx.x];
   const Range entries = p.row(i);
   const int count = static_cast<int>(p.products(entries));
-  int size = 2;
+  int size = kOwn;
   while (size < count) size *= 2;
   for (int t = thread; t < size; t += threads) {
-    uint64_t key = ~uint64_t(0);
+    Key key = ~Key(0);
     if (t < count) {
       int64_t e, n;
       p.find(entries, t, e, n);
-      key = static_cast<uint64_t>(load_index(p.B.col, p.B.wide, n)) << kNumberBits | static_cast<uint64_t>(t);
+      key = static_cast<Key>(load_index(p.B.col, p.B.wide, n)) << number_bits | static_cast<Key>(t);
       if constexpr (kFill) shared_store(&products[t], p.template value<Acc>(e, n));
     }
     shared_store(&keys[t], key);
   }
-  for (int length = 2; length <= size; length *= 2)
-    for (int step = length / 2; step > 0; step /= 2) {
-      __syncthreads();
-      for (int t = thread; t < size / 2; t += threads) {
-        const int x = (t / step) * 2 * step + t % step, y = x + step;
-        const uint64_t low = shared_load(&keys[x]), high = shared_load(&keys[y]);
-        if ((low > high) == ((x & length) == 0)) {
-          shared_store(&keys[x], high);
-          shared_store(&keys[y], low);
-        }
-      }
-    }
-  __syncthreads();
-  const auto column_at = [&](int t) { return shared_load(&keys[t]) >> kNumberBits; };
+  sort_keys(keys, size);
+  const auto column_at = [&](int t) { return shared_load(&keys[t]) >> number_bits; };
   int64_t columns = 0;  // before
   for (int first = 0; first < count; first += threads) {
     const int t = first + thread;
@@ -223,10 +267,10 @@ __global__ void __launch_bounds__(kMostThreads)
     int64_t total;
     const int64_t rank = sum_of_threads_before(head, total, sums);
     if (kFill && head) {
-      const uint64_t column = column_at(t);
+      const Key column = column_at(t);
       Acc sum{};
       for (int x = t; x < count && column_at(x) == column; ++x)
-        sum = plus(sum, shared_load(&products[shared_load(&keys[x]) & ((1 << kNumberBits) - 1)]));
+        sum = plus(sum, shared_load(&products[shared_load(&keys[x]) & ((Key(1) << number_bits) - 1)]));
       p.write(p.lengths[i] + columns + rank, static_cast<int64_t>(column), sum);
     }
     columns += total;
@@ -400,7 +444,7 @@ class Multiplication {
     MYOPS_CUDA_TRY(cudaGetDevice(&device));
     MYOPS_CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     int64_t largest = int64_t(1) << kNumberBits;
-    while (block_bytes<Acc, true>(largest) + sizeof(BlockSums) > static_cast<size_t>(shared)) largest /= 2;
+    while (block_bytes<Acc, uint64_t, true>(largest) + sizeof(BlockSums) > static_cast<size_t>(shared)) largest /= 2;
     capacity_ = {{kWarpProducts, 256, 1024, largest, INT64_MAX}};
     // A key has room for columns up to 2^51; beyond, all rows are sorted in global memory, whose keys have other parts.
     if (bits_for(p_.B.cols) + kNumberBits > 64) capacity_ = {{0, 0, 0, 0, INT64_MAX}};
@@ -432,12 +476,19 @@ class Multiplication {
           launch(&warp_rows<Summed, kFill>, blocks_of(rows_in(0), kThreads / kWarpSize), p_, lists_, rows_in(0)));
     for (int bin = 1; bin < kHugeBin; ++bin) {
       if (rows_in(bin) == 0) continue;
-      const int64_t capacity = capacity_.of[bin];
-      MYOPS_CUDA_TRY(launch_kernel(&block_rows<Summed, kFill>, grid_of(rows_in(bin)), dim3(block_threads(capacity)),
-                                   block_bytes<Summed, kFill>(capacity), session_.stream, p_, lists_ + bin * p_.A.rows,
-                                   static_cast<int>(capacity)));
+      MYOPS_CUDA_TRY(bits_for(p_.B.cols) + bits_for(capacity_.of[bin]) <= 32
+                         ? launch_blocks<Summed, uint32_t, kFill>(bin)
+                         : launch_blocks<Summed, uint64_t, kFill>(bin));
     }
     return huge_pass(kFill);
+  }
+
+  template <class Summed, class Key, bool kFill>
+  cudaError_t launch_blocks(int bin) {
+    const int64_t capacity = capacity_.of[bin];
+    return launch_kernel(&block_rows<Summed, Key, kFill>, grid_of(static_cast<int64_t>(bins_.rows[bin])),
+                         dim3(static_cast<unsigned>(capacity / kOwn)), block_bytes<Summed, Key, kFill>(capacity),
+                         session_.stream, p_, lists_ + bin * p_.A.rows, static_cast<int>(capacity), bits_for(capacity));
   }
 
   cudaError_t huge_pass(bool fill) {
