@@ -177,6 +177,29 @@ def test_sixteen_bit_sums_are_float32(ops: Any, low: torch.dtype) -> None:
     same(ops.spgemm(crow, col, one, torch.arange(4097), torch.zeros(4096).long(), one, 1)[2], one[:1] * 4096)
 
 
+@pytest.mark.parametrize(
+    ("rows", "nnz", "n", "vector", "lanes", "team", "tiles"),
+    [
+        (1000, 20_000, 64, 4, 16, 32, 1),  # 64 float32: 16 lanes of 16 bytes, two entries at a time
+        (1000, 5_000, 64, 4, 16, 16, 1),  # short rows: two rows a warp
+        (1000, 20_000, 256, 4, 32, 32, 2),
+        (1000, 20_000, 256, 8, 32, 32, 1),  # bfloat16: twice the columns
+        (1000, 20_000, 1, 1, 1, 4, 1),  # one column: lanes along the entries
+        (1000, 0, 33, 1, 32, 32, 2),
+        (10, 10_000, 1, 1, 1, 32, 1),
+        (0, 0, 5, 1, 8, 8, 1),
+    ],
+)
+def test_plan_of_rows(
+    library: Any, rows: int, nnz: int, n: int, vector: int, lanes: int, team: int, tiles: int
+) -> None:
+    result = (ctypes.c_int64 * 5)()
+    library.emulation_rows_plan(*(ctypes.c_int64(x) for x in (rows, nnz, n, vector)), result)
+    segments = nnz // 512 if nnz >= 1024 else 0
+    teams = 256 // team
+    assert list(result) == [lanes, team, tiles, segments, -(-(rows + segments) // teams) * tiles]
+
+
 # ---- Transposes ------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,7 @@
 // C = A @ B for three matrices in CSR: the products of a row of C are sorted by column, and equal columns added up.
 //
 //   1  before[e]: how many products the entries of A before e have        (scan of the lengths of rows of B)
-//   2  rows of C by their number of products, into bins; the host reads how many there are in each
+//   2  rows of C by their number of products, into bins; the host reads how many there are in each, and what was found
 //   3  count: how many columns each row has                               (the sorts, without values)
 //   4  the host reads their sum, and the caller allocates C
 //   5  fill: columns and sums                                             (the sorts again)
@@ -382,7 +382,7 @@ struct HugeRows {
 };
 
 template <class T>
-cudaError_t read(T* to, const T* from, int64_t count, const SparseSession& session) {
+cudaError_t read_back(T* to, const T* from, int64_t count, const SparseSession& session) {
   MYOPS_CUDA_TRY(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToHost, session.stream));
   return cudaStreamSynchronize(session.stream);
 }
@@ -417,7 +417,7 @@ class Multiplication {
     MYOPS_CUDA_TRY(pass<false>());
     MYOPS_CUDA_TRY(launch_exclusive_scan(p_.lengths, p_.A.rows, session_));
     int64_t nnz = 0;
-    MYOPS_CUDA_TRY(read(&nnz, p_.lengths + p_.A.rows, 1, session_));
+    MYOPS_CUDA_TRY(read_back(&nnz, p_.lengths + p_.A.rows, 1, session_));
     if (!p_.wide && nnz > std::numeric_limits<int32_t>::max()) {
       *status = Status::too_many_entries;
       return cudaSuccess;
@@ -450,8 +450,8 @@ class Multiplication {
     if (bits_for(p_.B.cols) + kNumberBits > 64) capacity_ = {{0, 0, 0, 0, INT64_MAX}};
     MYOPS_CUDA_TRY(
         launch(&sort_into_bins, blocks_of(p_.A.rows, kThreads), p_, capacity_, bins, lists_, session_.findings));
-    return cudaMemcpyAsync(&bins_, bins, sizeof(Bins), cudaMemcpyDeviceToHost,
-                           session_.stream);  // the host waits later
+    // The host waits for it when it reads the findings.
+    return cudaMemcpyAsync(&bins_, bins, sizeof(Bins), cudaMemcpyDeviceToHost, session_.stream);
   }
 
   cudaError_t prepare_huge_rows() {
@@ -463,7 +463,7 @@ class Multiplication {
         launch(&count_row_products, blocks_of(huge_.rows, kThreads), p_, huge_.list, huge_.rows, huge_.starts));
     MYOPS_CUDA_TRY(launch_exclusive_scan(huge_.starts, huge_.rows, session_));
     huge_.starts_on_host.resize(huge_.rows + 1);
-    return read(huge_.starts_on_host.data(), huge_.starts, huge_.rows + 1, session_);
+    return read_back(huge_.starts_on_host.data(), huge_.starts, huge_.rows + 1, session_);
   }
 
   // Counts (lengths) or fills (from lengths, which by then say where rows begin) the rows of all bins.
