@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from . import _native
-from .autograd import call_without_graph, needs_graph
+from .autograd import call_by_shortest_way
 from .errors import translate
 from .registration import Operator, Row, fits_float
 
@@ -23,12 +23,12 @@ def call(row: Row, *args: Any, **scalars: Any) -> Tensor:
     if _native.cpu_error is not None:
         _native.require()
     for value in scalars.values():
-        if not fits_float(value):
+        if value.__class__ is not float and not fits_float(value):
             return row.packet.Scalar(*args, **scalars)
     try:
-        if torch.compiler.is_compiling() or needs_graph(args):
+        if torch.compiler.is_compiling():
             return row.op(*args, **scalars)
-        return call_without_graph(row.op, args, scalars)
+        return call_by_shortest_way(row.call, args, scalars)
     except RuntimeError as error:
         raise translate(error, row.name, args) from None
 

@@ -35,7 +35,7 @@ MAX_REASONS = 64  # kept for each operator: messages name shapes, so a long run 
 
 
 def _functional(row: Operator) -> Callable[..., Tensor]:
-    return without_wrapper(row.op)
+    return row.call
 
 
 def _out(row: Operator) -> Callable[..., Tensor]:

@@ -102,6 +102,10 @@ class Row(ABC):
     def op(self) -> OpOverload:
         return self.packet.default
 
+    @cached_property
+    def call(self) -> Any:
+        return autograd.without_wrapper(self.op)
+
     @property
     def in_place_packet(self) -> Any:
         return getattr(torch.ops.myops, f"{self.name}_")
@@ -143,11 +147,11 @@ def register(row: Operator) -> Operator:
         return row
     op = row.op
     _register_functional(row, op)
-    _register_mutable(row, f"{row.name}.out", autograd.out_kernel(row.packet.out, row))
+    _register_mutable(row, f"{row.name}.out", row.packet.out, autograd.out_kernel(row.packet.out, row))
     _register_lazy_bits(f"{row.name}.out", row.packet.out)
     if row.in_place:
         in_place = row.in_place_packet.default
-        _register_mutable(row, f"{row.name}_", autograd.in_place_kernel(in_place, op, row))
+        _register_mutable(row, f"{row.name}_", in_place, autograd.in_place_kernel(in_place, op, row))
         _register_lazy_bits(f"{row.name}_", in_place)
     if row.folds:
         _register_scalar_overloads(row)
@@ -207,7 +211,7 @@ def _register_functional(row: Row, op: OpOverload) -> None:
     torch.library.register_vmap(f"myops::{row.name}", batch_rule, lib=_LIBRARY)
 
 
-def _register_mutable(row: Operator, name: str, kernel: autograd.Kernel) -> None:
+def _register_mutable(row: Operator, name: str, op: OpOverload, kernel: autograd.Kernel) -> None:
     in_place = name.endswith("_")
 
     def fake(*args: Any, **kwargs: Any) -> None:
@@ -223,6 +227,7 @@ def _register_mutable(row: Operator, name: str, kernel: autograd.Kernel) -> None
 
     torch.library.register_fake(f"myops::{name}", fake, lib=_LIBRARY)
     _LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
+    _LIBRARY.impl(name, autograd.version_kernel(op), "ADInplaceOrView", with_keyset=True)
 
 
 def _register_decomposition(row: Operator) -> None:
@@ -318,6 +323,6 @@ def _fold_scalars(row: Operator, target: OpOverload) -> autograd.Kernel:
 
 def fits_float(value: Any) -> bool:
     """Whether a scalar crosses as a float without loss (what a float cannot hold of a float argument is no loss)."""
-    if isinstance(value, complex):
-        return False
-    return not isinstance(value, int) or -(2**53) <= value <= 2**53
+    if isinstance(value, int):
+        return -(2**53) <= value <= 2**53
+    return not isinstance(value, complex)

@@ -197,17 +197,25 @@ def test_in_place_is_differentiable(device: str, name: str) -> None:
         getattr(myops, f"{name}_")(leaf, *(t.detach().float() for t in operands[1:]))
 
 
-def test_version_counters(device: str) -> None:
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode], ids=lambda m: m.__name__)
+def test_version_counters(mode: Any, device: str) -> None:
     a, b = torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)
     for library in (myops, torch.ops.myops):
         out = torch.empty(4, 4, device=device)
         before = out._version
-        library.mm(a, b, out=out)
-        assert out._version == before + 1
-        library.addmm_(out, a, b)
-        assert out._version == before + 2
-        library.add_(out, a)
-        assert out._version == before + 3
+        with mode():
+            library.mm(a, b, out=out)
+            assert out._version == before + 1
+            library.addmm_(out, a, b)
+            assert out._version == before + 2
+            library.add_(out, a)
+            assert out._version == before + 3
+            inside = torch.empty(4, 4, device=device)  # in inference mode a tensor without a version
+            library.mm(a, b, out=inside)
+
+
+def test_a_saved_tensor_that_was_written_to(device: str) -> None:
+    a, b = torch.randn(4, 4, device=device), torch.randn(4, 4, device=device)
     x = torch.randn(4, 4, device=device, requires_grad=True)
     hidden = x * 2
     y = hidden.sin()

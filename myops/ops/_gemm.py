@@ -29,6 +29,8 @@ def name_of(dtype: torch.dtype) -> str:
 
 def check(condition: Any, message: Callable[[], str]) -> None:
     """torch._check where Dynamo may trace (to size an `out`); it would refuse messages made from arguments."""
+    if condition is True:
+        return
     if not torch.compiler.is_dynamo_compiling():
         torch._check(condition, message)
     elif not condition:
