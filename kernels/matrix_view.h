@@ -59,6 +59,11 @@ struct Gemm {
   DType c_type = DType::f32;  // of C: `in` or `out`
   DType out = DType::f32;     // of D: `in`, f32 for 16-bit floats, i32 for i8 and u8
   double alpha = 1, beta = 1;
+  // The bits of a result depend on its row of A, its column of B, its element of C, K and the dtypes; not on M, N, the
+  // batch or strides. Engines that are like this anyway ignore it.
+  bool batch_invariant = false;
+  // B.data is a packed weight (cpu/gemm/panels.h) and has no strides. CPU only; one weight for the whole batch.
+  bool b_panels = false;
 
   int64_t batch() const {
     int64_t n = 1;
