@@ -51,7 +51,7 @@ def main() -> int:
         assert bool((d == torch.full((), 2).to(dtype)).all())
         ops.add.out(c.t(), c.t(), out=d.t())
         assert bool((d == torch.full((), 2).to(dtype)).all())
-    for dtype, at_end, n in itertools.product(dtypes, (True, False), (1, 5, 16, 33, 64)):
+    for dtype, at_end, n in itertools.product(dtypes, (True, False), (1, 5, 16)):
         # Rows of 2, 0 and 1100 entries; every sum is the length of its row.
         crow = guarded(torch.tensor([0, 2, 2, 1102], dtype=torch.int32), at_end)
         col = guarded((torch.arange(1102) * 7 % 9).to(torch.int32), at_end)
