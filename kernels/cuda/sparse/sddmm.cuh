@@ -19,7 +19,7 @@ constexpr int kRounds = 4;  // of kDots entries, after one search for the row; g
 
 inline SddmmPlan plan_sddmm(const Csr& A, int64_t N, int64_t vector) {
   SddmmPlan plan;
-  while (plan.group_shift < 5 && vector << plan.group_shift < N) ++plan.group_shift;
+  while ((1 << plan.group_shift) < kWarpSize && (vector << plan.group_shift) < N) ++plan.group_shift;
   const int64_t blocks = blocks_of(A.nnz, (kThreads >> plan.group_shift) * kDots * kRounds);
   const int64_t checks = blocks_of(A.rows, kThreads);  // a thread looks at one row of crow, too
   plan.blocks = blocks > checks ? blocks : checks;
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   if (p.A.rows == 0) return report(findings, Status::bad_crow);  // entries without a row
   if (const int64_t i = thread_in_grid(); i < p.A.rows) row_range(p.A, i, findings);
 
-  const int64_t warp = blockIdx.x * (kThreads / kWarpSize) + threadIdx.x / kWarpSize;
+  const int64_t warp = thread_in_grid() / kWarpSize;
   int64_t e = warp * groups * kDots * kRounds + group, row = 0;
   if (e < p.A.nnz)
     row = lower_bound(p.A.rows - 1, e + 1, [&](int64_t i) { return load_index(p.A.crow, p.A.wide, i + 1); });

@@ -114,7 +114,7 @@ cudaError_t launch_lists(Lists l, bool of_a, const SparseSession& session) {
   if (units == 0) return cudaSuccess;
   const Csr& terms = of_a ? l.p.B : l.columns;
   const int64_t mean = terms.rows > 0 ? terms.nnz / terms.rows : 0;
-  while (l.team_shift < 5 && int64_t(2) << l.team_shift <= mean) ++l.team_shift;
+  while ((1 << l.team_shift) < kWarpSize && (int64_t(2) << l.team_shift) <= mean) ++l.team_shift;
   return launch_kernel(&add_lists<Acc>, grid_of(blocks_of(units, kThreads >> l.team_shift)), dim3(kThreads), 0,
                        session.stream, l, units, of_a ? l.p.grad_a : l.p.grad_b);
 }
