@@ -9,7 +9,7 @@ writes one JSON line per case; the driver copies it to --out at once, so a stopp
 breaks the context or gives no answer is recorded, and the rest of the family goes on in a fresh process. The last thing
 printed is a table. Exit status: 0 all passed, 1 something failed, 2 no GPU.
 
-Cases are in gpu_cases.py and gpu_timing.py.
+Cases are in gpu_cases.py and gpu_timing.py, those of the sparse family in gpu_sparse.py.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 PHASES = {"smoke": 60, "correctness": 240, "graphs": 60, "timing": 240, "memory": 60}  # seconds at most, each
-FAMILIES = ["float", "complex", "integer", "add"]
+FAMILIES = ["float", "complex", "integer", "add", "sparse"]
 CASE_SECONDS = 60  # no answer for so long: the case hangs
 BROKEN_CONTEXT = 3  # the exit status of a worker whose CUDA context is lost
 
@@ -65,7 +65,7 @@ def machine_state() -> Record:
 def work(phase: str, family: str, skip: int, dry: bool) -> int:
     import torch
 
-    from benchmarks import gpu_cases, gpu_timing
+    from benchmarks import gpu_cases, gpu_sparse, gpu_timing
 
     make = {
         "smoke": gpu_cases.smoke_cases,
@@ -74,6 +74,8 @@ def work(phase: str, family: str, skip: int, dry: bool) -> int:
         "timing": gpu_timing.timing_cases,
         "memory": gpu_timing.memory_cases,
     }
+    if family == "sparse":
+        make |= gpu_sparse.PHASES
     if dry:
         torch.set_num_threads(1)
     device = gpu_cases.Device("cpu" if dry else "cuda", dry)

@@ -20,7 +20,7 @@ from .gpu_cases import FAMILIES, Case, Device, random, short
 
 L2_BYTES = 60 << 20  # inputs are rotated over more than this, so that a launch does not find its own data in the cache
 
-Call = Callable[..., Tensor]
+Call = Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,13 @@ class Work:
     ours: Call
     native: Call
     flops: float = 0
+    graph: bool = True  # False: one side waits for the device, which no graph can hold; timed as a stream of calls
+    moved: Callable[..., int] | None = None  # bytes, of the arguments; None: what they and the result hold
 
 
-def launch_time(device: Device, call: Call, inputs: list[tuple[Tensor, ...]]) -> Callable[[], float]:
+def launch_time(
+    device: Device, call: Call, inputs: list[tuple[Tensor, ...]], graph: bool = True
+) -> Callable[[], float]:
     """A function that measures the seconds per call, once."""
     if device.dry:
 
@@ -53,31 +57,37 @@ def launch_time(device: Device, call: Call, inputs: list[tuple[Tensor, ...]]) ->
     with torch.cuda.stream(torch.cuda.Stream()):  # what a capture must not do first: load kernels, make handles
         run_all()
     torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run_all()
     start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    graph.replay()
+    run = run_all
+    if graph:
+        captured = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(captured):
+            run_all()
+        run = captured.replay
+    run()
     torch.cuda.synchronize()
 
-    def measure_graph() -> float:
+    def measure_run() -> float:
         start.record()
-        graph.replay()
+        run()
         stop.record()
         stop.synchronize()
         return start.elapsed_time(stop) * 1e-3 / len(inputs)
 
-    return measure_graph
+    return measure_run
 
 
 def timed(device: Device, work: Work, seconds: float = 1.5) -> dict[str, Any]:
     first = work.make(device)
-    moved = sum(t.numel() * t.element_size() for t in first) + work.native(*first).nbytes
+    if work.moved is not None:
+        moved = work.moved(*first)
+    else:
+        moved = sum(t.numel() * t.element_size() for t in first) + work.native(*first).nbytes
     copies = 1 if device.dry else max(1, min(64, math.ceil(3 * L2_BYTES / max(moved, 1))))
     inputs = [first] + [work.make(device) for _ in range(copies - 1)]
     while not device.dry and len(inputs) < 8:
         inputs.append(inputs[len(inputs) % copies])
-    ours, native = launch_time(device, work.ours, inputs), launch_time(device, work.native, inputs)
+    ours, native = (launch_time(device, call, inputs, work.graph) for call in (work.ours, work.native))
     ours(), native()
     ratios: list[float] = []
     times: dict[str, list[float]] = {"ours": [], "native": []}
@@ -94,6 +104,8 @@ def timed(device: Device, work: Work, seconds: float = 1.5) -> dict[str, Any]:
         "speedup": statistics.median(ratios),
         "ours_tflops": work.flops / mine * 1e-12,
         "ours_gbps": moved / mine * 1e-9,
+        "native_gbps": moved / theirs * 1e-9,
+        "graph": work.graph,
         "pairs": len(ratios),
     }
 

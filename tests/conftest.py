@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("device", DEVICES)
     if "dtype" in metafunc.fixturenames:
         metafunc.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
+
+
+@pytest.fixture
+def on_device(device: str) -> Iterator[None]:
+    """What factories make lies on `device`: for files of which every test runs on every device."""
+    with nullcontext() if device == "cpu" else torch.device(device):
+        yield
+
+
+@pytest.fixture
+def on_cpu_only(device: str) -> None:
+    if device != "cpu":
+        pytest.skip("threads and instruction sets are the CPU's")
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import wide
 from torch import Tensor
+
+from myops.ops import _csr
+from myops.registration import Row, Sample
 
 LAYOUTS = ["coo", "uncoalesced", "csr", "csc", "bsr", "bsc"]
 
@@ -23,15 +27,29 @@ def random_dense(m: int, k: int, dtype: torch.dtype, density: float = 0.4) -> Te
     return (made * (1 + 2j) if dtype.is_complex else made).to(dtype)
 
 
+def exact_mm(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in the dtype of references, on the CPU, which multiplies integers too."""
+    return a.cpu().to(wide(a.dtype)) @ b.cpu().to(wide(b.dtype))
+
+
+def pattern(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    """crow and col of a random pattern (myops.ops._csr.pattern) on the default device."""
+    return _csr.pattern(*args, device=str(torch.get_default_device()), **kwargs)
+
+
 def in_layout(dense: Tensor, layout: str, index: torch.dtype = torch.int64) -> Tensor:
     """`dense` in a layout, its indices in `index` where the layout has a choice; blocks are 2 x 3."""
+    return _on_cpu_in_layout(dense.cpu(), layout, index).to(dense.device)
+
+
+def _on_cpu_in_layout(dense: Tensor, layout: str, index: torch.dtype) -> Tensor:
     if layout == "strided":
         return dense.clone()
     if layout in ("coo", "uncoalesced"):
         made = dense.to_sparse_coo().coalesce()
         if layout == "coo":
             return made
-        order = torch.randperm(made._nnz())
+        order = torch.randperm(made._nnz(), device="cpu")
         indices, values = made.indices()[:, order], made.values()[order]
         twice = torch.cat([indices, indices[:, :2]], 1)  # two entries in halves: 3 v = v + 2 v
         values = torch.cat([values, 2 * values[:2]])
@@ -52,6 +70,55 @@ def pairs(layouts: list[str] | None = None) -> Iterator[tuple[str, str]]:
         for b in names:
             if (a, b) != ("strided", "strided"):
                 yield a, b
+
+
+# Samples of the operators on parts, and what they are compared with.
+
+
+def tensors_of(result: Any) -> tuple[Tensor, ...]:
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def sparse_samples(
+    component: Row, dtype: torch.dtype, device: str = "cpu", requires_grad: bool = False
+) -> list[Sample]:
+    return list(component.samples(device, dtype, requires_grad))
+
+
+def widen(value: Any) -> Any:
+    """For references, which are computed on the CPU."""
+    return value.cpu().to(wide(value.dtype)) if isinstance(value, Tensor) else value
+
+
+def absolute(value: Any) -> Any:
+    return value.abs() if isinstance(value, Tensor) else value
+
+
+def agrees_with_reference(component: Row, sample: Sample, got: tuple[Tensor, ...], dtype: torch.dtype) -> None:
+    """`got` is the result for `sample` within a rounding and the error of a sum in the accumulator's type."""
+    exact = tensors_of(component.reference(*map(widen, sample.args), **sample.kwargs))
+    scalars = {name: abs(x) if name in ("alpha", "beta") else x for name, x in sample.kwargs.items()}
+    terms = tensors_of(component.reference(*map(absolute, map(widen, sample.args)), **scalars))
+    for i, (x, y, z) in enumerate(zip((t.cpu() for t in got), exact, terms, strict=True)):
+        assert x.shape == y.shape, (sample.name, i)
+        if not (x.dtype.is_floating_point or x.dtype.is_complex):
+            assert torch.equal(x, y.to(x.dtype)), (sample.name, i)
+            continue
+        assert x.dtype == dtype
+        accumulate = torch.finfo(torch.float32 if dtype.itemsize == 2 else dtype).eps
+        bound = torch.finfo(dtype).eps * y.abs() + 8 * accumulate * z.abs() + torch.finfo(dtype).tiny
+        if component.name == "spmm_extremum":  # the largest of the absolute terms is another one
+            bound = bound + 2 * torch.finfo(dtype).eps * z.abs()
+        assert bool(((x.to(y.dtype) - y).abs() <= bound).all()), (sample.name, i)
+
+
+BAD_PATTERNS = {
+    "crow must start at 0": ([1, 2, 3], [0, 1, 2]),
+    "never decrease": ([0, 4, 3], [0, 1, 2]),
+    "end at 3, the number of entries": ([0, 1, 2], [0, 1, 2]),
+    "col holds an index outside [0, 3)": ([0, 1, 3], [0, 1, 3]),
+    "outside [0, 3)": ([0, 1, 3], [0, -1, 2]),
+}
 
 
 def data_folder() -> Path:

@@ -20,7 +20,8 @@ AMPERE = "-gencode=arch=compute_80,code=[sm_80,compute_80]"
 STATIC_SHARED_LIMIT = 48 * 1024
 
 # The launchers and entry points hold no kernel: one architecture is enough, and they cost as much as a kernel each.
-HOST_ONLY = {"addmm.cu", "bmm.cu", "matmul.cu", "linear.cu", "add.cu", "backend.cu", "gemm/gemm.cu"}
+HOST_ONLY = {"addmm.cu", "bmm.cu", "matmul.cu", "linear.cu", "add.cu", "spmm.cu", "spgemm.cu", "backend.cu"}
+HOST_ONLY |= {"gemm/gemm.cu", "sparse/spmm.cu"}
 UNITS = sorted(str(p.relative_to(CUDA)) for p in CUDA.rglob("*.cu"))
 
 

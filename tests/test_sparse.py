@@ -12,18 +12,19 @@ from typing import Any
 import pytest
 import torch
 from conftest import wide
-from sparse_data import LAYOUTS, in_layout, pairs, random_dense, real_matrix
+from sparse_data import LAYOUTS, exact_mm, in_layout, pairs, random_dense, real_matrix
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import myops
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning"), pytest.mark.usefixtures("on_device")]
 INDEX = pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
 
 
 def dense_of(t: Tensor) -> Tensor:
-    return t.to_dense() if isinstance(t, myops.CSR) or t.layout != torch.strided else t
+    """On the CPU, which makes every layout of every dtype dense."""
+    return t.to("cpu").to_dense() if isinstance(t, myops.CSR) or t.layout != torch.strided else t.cpu()
 
 
 def index_dtype(t: Tensor) -> torch.dtype:
@@ -35,7 +36,7 @@ def index_dtype(t: Tensor) -> torch.dtype:
 def test_every_pair_of_layouts(left: str, right: str, index: torch.dtype, dtype: torch.dtype) -> None:
     a, b = random_dense(8, 12, dtype), random_dense(12, 6, dtype)
     x, y = in_layout(a, left, index), in_layout(b, right, index)
-    expected = (dense_of(x).to(wide(dtype)) if left != "bsr" else a.to(wide(dtype))) @ dense_of(y).to(wide(dtype))
+    expected = exact_mm(dense_of(x) if left != "bsr" else a, dense_of(y))
     got = myops.sparse.mm(x, y)
     assert got.dtype == dtype
     assert torch.equal(dense_of(got), expected.to(dtype))
@@ -79,7 +80,7 @@ def test_empty(layout: str, shape: tuple[int, int, int]) -> None:
 def test_reductions(layout: str, reduce: str) -> None:
     a, b = random_dense(8, 12, torch.float64), torch.randn(12, 5, dtype=torch.float64)
     a[3] = 0
-    expected = torch.sparse.mm(a.to_sparse_csr(), b, reduce)
+    expected = torch.sparse.mm(a.cpu().to_sparse_csr(), b.cpu(), reduce).to(b.device)
     if layout == "bsr":  # whose blocks store zeros, which count
         stored = (a.view(4, 2, 4, 3) != 0).any(3, keepdim=True).any(1, keepdim=True).expand(4, 2, 4, 3).reshape(8, 12)
         terms = torch.where(stored.unsqueeze(2), a.unsqueeze(2) * b, {"mean": 0, "amax": -1e9, "amin": 1e9}[reduce])
@@ -97,15 +98,17 @@ def test_addmm(layout: str) -> None:
     for dtype in (torch.float64, torch.complex128, torch.int64):
         a, b, c = random_dense(8, 12, dtype), random_dense(12, 6, dtype), random_dense(8, 6, dtype)
         x = in_layout(a, layout)
-        a = x.to_dense() if layout != "bsr" else a
+        a = dense_of(x).to(a.device) if layout != "bsr" else a
         alpha: Any = {torch.complex128: 2 - 1j, torch.int64: 2**60 + 1}.get(dtype, 0.5)
-        expected = 3 * c + alpha * (a @ b)
+        expected = 3 * c + alpha * exact_mm(a, b).to(c.device)
         torch.testing.assert_close(myops.sparse.addmm(c, x, b, beta=3, alpha=alpha), expected)
-        torch.testing.assert_close(myops.sparse.addmm(c[:1], x, b), c[:1] + a @ b)
+        torch.testing.assert_close(myops.sparse.addmm(c[:1], x, b), c[:1] + exact_mm(a, b).to(c.device))
         y = in_layout(b, layout)
-        b = y.to_dense() if layout != "bsr" else b
-        torch.testing.assert_close(myops.sparse.addmm(c, a, y, beta=3, alpha=alpha), 3 * c + alpha * (a @ b))
-        torch.testing.assert_close(myops.sparse.addmm(c[0], a, y), c[0] + a @ b)
+        b = dense_of(y).to(b.device) if layout != "bsr" else b
+        torch.testing.assert_close(
+            myops.sparse.addmm(c, a, y, beta=3, alpha=alpha), 3 * c + alpha * exact_mm(a, b).to(c.device)
+        )
+        torch.testing.assert_close(myops.sparse.addmm(c[0], a, y), c[0] + exact_mm(a, b).to(c.device))
 
 
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
@@ -113,9 +116,10 @@ def test_sampled_addmm(layout: str, dtype: torch.dtype) -> None:
     s, a, b = random_dense(6, 9, dtype), random_dense(6, 4, dtype), random_dense(4, 9, dtype)
     pattern = in_layout(s, layout, torch.int32)
     got = myops.sparse.sampled_addmm(pattern, a, b, beta=2, alpha=3)
-    expected = torch.where(s != 0, 2 * s.to(wide(dtype)) + 3 * (a.to(wide(dtype)) @ b.to(wide(dtype))), 0)
+    s = s.cpu()
+    expected = torch.where(s != 0, 2 * s.to(wide(dtype)) + 3 * exact_mm(a, b), 0)
     assert got.layout == pattern.layout
-    assert torch.equal(got.to_dense(), expected.to(dtype))
+    assert torch.equal(dense_of(got), expected.to(dtype))
 
 
 @pytest.mark.parametrize("layout", ["coo", "csr", "uncoalesced"])
@@ -320,7 +324,8 @@ def test_bad_calls(call: Any, exception: type[Exception], words: str) -> None:
 
 @INDEX
 @pytest.mark.parametrize("layout", ["csr", "csc"])
-def test_indices_out_of_range_are_found(layout: str, index: torch.dtype) -> None:
+def test_indices_out_of_range_are_found(layout: str, index: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")  # so that products wait for what their kernels found
     kind = torch.sparse_csr if layout == "csr" else torch.sparse_csc
     for bad in ([0, 1, 5], [0, -1, 2]):
         parts = torch.tensor([0, 1, 3], dtype=index), torch.tensor(bad, dtype=index), torch.ones(3)
@@ -337,16 +342,16 @@ def test_indices_out_of_range_are_found(layout: str, index: torch.dtype) -> None
 @pytest.mark.parametrize(
     "name", ["cora", "musae_git", "wiki_vote", "bcsstk16", "bayer10", "arrow", "p2p_gnutella31", "helmholtz_2D"]
 )
-def test_real_matrices(name: str) -> None:
+def test_real_matrices(name: str, device: str) -> None:
     matrix = real_matrix(name)
     double = torch.complex128 if matrix.dtype.kind == "c" else torch.float64
-    crow, col, values = (torch.from_numpy(x) for x in (matrix.indptr, matrix.indices, matrix.data))
+    crow, col, values = (torch.from_numpy(x).to(device) for x in (matrix.indptr, matrix.indices, matrix.data))
     a = torch.sparse_csr_tensor(crow, col, values, matrix.shape)
     x = torch.randn(matrix.shape[1], 17, dtype=values.dtype)
-    exact = matrix.astype(str(double).removeprefix("torch.")) @ x.to(double).numpy()
-    scale = abs(matrix).astype("float64") @ x.abs().double().numpy()
+    exact = matrix.astype(str(double).removeprefix("torch.")) @ x.to(double).cpu().numpy()
+    scale = abs(matrix).astype("float64") @ x.abs().double().cpu().numpy()
     for layout in (a, a.to_sparse_coo(), a.to_sparse_csc()):
-        error = (myops.sparse.mm(layout, x).to(double) - torch.from_numpy(exact)).abs()
+        error = (myops.sparse.mm(layout, x).cpu().to(double) - torch.from_numpy(exact)).abs()
         assert bool((error <= 1e-5 * torch.from_numpy(scale) + 1e-30).all())
     if matrix.nnz < 150_000 and name != "arrow":
         ones = matrix.copy()
@@ -354,11 +359,12 @@ def test_real_matrices(name: str) -> None:
         got = myops.sparse.mm(*[torch.sparse_csr_tensor(crow, col, torch.ones(matrix.nnz), matrix.shape)] * 2)
         expected = (ones @ ones).tocsr()
         expected.sort_indices()
-        assert torch.equal(got.crow_indices(), torch.from_numpy(expected.indptr).to(crow.dtype))
-        assert torch.equal(got.col_indices(), torch.from_numpy(expected.indices).to(col.dtype))
-        assert torch.equal(got.values(), torch.from_numpy(expected.data.real.astype("float32")))
+        assert torch.equal(got.crow_indices().cpu(), torch.from_numpy(expected.indptr).to(crow.dtype))
+        assert torch.equal(got.col_indices().cpu(), torch.from_numpy(expected.indices).to(col.dtype))
+        assert torch.equal(got.values().cpu(), torch.from_numpy(expected.data.real.astype("float32")))
 
 
+@pytest.mark.usefixtures("on_cpu_only")
 def test_threads_do_not_change_a_full_row() -> None:
     """One row of a third of all entries."""
     n = 20_000

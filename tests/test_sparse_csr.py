@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import myops
 
-pytestmark = pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning"), pytest.mark.usefixtures("on_device")]
 
 
 @pytest.fixture(autouse=True)
@@ -200,13 +200,14 @@ def test_scipy() -> None:
     numpy.testing.assert_array_equal(a.to_dense().numpy(), matrix.toarray())
 
 
-def test_repr() -> None:
+def test_repr(device: str) -> None:
     a, _ = example(transpose=False)
-    assert re.fullmatch(r"CSR\(8 x 12, nnz=\d+, [\d.]+ %, float64, int64 indices, cpu\)", repr(a))
+    assert re.fullmatch(rf"CSR\(8 x 12, nnz=\d+, [\d.]+ %, float64, int64 indices, {device}(:0)?\)", repr(a))
     assert "with transpose" in repr(a.with_transpose())
 
 
-def test_errors() -> None:
+def test_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")  # so that products wait for what their kernels found
     crow, col, v = torch.tensor([0, 1, 3]), torch.tensor([1, 0, 2]), torch.ones(3)
     for args, words in (
         ((crow, col, v, (3, 3)), "crow must have 4 elements for 3 rows, but got 3"),
@@ -248,8 +249,9 @@ def cora() -> tuple[Tensor, Tensor, myops.CSR, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_gcn_on_cora(compiled: bool) -> None:
+def test_gcn_on_cora(compiled: bool, device: str) -> None:
     x, y, adjacency, split = cora()
+    x, y, adjacency = x.to(device), y.to(device), adjacency.to(device)
     torch.manual_seed(1)
     first, second = nn.Linear(x.shape[1], 16, bias=False), nn.Linear(16, 7, bias=False)
     drop = nn.functional.dropout

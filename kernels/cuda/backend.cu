@@ -1,9 +1,13 @@
 // Launches on torch's current stream of the device that the tensors live on. Beside the entry points, the one CUDA file
-// that knows torch; the kernels (gemm/, add/) see pointers and strides.
+// that knows torch; the kernels (gemm/, add/, sparse/) see pointers and strides.
 #include "backend.h"
+
+#include <cstdlib>
+#include <vector>
 
 #include "add/add_kernel.h"
 #include "gemm/gemm.h"
+#include "sparse/sparse.h"
 
 // Exported by the CUDA build of torch only, and declared by torch's headers only under USE_CUDA, which this project
 // leaves undefined so that it compiles against a torch without CUDA.
@@ -12,17 +16,95 @@ extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_inde
 namespace myops {
 namespace {
 
+// The device of a tensor made current, and torch's stream there.
+struct CurrentStream {
+  const int32_t device;
+  std::optional<torch::stable::accelerator::DeviceGuard> guard;
+  void* stream = nullptr;
+
+  explicit CurrentStream(const Tensor& like) : device(like.get_device_index()) {
+    if (like.is_cuda()) guard.emplace(device);  // the emulated kernels work on CPU tensors
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  }
+  operator cudaStream_t() const { return static_cast<cudaStream_t>(stream); }
+
+  void check(cudaError_t error, const char* kernel) const {
+    MYOPS_CHECK(error == cudaSuccess, "myops: the CUDA ", kernel, " kernel could not be launched on device ", device,
+                ": ", cudaGetErrorName(error), ": ", cudaGetErrorString(error));
+  }
+};
+
 template <class Problem>
 void launch_on_current_stream(const char* kernel, cudaError_t (*launch)(const Problem&, cudaStream_t),
                               const Problem& problem, const Tensor& like) {
-  const int32_t device = like.get_device_index();
-  std::optional<torch::stable::accelerator::DeviceGuard> guard;
-  if (like.is_cuda()) guard.emplace(device);  // the emulated kernels work on CPU tensors
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  const cudaError_t error = launch(problem, static_cast<cudaStream_t>(stream));
-  MYOPS_CHECK(error == cudaSuccess, "myops: the CUDA ", kernel, " kernel could not be launched on device ", device,
-              ": ", cudaGetErrorName(error), ": ", cudaGetErrorString(error));
+  const CurrentStream stream(like);
+  stream.check(launch(problem, stream), kernel);
+}
+
+// A session of the sparse launchers, with memory from torch's allocator: a block freed on return is given out again in
+// the order of the stream.
+class Session {
+ public:
+  explicit Session(const Tensor& like) : stream_(like), like_(like) {
+    session_.stream = stream_;
+    session_.allocate = &allocate;
+    session_.allocated = [](void* cookie) { return static_cast<int64_t>(held_by(cookie).size()); };
+    session_.release = [](void* cookie, int64_t kept) {
+      held_by(cookie).erase(held_by(cookie).begin() + kept, held_by(cookie).end());
+    };
+    session_.cookie = this;
+    check(cudaDeviceGetAttribute(&session_.multiprocessors, cudaDevAttrMultiProcessorCount, stream_.device), "sparse");
+  }
+
+  // From here on kernels note what they find wrong, and what they noted will be read.
+  void look() {
+    session_.findings = session_.array<unsigned>(1);
+    check(cudaMemsetAsync(session_.findings, 0, sizeof(unsigned), session_.stream), "sparse");
+  }
+  bool capturing() const {
+    cudaStreamCaptureStatus status;
+    check(cudaStreamIsCapturing(session_.stream, &status), "sparse");
+    return status != cudaStreamCaptureStatusNone;
+  }
+  template <class Problem>
+  Status run(const char* kernel, cudaError_t (*launch)(const Problem&, const SparseSession&), const Problem& problem) {
+    check(launch(problem, session_), kernel);
+    Status status = Status::ok;
+    if (session_.findings != nullptr) check(read_findings(session_, &status), kernel);
+    return status;
+  }
+
+  const SparseSession& get() const { return session_; }
+  void check(cudaError_t error, const char* kernel) const { stream_.check(error, kernel); }
+
+ private:
+  static std::vector<Tensor>& held_by(void* cookie) { return static_cast<Session*>(cookie)->held_; }
+  static void* allocate(void* cookie, int64_t bytes) {
+    held_by(cookie).push_back(empty(&bytes, 1, ScalarType::Byte, static_cast<Session*>(cookie)->like_));
+    return held_by(cookie).back().data_ptr();
+  }
+
+  CurrentStream stream_;
+  const Tensor& like_;
+  std::vector<Tensor> held_;
+  SparseSession session_;
+};
+
+template <class Problem>
+Status run_product(const char* kernel, cudaError_t (*launch)(const Problem&, const SparseSession&),
+                   const Problem& problem, const Tensor& like) {
+  Session session(like);
+  const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
+  if (blocking != nullptr && blocking[0] == '1' && !session.capturing()) session.look();
+  return session.run(kernel, launch, problem);
+}
+
+template <class Problem>
+Status run_conversion(const char* kernel, cudaError_t (*launch)(const Problem&, const SparseSession&),
+                      const Problem& problem, const Tensor& like) {
+  Session session(like);
+  if (!session.capturing()) session.look();
+  return session.run(kernel, launch, problem);
 }
 
 }  // namespace
@@ -33,6 +115,38 @@ void Cuda::run(const Gemm& problem, const Tensor& like) {
 
 void Cuda::run(const Add& problem, const Tensor& like) {
   launch_on_current_stream<Add>("add", launch_add, problem, like);
+}
+
+Status Cuda::run(const Spmm& problem, const Tensor& like) { return run_product("spmm", launch_spmm, problem, like); }
+
+Status Cuda::run(const Extremum& problem, const Tensor& like) {
+  return run_product("spmm_extremum", launch_extremum, problem, like);
+}
+
+Status Cuda::run(const Sddmm& problem, const Tensor& like) { return run_product("sddmm", launch_sddmm, problem, like); }
+
+Status Cuda::run(const Transpose& problem, const Tensor& like) {
+  return run_conversion("csr_transpose", launch_transpose, problem, like);
+}
+
+Status Cuda::run(const CompressRows& problem, const Tensor& like) {
+  return run_conversion("csr_rows", launch_compress_rows, problem, like);
+}
+
+Status Cuda::run(const Spgemm& problem, const Tensor& like, const SpgemmSink& sink) {
+  Session session(like);
+  session.look();
+  Status status = Status::ok;
+  session.check(launch_spgemm(problem, sink, session.get(), &status), "spgemm");
+  return status;
+}
+
+Status Cuda::run(const SpgemmBackward& problem, const Tensor& like) {
+  Session session(like);
+  session.look();
+  Status status = Status::ok;
+  session.check(launch_spgemm_backward(problem, session.get(), &status), "spgemm_backward");
+  return status;
 }
 
 }  // namespace myops

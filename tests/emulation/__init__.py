@@ -6,4 +6,5 @@ half.h               16-bit floats
 hooks.cpp            what the tests reach through ctypes
 faulty_*.cpp         planted bugs, to show that they are found
 build.py support.py  the library, and what its tests share
+stand_in.py          a pytest plugin: tests of myops.sparse run on the emulated kernels
 """

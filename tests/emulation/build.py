@@ -67,7 +67,7 @@ def _ninja_file(library: Path) -> str:
         name = str(source.relative_to(REPOSITORY)).replace("/", "_") + ".o"
         objects.append(name)
         lines.append(f"build {name}: compile {source}")
-        if source.name == "faulty_tile.cpp":  # its own copy of the kernel's templates
+        if source.name in ("faulty_tile.cpp", "faulty_sort.cpp"):  # their own copies of the kernels
             lines.append("  extra = -Dmyops=myops_faulty")
     lines.append(f"build {library.name}: link {' '.join(objects)}")
     return "\n".join(lines) + "\n"

@@ -85,6 +85,17 @@ inline unsigned __ballot_sync(unsigned mask, int predicate) {
     if (mask >> i & 1) ballot |= static_cast<unsigned>(lanes[i]) << i;
   return ballot;
 }
+inline unsigned __match_any_sync(unsigned mask, int value) {
+  const uint64_t* lanes = emulation::Scheduler::get().exchange(mask, static_cast<uint64_t>(value), "__match_any_sync");
+  unsigned same = 0;
+  for (int i = 0; i < 32; ++i)
+    if (mask >> i & 1 && lanes[i] == static_cast<uint64_t>(value)) same |= 1u << i;
+  return same;
+}
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+
+[[noreturn]] inline void __trap() { emulation::Scheduler::get().fault("__trap"); }
 
 template <class T>
 T atomicAdd(T* address, T value) {
@@ -93,6 +104,10 @@ T atomicAdd(T* address, T value) {
 template <class T>
 T atomicMax(T* address, T value) {
   return emulation::atomic(address, [=](T old) { return old < value ? value : old; });
+}
+template <class T>
+T atomicOr(T* address, T value) {
+  return emulation::atomic(address, [=](T old) { return old | value; });
 }
 template <class T>
 T atomicExch(T* address, T value) {
@@ -113,13 +128,13 @@ enum cudaError_t {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719
 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 
 namespace emulation {
 
 inline std::string last_fault;  // the message behind the last cudaErrorLaunchFailure
 inline cudaError_t last_error = cudaSuccess;
-inline int multiprocessors = 132;
+inline int multiprocessors = 132, shared_memory = Scheduler::kMaxShared;
 
 }  // namespace emulation
 
@@ -141,8 +156,23 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = emulation::multiprocessors;
+enum cudaMemcpyKind { cudaMemcpyDeviceToHost = 2 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone };
+inline cudaError_t cudaMemsetAsync(void* data, int value, size_t bytes, cudaStream_t) {
+  std::memset(data, value, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
+  *status = cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? emulation::multiprocessors : emulation::shared_memory;
   return cudaSuccess;
 }
 

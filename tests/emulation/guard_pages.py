@@ -1,4 +1,4 @@
-"""Products and sums whose operands touch a page that may not be accessed: a stray access ends the process by a signal.
+"""Products, sums and sparse products whose operands touch a page that may not be accessed: a stray access ends the process by a signal.
 
 Run by tests/test_cuda_emulation.py as `python -m emulation.guard_pages` in tests/; prints the case before it runs, so
 that the last line names the culprit.
@@ -51,6 +51,25 @@ def main() -> int:
         assert bool((d == torch.full((), 2).to(dtype)).all())
         ops.add.out(c.t(), c.t(), out=d.t())
         assert bool((d == torch.full((), 2).to(dtype)).all())
+    for dtype, at_end, n in itertools.product(dtypes, (True, False), (1, 5, 16)):
+        # Rows of 2, 0 and 1100 entries; every sum is the length of its row.
+        crow = guarded(torch.tensor([0, 2, 2, 1102], dtype=torch.int32), at_end)
+        col = guarded((torch.arange(1102) * 7 % 9).to(torch.int32), at_end)
+        v, x, y = (guarded(torch.ones(s).to(dtype), at_end) for s in ((1102,), (9, n), (3, n)))
+        print("spmm", dtype, at_end, n, flush=True)
+        lengths = crow.diff().unsqueeze(1).expand(3, n)
+        assert torch.equal(ops.spmm(crow, col, v, x), lengths.to(dtype))
+        assert torch.equal(ops.spmm(crow, col, v, x, y, beta=2, alpha=-1), (2 - lengths).to(dtype))
+        print("sddmm", dtype, at_end, n, flush=True)
+        assert torch.equal(ops.sddmm(crow, col, y, x), torch.full((1102,), n).to(dtype))
+        if not dtype.is_complex:
+            print("spmm_extremum", dtype, at_end, n, flush=True)
+            ops.spmm_extremum(crow, col, v, x)
+        print("csr_transpose and spgemm", dtype, at_end, flush=True)
+        t_crow, t_col, _ = (guarded(t, at_end) for t in ops.csr_transpose(crow, col, 9))
+        product = ops.spgemm(crow, col, v, t_crow, t_col, v, 3)
+        grad_a, _ = ops.spgemm_backward(crow, col, v, t_crow, t_col, v, *(guarded(t, at_end) for t in product), 3)
+        assert grad_a.shape == v.shape
     return 0
 
 

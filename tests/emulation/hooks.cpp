@@ -1,6 +1,7 @@
-// What the tests reach through ctypes: the seed, the plan, products by a given plan, and the stream that torch would
-// give. Not here: the operators, which the library registers with torch like the real one.
+// What the tests reach through ctypes: the seed, the device's limits, the plan, products by a given plan, and the
+// stream that torch would give. Not here: the operators, which the library registers with torch like the real one.
 #include "../../kernels/cuda/gemm/gemm.h"
+#include "../../kernels/cuda/sparse/rows.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -9,6 +10,9 @@ extern "C" int aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   *stream = nullptr;
   return 0;
 }
+
+// Bytes of shared memory that a block can ask for, as the device would say.
+EXPORT void emulation_shared_memory(int bytes) { emulation::shared_memory = bytes; }
 
 EXPORT void emulation_seed(uint64_t seed) { emulation::Scheduler::get().set_seed(seed); }
 
@@ -37,6 +41,15 @@ EXPORT void emulation_plan(int type, const int64_t* sizes, const int64_t* stride
   const myops::GemmPlan p = myops::plan_gemm(make_gemm(type, sizes, strides), multiprocessors);
   const int64_t values[] = {
       static_cast<int64_t>(p.size), p.transpose, p.a_along_k, p.b_along_k, p.tiles_m, p.tiles_n, p.tiles, p.blocks};
+  std::memcpy(plan, values, sizeof(values));
+}
+
+// plan: lanes along the columns, lanes of a team, tiles, segments, blocks.
+EXPORT void emulation_rows_plan(int64_t rows, int64_t nnz, int64_t n, int64_t vector, int64_t* plan) {
+  myops::Csr A;
+  A.rows = rows, A.nnz = nnz;
+  const myops::RowsPlan p = myops::plan_rows(A, n, vector);
+  const int64_t values[] = {1 << p.group_shift, 1 << p.team_shift, p.tiles, p.segments, p.blocks};
   std::memcpy(plan, values, sizeof(values));
 }
 

@@ -35,7 +35,7 @@ def load_library():
         pytest.fail(str(error))
     torch.ops.load_library(str(path))
     lib = ctypes.CDLL(str(path))
-    for name in ("emulation_planted", "emulation_faulty_tile", "emulation_gemm"):
+    for name in ("emulation_planted", "emulation_faulty_tile", "emulation_faulty_sort", "emulation_gemm"):
         getattr(lib, name).restype = ctypes.c_char_p
     lib.emulation_from_half.restype = lib.emulation_from_bfloat16.restype = ctypes.c_float
     lib.emulation_to_half.restype = lib.emulation_to_bfloat16.restype = ctypes.c_uint16
