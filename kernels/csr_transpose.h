@@ -38,7 +38,7 @@ Tensor csr_rows(const Tensor& row, int64_t rows) {
   check_vector(row, "row");
   check_index_dtype(row, "row");
   MYOPS_CHECK(rows >= 0, "rows must not be negative, but got ", rows);
-  const Tensor from = torch::stable::contiguous(row);
+  const Tensor from = as_contiguous(row);
   const Tensor crow = empty_vector(rows + 1, row.scalar_type(), row);
   CompressRows problem;
   problem.row = from.const_data_ptr();

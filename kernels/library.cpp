@@ -55,6 +55,9 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
       "t_col=None, Tensor? t_perm=None, *, SymInt? columns=None, bool transpose=False, bool mean=False, float beta=1, "
       "float alpha=1) -> Tensor");
   m.def(
+      "spmm_backward(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor grad, Tensor? t_crow=None, Tensor? "
+      "t_col=None, Tensor? t_perm=None, *, SymInt? columns=None, bool transpose=False) -> (Tensor, Tensor)");
+  m.def(
       "spmm_extremum(Tensor crow, Tensor col, Tensor values, Tensor dense, *, bool minimum=False) -> (Tensor, "
       "Tensor)");
   m.def(

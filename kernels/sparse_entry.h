@@ -21,6 +21,9 @@ inline void check_same_dtype(const Tensor& t, const char* name, const Tensor& li
               dtype_name(like.scalar_type()), " and ", dtype_name(t.scalar_type()));
 }
 
+// The tensor itself where it is contiguous: asking aten, which would return it too, takes 0.7 us.
+inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
 // A pattern whose arrays it keeps alive: contiguous, checked but for what they hold.
 struct Pattern {
   Tensor crow, col;
@@ -36,8 +39,8 @@ struct Pattern {
     check_same_device(col, col_name, crow, crow_name);
     MYOPS_CHECK(crow.size(0) >= 1, crow_name, " must hold at least one element, the 0 that it starts with");
     MYOPS_CHECK(cols >= 0, "columns must not be negative, but got ", cols);
-    crow = torch::stable::contiguous(crow);
-    col = torch::stable::contiguous(col);
+    crow = as_contiguous(crow);
+    col = as_contiguous(col);
     csr.rows = crow.size(0) - 1;
     csr.cols = cols;
     csr.nnz = col.size(0);
@@ -62,7 +65,7 @@ struct Pattern {
                 col_name, ", but got ", t.size(0));
     const DType type = dtype_of(t.scalar_type(), op, name);
     MYOPS_CHECK(type != DType::boolean, "myops.", op, " is not implemented for ", name, " of dtype bool");
-    return torch::stable::contiguous(t);
+    return as_contiguous(t);
   }
 };
 
@@ -73,7 +76,7 @@ struct RowMajor {
   int64_t row;
 
   explicit RowMajor(const Tensor& t)
-      : held(t.stride(1) == 1 || t.size(1) <= 1 ? t : torch::stable::contiguous(t)),
+      : held(t.stride(1) == 1 || t.size(1) <= 1 ? t : as_contiguous(t)),
         data(held.const_data_ptr()),
         row(held.stride(0)) {}
 };

@@ -3,6 +3,7 @@
 //   Spmm       D = alpha * A @ B + beta * C             A is M x K in CSR, B is K x N, C and D are M x N
 //   Extremum   D[i, j] = max (min) over the entries e of row i of value[e] * B[col[e], j], and which entry it was
 //   Sddmm      value[e] = sum over n of A[i, n] * B[col[e], n], for every entry e = (i, col[e]) of a pattern
+//   SpmmBackward  an Spmm and an Sddmm over one pattern that gather the same rows: both gradients of a product
 //   Transpose  the same entries ordered by column: a counting sort, stable
 //   CompressRows  crow of entries that are sorted by row
 //   Spgemm     C = A @ B, all three in CSR; its gradients on the patterns of A and B
@@ -64,6 +65,14 @@ struct Sddmm {
   const void *a = nullptr, *b = nullptr;  // columns have unit stride (or N == 1)
   int64_t a_row = 0, b_row = 0;
   void* values = nullptr;
+};
+
+// The rows of spmm.B that an entry gathers serve its product with the row of `a` too.
+struct SpmmBackward {
+  Spmm spmm;                // without C
+  const void* a = nullptr;  // rows of A x N, columns have unit stride (or N == 1)
+  int64_t a_row = 0;
+  void* dots = nullptr;  // of entry e: at perm[e], where spmm has a perm
 };
 
 struct Transpose {

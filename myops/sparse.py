@@ -133,9 +133,9 @@ def _assemble(layout: torch.layout, indices: Any, values: Tensor, size: Any) -> 
 
 
 def _values_of(matrix: Tensor) -> Tensor:
-    if torch.is_grad_enabled() and matrix.requires_grad:
-        return _Values.apply(matrix)
-    return _stored_values(matrix.detach())
+    if not matrix.requires_grad:
+        return _stored_values(matrix)
+    return _Values.apply(matrix) if torch.is_grad_enabled() else _stored_values(matrix.detach())
 
 
 def _sorted_by_row(row: Tensor, col: Tensor, values: Tensor, rows: int, cols: int) -> Parts:

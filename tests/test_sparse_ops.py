@@ -72,6 +72,27 @@ def test_every_width_is_exact(dtype: torch.dtype, index: torch.dtype, device: st
         assert torch.equal(ops.sddmm(crow, col, y, x), expected), (n, m, k)
         expected = (2 * widen(y) - 3 * exact_mm(dense, x)).to(device, dtype)
         assert torch.equal(ops.spmm(crow, col, v, x, y, beta=2, alpha=-3), expected), (n, m, k)
+        for transpose, operands in ((False, (x, y)), (True, (y, x))):
+            options = {"columns": k, "transpose": transpose}
+            expected_pair = COMPONENTS["spmm_backward"].reference(crow, col, *map(widen, (v, *operands)), **options)
+            got_pair = ops.spmm_backward(crow, col, v, *operands, **options)
+            for got, wanted in zip(got_pair, expected_pair, strict=True):
+                assert torch.equal(got, wanted.to(dtype)), (n, m, k, transpose)
+
+
+def test_one_column_of_rows_of_any_length(dtype: torch.dtype) -> None:
+    """Short rows are summed side by side, longer ones one by one: lengths 0 to 70 in any order, with every epilogue."""
+    for index in (torch.int32, torch.int64):
+        lengths = torch.cat([torch.randint(5, (64,)), torch.randint(71, (50,)), torch.zeros(20), torch.ones(5) * 33])
+        crow = torch.cat([torch.zeros(1), lengths.cumsum(0)]).to(index)
+        col = torch.randint(90, (int(crow[-1]),), dtype=index)
+        v, x, y = integers((col.numel(),), dtype), integers((90, 1), dtype), integers((len(lengths), 1), dtype)
+        exact = dense_of(crow, col, widen(v), 90) @ widen(x)
+        assert torch.equal(ops.spmm(crow, col, v, x), exact.to(dtype))
+        assert torch.equal(ops.spmm(crow, col, v, x, y, beta=2, alpha=-3), (2 * widen(y) - 3 * exact).to(dtype))
+        if dtype in (torch.float32, torch.float64):
+            mean = exact / lengths.clamp(min=1).unsqueeze(1)
+            torch.testing.assert_close(ops.spmm(crow, col, v, x, mean=True), mean.to(dtype))
 
 
 def test_extremum_of_a_long_row() -> None:
@@ -241,6 +262,9 @@ def test_bad_patterns_are_found(words: str, index: torch.dtype, monkeypatch: pyt
         lambda: ops.spmm_extremum(crow, col, v, torch.ones(3, 4)),
         lambda: ops.sddmm(crow, col, torch.ones(2, 4), torch.ones(3, 4)),
         lambda: ops.csr_transpose(crow, col, 3),
+        lambda: ops.spmm_backward(crow, col, v, torch.ones(3, 4), torch.ones(2, 4)),
+        lambda: ops.spmm_backward(crow, col, v, torch.ones(3, 200), torch.ones(2, 200)),
+        lambda: ops.spmm_backward(crow, col, v, torch.ones(2, 200), torch.ones(3, 200), columns=3, transpose=True),
         lambda: ops.spgemm(crow, col, v, *good, 3),
         lambda: ops.spgemm(*good[:2], v, torch.cat([crow, crow[-1:]]), col, v, 3),
     ]
@@ -259,13 +283,16 @@ def test_a_bad_transposed_pattern_is_found(monkeypatch: pytest.MonkeyPatch) -> N
     for bad in (torch.tensor([0, 1, 3]), torch.tensor([0, 1, -1])):
         with pytest.raises(RuntimeError, match="outside"):
             ops.spmm(crow, col, torch.ones(3), torch.ones(2, 4), None, t_crow, t_col, bad, columns=3, transpose=True)
+        with pytest.raises(RuntimeError, match="outside"):
+            ops.spmm_backward(crow, col, torch.ones(3), torch.ones(3, 200), torch.ones(2, 200), t_crow, t_col, bad)
     with pytest.raises(RuntimeError, match="t_crow, t_col and t_perm must have 4, 3 and 3 elements"):
         ops.spmm(crow, col, torch.ones(3), torch.ones(2, 4), None, crow, t_col, t_perm, columns=3, transpose=True)
 
 
 def test_transpose_is_a_stable_sort() -> None:
-    for m, k, index in itertools.product((0, 1, 50), (1, 7, 400), (torch.int32, torch.int64)):
-        crow, col = pattern(m, k, 0.5, index, repeats=True)
+    shapes = [*itertools.product((0, 1, 50), (1, 7, 400), (0.5,)), (300, 700, 0.5), (9000, 60, 0.03), (5, 30_000, 0.4)]
+    for (m, k, density), index in itertools.product(shapes, (torch.int32, torch.int64)):
+        crow, col = pattern(m, k, density, index, repeats=True)
         t_crow, t_col, t_perm = ops.csr_transpose(crow, col, k)
         assert {t_crow.dtype, t_col.dtype, t_perm.dtype} == {index}
         order = torch.sort(col, stable=True).indices
@@ -294,13 +321,18 @@ def test_elements_behind_the_dense_operand_do_not_matter(dtype: torch.dtype) -> 
     crow, col = pattern(9, 12, 0.6)
     poison = float("nan") if dtype.is_floating_point or dtype.is_complex else 77
     v = integers((col.numel(),), dtype)
-    for n in (1, 3, 5, 17, 40):
+    for n in (1, 3, 5, 17, 40, 137):
         buffer = torch.full((12, n + 7), poison, dtype=dtype)
         buffer[:, 3 : 3 + n] = integers((12, n), dtype)
         x = buffer[:, 3 : 3 + n]
         assert torch.equal(ops.spmm(crow, col, v, x), ops.spmm(crow, col, v, x.clone()))
         a = integers((9, n), dtype)
         assert torch.equal(ops.sddmm(crow, col, a, x), ops.sddmm(crow, col, a, x.clone()))
+        for dense, grad in ((x, a), (a, x)):
+            options = {"columns": 12, "transpose": dense is a}
+            got = ops.spmm_backward(crow, col, v, dense, grad, **options)
+            again = ops.spmm_backward(crow, col, v, dense.clone(), grad.clone(), **options)
+            assert all(map(torch.equal, got, again))
 
 
 @pytest.mark.usefixtures("on_cpu_only")
@@ -316,9 +348,12 @@ def test_results_do_not_depend_on_threads() -> None:
             for threads in (1, 2, 3, 8, 2):
                 torch.set_num_threads(threads)
                 again = ops.spgemm(crow, col, v, t_crow, t_col, v, 300)
+                wide_x, wide_y = x.repeat(1, 6), y.repeat(1, 6)  # both gradients in one walk
                 results.append([
                     ops.spmm(crow, col, v, x), ops.spmm(crow, col, v, x[:, :1]), ops.sddmm(crow, col, y, x),
                     ops.spmm(crow, col, v, y, columns=3000, transpose=True), *ops.csr_transpose(crow, col, 3000),
+                    *ops.spmm_backward(crow, col, v, x, y), *ops.spmm_backward(crow, col, v, wide_x, wide_y),
+                    ops.spmm(crow, col, v, y[:, :1], columns=3000, transpose=True), ops.sddmm(crow, col, y[:, :1], x[:, :1]),
                     *again, *ops.spgemm_backward(crow, col, v, t_crow, t_col, v, *product, 300),
                 ])  # fmt: skip
         finally:
@@ -364,7 +399,7 @@ def test_other_isa_levels(level: str) -> None:
     if os.environ.get("MYOPS_TEST_ONE_ISA") == "1":
         pytest.skip("already inside a forced level")
     command = [sys.executable, "-m", "pytest", "-x", "-q", __file__, "-p", "no:cacheprovider"]
-    command += ["-k", "values or width or extremum or sixteen or elements or threads"]
+    command += ["-k", "values or width or column or extremum or sixteen or elements or threads"]
     environment = {**os.environ, "MYOPS_ISA": level, "MYOPS_TEST_ONE_ISA": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]

@@ -39,18 +39,18 @@ cpu::Runtime runtime(Scratch& scratch) {
   return rt;
 }
 
-// The engines that gather rows work on a cut of the pattern. Below kAlone multiply-adds (10 us) a second thread costs
+// The engines that gather rows work on a cut of the pattern. Below kAlone multiply-adds (5 us) a second thread costs
 // more than it does.
-constexpr int64_t kAlone = 1 << 15;
+constexpr int64_t kAlone = 1 << 13;
 
 template <class Problem>
 Status run_on_pieces(Status (*kernel)(const Problem&, const cpu::Partition&, const cpu::Runtime&),
-                     const Problem& problem, const Tensor& like) {
+                     const Problem& problem, const Csr& A, int64_t columns, const Tensor& like) {
   Scratch scratch{{}, like};
   cpu::Runtime rt = runtime(scratch);
-  if ((problem.A.nnz + problem.A.rows) * problem.N < kAlone) rt.threads = 1;
+  if ((A.nnz + A.rows) * columns < kAlone) rt.threads = 1;
   cpu::Partition pieces;
-  const Status status = cpu::cut(problem.A, rt, pieces);
+  const Status status = cpu::cut(A, rt, pieces);
   return status == Status::ok ? kernel(problem, pieces, rt) : status;
 }
 
@@ -74,13 +74,17 @@ void Cpu::run(const Add& problem, const Tensor& like) {
   cpu::engine().add(problem, runtime(scratch));
 }
 
-Status Cpu::run(const Spmm& problem, const Tensor& like) { return run_on_pieces(cpu::engine().spmm, problem, like); }
+Status Cpu::run(const Spmm& p, const Tensor& like) { return run_on_pieces(cpu::engine().spmm, p, p.A, p.N, like); }
 
-Status Cpu::run(const Extremum& problem, const Tensor& like) {
-  return run_on_pieces(cpu::engine().extremum, problem, like);
+Status Cpu::run(const Extremum& p, const Tensor& like) {
+  return run_on_pieces(cpu::engine().extremum, p, p.A, p.N, like);
 }
 
-Status Cpu::run(const Sddmm& problem, const Tensor& like) { return run_on_pieces(cpu::engine().sddmm, problem, like); }
+Status Cpu::run(const Sddmm& p, const Tensor& like) { return run_on_pieces(cpu::engine().sddmm, p, p.A, p.N, like); }
+
+Status Cpu::run(const SpmmBackward& p, const Tensor& like) {
+  return run_on_pieces(cpu::engine().spmm_backward, p, p.spmm.A, p.spmm.N, like);
+}
 
 Status Cpu::run(const Transpose& problem, const Tensor& like) {
   Scratch scratch{{}, like};

@@ -1,8 +1,10 @@
 """The sparse suite: products with dense matrices, their gradients, and sparse products, against torch and scipy.
 
-Classes: coo and csr (times dense, float32), bf16 (COO, natively the only layout that has it), scipy (CSR, float32),
-csr_grad and coo_grad (both gradients, the forward pass outside the clock), spgemm against COO, CSR (MKL) and scipy,
-spgemm_grad (COO), crossover (a sparse matrix against the same one dense).
+Classes: coo and csr (times dense, float32), csr_int64 (64-bit indices), bf16 (COO, natively the only layout that has
+it), scipy (CSR, float32), addmm and sddmm (CSR), bmm (a batch of COO matrices), csr_grad and coo_grad (both gradients,
+the forward pass outside the clock), spgemm against COO, CSR (MKL) and scipy, spgemm_grad (COO), crossover (a sparse
+matrix against the same one dense), pruned and pruned_bf16 (a linear layer of 768 to 3072 features without 90 % or 98 %
+of its weights, against the layer with all of them; the width is the number of rows of the input).
 
 Matrices: generated ones always; real ones where MYOPS_DATA names their folder (they are no part of the product). Bytes
 are those of the gather: a row of the dense matrix for each entry, so percent of the roof is the share of the measured
@@ -37,6 +39,8 @@ REAL = ("cora", "pubmed", "wiki_vote", "bcsstk16", "arrow", "p2p_gnutella31", "m
 GENERATED = ("uniform", "uniform5%", "powerlaw")
 DENSE_GRADIENT_BYTES = 512 << 20
 """Natively, the gradient of a COO operand goes through a dense matrix; where that is larger, the row has no peer."""
+
+OPERATORS = {"addmm": "addmm", "sddmm": "sampled_addmm", "bmm": "bmm", "pruned": "linear", "pruned_bf16": "linear"}
 
 Pattern = tuple[np.ndarray, np.ndarray, int]
 
@@ -104,6 +108,29 @@ def _times_itself(group: str) -> Callable[[], Iterable[Case]]:
     return cases
 
 
+def _two_widths(group: str) -> Callable[[], Iterable[Case]]:
+    """The middle widths, for products that share their kernel with another class."""
+
+    def cases() -> Iterable[Case]:
+        return (c for c in _times_dense(group)() if c.width in WIDTHS[-3:-1] or len(WIDTHS) < 3)
+
+    return cases
+
+
+def _batches() -> Iterable[Case]:
+    for name in GENERATED:
+        yield Case("bmm", name, WIDTHS[len(WIDTHS) // 2])
+
+
+def _pruned(group: str) -> Callable[[], Iterable[Case]]:
+    def cases() -> Iterable[Case]:
+        for percent in (90, 98):
+            for rows in (1, 64, 512):
+                yield Case(group, f"{percent}%", rows, rows == 64)
+
+    return cases
+
+
 def _crossover() -> Iterable[Case]:
     for percent in (0.1, 0.5, 1, 2, 5, 10, 20, 40):
         yield Case("crossover", f"{percent:g}%", 64, percent == 5)
@@ -111,8 +138,11 @@ def _crossover() -> Iterable[Case]:
 
 CLASSES: dict[str, Callable[[], Iterable[Case]]] = {
     **{name: _times_dense(name) for name in ("coo", "csr", "bf16", "scipy", "csr_grad", "coo_grad")},
+    **{name: _two_widths(name) for name in ("csr_int64", "addmm", "sddmm")},
+    "bmm": _batches,
     **{name: _times_itself(name) for name in ("spgemm_coo", "spgemm_csr", "spgemm_scipy", "spgemm_grad")},
     "crossover": _crossover,
+    **{name: _pruned(name) for name in ("pruned", "pruned_bf16")},
 }
 
 
@@ -158,7 +188,8 @@ def _job(
     m, k, n = shape
     width = f" x{n}" if n else ""
     labels = {
-        "suite": "sparse", "group": case.group, "op": "spmm" if n else "spgemm", "shape": f"{case.matrix}{width}",
+        "suite": "sparse", "group": case.group, "op": OPERATORS.get(case.group, "spmm" if n else "spgemm"),
+        "shape": f"{case.matrix}{width}",
         "dtype": dtype, "layout": layout, "route": "function", "dims": {"m": m, "k": k, "n": n, "nnz": nnz},
     }  # fmt: skip
     return runner.Job(labels, sides[0], sides[1], [args], flops, moved, error, notes)
@@ -172,11 +203,12 @@ def build_dense_job(case: Case) -> runner.Job:
     values = torch.randn(len(col), generator=generator).to(dtype)
     x = torch.randn(columns, case.width, generator=generator).to(dtype)
     m, nnz, n = len(crow) - 1, len(col), case.width
-    index = torch.int64 if case.group in ("coo", "bf16", "coo_grad") else torch.int32
+    coo = case.group in ("coo", "bf16", "coo_grad")
+    index = torch.int64 if coo or case.group == "csr_int64" else torch.int32
     a = _csr(crow, col, values, columns, index)
     moved = nnz * (n * dtype.itemsize + index.itemsize + dtype.itemsize) + m * n * dtype.itemsize
     flops, label, shape = 2 * nnz * n, "CSR", (m, columns, n)
-    if index == torch.int64:
+    if coo:
         a, label = a.to_sparse_coo().coalesce(), "COO"
     native: Side | None = Side(torch.sparse.mm)
     ours, args = Side(myops.sparse.mm), (a, x)
@@ -186,6 +218,11 @@ def build_dense_job(case: Case) -> runner.Job:
     if case.group == "scipy":
         matrix, array = _scipy(crow, col, values, columns), x.numpy()
         native = Side(lambda a, x: matrix @ array)
+    if case.group == "addmm":
+        added = torch.randn(m, n, generator=generator)
+        native = Side(lambda a, x: torch.addmm(added, a, x))
+        ours = Side(lambda a, x: myops.sparse.addmm(added, a, x))
+        reference = reference + added.double().numpy()
     if case.group.endswith("_grad"):
         a, x = a.requires_grad_(), x.requires_grad_()
         outer = torch.randn(m, n, generator=generator)
@@ -202,6 +239,59 @@ def build_dense_job(case: Case) -> runner.Job:
         flops, moved = 2 * flops, 2 * moved
     return _job(case, name, shape, nnz, (native, ours), args, flops, moved,
                 functools.partial(_relative_error, reference), label, notes)  # fmt: skip
+
+
+def build_sampled_job(case: Case) -> runner.Job:
+    """The entries of a pattern of a product of two dense matrices, the second one transposed, as attention has them."""
+    crow, col, columns = pattern(case.matrix)
+    generator = torch.Generator().manual_seed(0)
+    m, nnz, n = len(crow) - 1, len(col), case.width
+    a = _csr(crow, col, torch.ones(nnz), columns, torch.int32)
+    x, y = torch.randn(m, n, generator=generator), torch.randn(columns, n, generator=generator)
+    rows = torch.from_numpy(np.repeat(np.arange(m), np.diff(crow)))
+    reference = (x.double()[rows] * y.double()[torch.from_numpy(col)]).sum(1).numpy()
+    native = Side(lambda a, x, y: torch.sparse.sampled_addmm(a, x, y.mT, beta=0))
+    ours = Side(lambda a, x, y: myops.sparse.sampled_addmm(a, x, y.mT, beta=0))
+    return _job(case, "float32", (m, columns, n), nnz, (native, ours), (a, x, y), 2 * nnz * n, nnz * (4 * n + 8),
+                lambda out: _relative_error(reference, out.values()), "CSR")  # fmt: skip
+
+
+def build_batch_job(case: Case) -> runner.Job:
+    """Four sparse matrices times four dense ones."""
+    crow, col, columns = pattern(case.matrix)
+    generator = torch.Generator().manual_seed(0)
+    m, n, batch = len(crow) - 1, case.width, 4
+    entry = np.stack([np.repeat(np.arange(m), np.diff(crow)), col])
+    indices = np.concatenate([np.insert(entry, 0, item, axis=0) for item in range(batch)], axis=1)
+    nnz = indices.shape[1]
+    values = torch.randn(nnz, generator=generator)
+    a = torch.sparse_coo_tensor(torch.from_numpy(indices), values, (batch, m, columns)).coalesce()
+    x = torch.randn(batch, columns, n, generator=generator)
+    each = values.view(batch, -1)
+    reference = np.stack([
+        _scipy(crow, col, each[i], columns).astype(np.float64) @ x[i].double().numpy() for i in range(batch)
+    ])  # fmt: skip
+    sides = Side(torch.bmm), Side(myops.sparse.bmm)
+    return _job(case, "float32", (batch * m, columns, n), nnz, sides, (a, x), 2 * nnz * n, nnz * (4 * n + 28),
+                functools.partial(_relative_error, reference), "COO")  # fmt: skip
+
+
+def build_pruned_job(case: Case) -> runner.Job:
+    """A linear layer with few weights left, against the same one with all of them in their places."""
+    outputs, inputs, rows = 3072, 768, case.width
+    dtype = torch.bfloat16 if case.group == "pruned_bf16" else torch.float32
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    pruned = int(float(case.matrix.rstrip("%")) / 100 * weight.numel())
+    weight = torch.where(weight.abs() > weight.abs().flatten().kthvalue(pruned).values, weight, 0).to(dtype)
+    x = torch.randn(rows, inputs, generator=generator).to(dtype)
+    sparse = myops.CSR.from_torch(weight, transpose=False)
+    native = Side(lambda x: torch.nn.functional.linear(x, weight))
+    ours = Side(lambda x: myops.sparse.mm(sparse, x.mT).mT)
+    error = functools.partial(_relative_error, (x.double() @ weight.double().mT).numpy())
+    nnz = sparse.nnz()
+    return _job(case, str(dtype).removeprefix("torch."), (outputs, inputs, rows), nnz, (native, ours), (x,),
+                2 * nnz * rows, nnz * (rows + 1) * dtype.itemsize + 8 * nnz, error, "CSR")  # fmt: skip
 
 
 def build_square_job(case: Case) -> runner.Job:
@@ -250,8 +340,10 @@ def build_crossover_job(case: Case) -> runner.Job:
 
 def build_job(case: Case) -> runner.Job:
     """Operands, callables and counts of one case."""
-    if case.group == "crossover":
-        return build_crossover_job(case)
+    builders = {"crossover": build_crossover_job, "sddmm": build_sampled_job, "bmm": build_batch_job,
+                "pruned": build_pruned_job, "pruned_bf16": build_pruned_job}  # fmt: skip
+    if case.group in builders:
+        return builders[case.group](case)
     return build_dense_job(case) if case.width else build_square_job(case)
 
 

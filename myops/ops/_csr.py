@@ -101,5 +101,4 @@ def dense_of(crow: Tensor, col: Tensor, values: Tensor, k: Any) -> Tensor:
 
 def rows_of(crow: Tensor, nnz: Any = None) -> Tensor:
     """The row of every entry; nnz spares reading it out of `crow`."""
-    rows = torch.arange(crow.shape[0] - 1, dtype=crow.dtype, device=crow.device)
-    return torch.repeat_interleave(rows, crow.diff(), output_size=nnz)
+    return torch.repeat_interleave(crow.diff(), output_size=nnz)

@@ -1,4 +1,4 @@
-"""spmm, spmm_extremum, sddmm and csr_transpose: products of a CSR matrix, given as its parts, with dense ones.
+"""spmm and its gradients, spmm_extremum, sddmm, csr_transpose: products of the parts of a CSR matrix with dense ones.
 
 `crow` (m + 1) and `col` (nnz) are int32 or int64; columns come in any order and may repeat. `t_crow`, `t_col` and
 `t_perm` are the results of `csr_transpose(crow, col, columns)`, for callers that keep them; without them the transposed
@@ -115,11 +115,17 @@ class Spmm(Row):
         grad_values = grad_dense = grad_input = None
         if need_values and ctx.alpha == 0:
             grad_values = torch.zeros_like(values)
+        elif need_values and need_dense:
+            scaled = values if ctx.alpha == 1 else values * ctx.alpha
+            grad_values, grad_dense = ops().spmm_backward(
+                crow, col, scaled.conj(), dense.conj(), outer, *t, columns=ctx.columns, transpose=ctx.transpose
+            )
         elif need_values:
             left, right = (dense.conj(), outer) if ctx.transpose else (outer, dense.conj())
             grad_values = ops().sddmm(crow, col, left, right, *t)
-            grad_values = grad_values if ctx.alpha == 1 else grad_values * ctx.alpha
-        if need_dense:
+        if grad_values is not None and ctx.alpha not in (0, 1):
+            grad_values = grad_values * ctx.alpha
+        if need_dense and grad_dense is None:
             grad_dense = ops().spmm(
                 crow, col, values.conj(), outer, None, *t,
                 columns=ctx.columns, transpose=not ctx.transpose, alpha=ctx.alpha,
@@ -214,6 +220,145 @@ class Spmm(Row):
         result = result * kwargs.get("alpha", 1)
         beta = kwargs.get("beta", 1)
         return result if input is None or beta == 0 else result + beta * input
+
+
+class SpmmBackward(Row):
+    """Both gradients of `spmm`, without conjugation: a form that is linear in each of values, dense and grad.
+
+    With (i, c) the row and the column of entry e in the matrix that was multiplied (the transposed one with transpose):
+
+        grad_values[e] = sum over n of grad[i, n] * dense[c, n]      grad_dense[c] = sum over e of values[e] * grad[i]
+    """
+
+    name = "spmm_backward"
+    tensors = 8
+    batch_dims = (0, 0)
+
+    def fake(
+        self,
+        crow: Tensor,
+        col: Tensor,
+        values: Tensor,
+        dense: Tensor,
+        grad: Tensor,
+        t_crow: Tensor | None = None,
+        t_col: Tensor | None = None,
+        t_perm: Tensor | None = None,
+        *,
+        columns: Any = None,
+        transpose: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        check_matrix(dense, "dense")
+        torch._check(columns is not None or not transpose, lambda: "columns must be given with transpose=True")
+        check_pattern(crow, "crow", col, "col")
+        check_values("spmm_backward", values, "values", crow, "crow", col, "col")
+        sides = {False: (dense.shape[0] if columns is None else columns, "as many as there are columns"),
+                 True: (crow.shape[0] - 1, "as many as crow counts")}  # fmt: skip
+        for t, name, by_rows in ((dense, "dense", transpose), (grad, "grad", not transpose)):
+            check_same_dtype(values, "values", t, name)
+            check_device(t, name, values, "values")
+            check_matrix(t, name, *sides[by_rows])
+        torch._check(
+            dense.shape[1] == grad.shape[1],
+            lambda: (
+                f"dense and grad must have the same number of columns, but got {dense.shape[1]} and {grad.shape[1]}"
+            ),
+        )
+        return torch.empty_like(values, memory_format=torch.contiguous_format), values.new_empty(dense.shape)
+
+    def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
+        *tensors, columns, ctx.transpose = flat
+        ctx.columns = tensors[3].shape[0] if columns is None else columns
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def _both(ctx: Any, values: Tensor | None, dense: Tensor | None, grad: Tensor) -> tuple[Any, Any]:
+        """The operator on other values and another dense matrix; a result that None would enter is None."""
+        crow, col, _, _, _, *t = ctx.saved_tensors
+        keywords = {"columns": ctx.columns, "transpose": ctx.transpose}
+        if values is not None and dense is not None:
+            return ops().spmm_backward(crow, col, values, dense, grad, *t, **keywords)
+        if values is not None:
+            keywords["transpose"] = not ctx.transpose
+            return None, ops().spmm(crow, col, values, grad, None, *t, **keywords)
+        if dense is not None:
+            left, right = (dense, grad) if ctx.transpose else (grad, dense)
+            return ops().sddmm(crow, col, left, right, *t), None
+        return None, None
+
+    def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        crow, col, values, dense, grad, *t = ctx.saved_tensors
+        of_values, of_dense = grads
+        need_values, need_dense, need_grad = ctx.needs_input_grad[2:5]
+        # Linear in each operand, so these are the operator again, on the outer gradients of the other results.
+        grad_values, grad_dense = self._both(
+            ctx, of_values if need_dense else None, of_dense if need_values else None, grad.conj()
+        )
+        grad_grad = None
+        if need_grad:
+            keywords = {"columns": ctx.columns, "transpose": ctx.transpose}
+            partial = ops().spmm(crow, col, of_values, dense.conj(), None, *t, **keywords)
+            grad_grad = ops().spmm(crow, col, values.conj(), of_dense, partial, *t, **keywords)
+        return None, None, grad_values, grad_dense, grad_grad
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Any:
+        _, _, values, dense, grad, *_ = ctx.saved_tensors
+        d_values, d_dense, d_grad = tangents[2:5]
+        terms = [self._both(ctx, d_values, d_dense, grad)]
+        if d_grad is not None:
+            terms.append(self._both(ctx, values, dense, d_grad))
+        likes = (values, dense)
+        return tuple(total([term[i] for term in terms], torch.zeros_like(likes[i])) for i in range(2))
+
+    def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
+        return one_by_one(ops().spmm_backward, size, dims, args, kwargs)
+
+    def flops(self, crow: Any, col: Any, values: Any, dense: Any, *args: Any, **kwargs: Any) -> int:
+        return 4 * values[0] * dense[1]
+
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        def t(*shape: int) -> Tensor:
+            return tensor(shape, device, dtype, requires_grad)
+
+        for name, (m, k, n), parts in matrices(device, dtype, requires_grad):
+            yield sample(name, *parts, t(k, n), t(m, n), columns=k)
+            yield sample(f"{name} transposed", *parts, t(m, n), t(k, n), columns=k, transpose=True)
+            if n == 33:
+                ready = ops().csr_transpose(*parts[:2], k)
+                yield sample(f"{name} ready", *parts, t(k, n), t(m, n), *ready)
+            if n == 3:  # wide enough for one walk
+                n = 512 // dtype.itemsize
+                yield sample(f"{m}x{k}x{n}", *parts, t(k, n), t(m, n))
+        name, (m, k, n), parts = next(iter(matrices(device, dtype, requires_grad)))
+        for width in (n, 512 // dtype.itemsize + 5):
+            yield sample(f"column-major {width}", *parts, tensor((width, k), device, dtype).mT,
+                         tensor((width, m), device, dtype).mT)  # fmt: skip
+
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        crow, col = torch.tensor([0, 1, 3], device=device), torch.tensor([1, 0, 2], device=device)
+        v, x, g = (torch.ones(s, device=device) for s in ((3,), (3, 4), (2, 4)))
+        yield bad("crow must be a vector, got 2-D tensor", crow[None], col, v, x, g)
+        yield bad("dense must be a matrix, got 1-D tensor", crow, col, v, v, g)
+        yield bad("grad must be a matrix, got 1-D tensor", crow, col, v, x, v)
+        yield bad("values must have one element for each of the 3 entries of col, but got 2", crow, col, v[:2], x, g)
+        yield bad("dense must have 5 rows, as many as there are columns", crow, col, v, x, g, columns=5)
+        yield bad("grad must have 2 rows, as many as crow counts", crow, col, v, x, x)
+        yield bad("dense must have 2 rows, as many as crow counts", crow, col, v, x, x, columns=3, transpose=True)
+        yield bad("columns must be given with transpose=True", crow, col, v, g, x, transpose=True)
+        yield bad("the same number of columns, but got 4 and 3", crow, col, v, x, g[:, :3])
+        yield bad("values and grad must have the same dtype, but got float32 and float64", crow, col, v, x, g.double())
+        yield bad("values and dense must have the same dtype, but got float32 and float64", crow, col, v, x.double(), g)
+
+    def reference(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        crow, col, values, dense, grad = args[:5]
+        rows, columns = rows_of(crow).long(), col.long()
+        if kwargs.get("transpose", False):
+            rows, columns = columns, rows
+        return (
+            (grad[rows] * dense[columns]).sum(1),
+            torch.zeros_like(dense).index_add(0, columns, values.unsqueeze(1) * grad[rows]),
+        )
 
 
 class SpmmExtremum(Row):
@@ -422,5 +567,6 @@ class Sddmm(Row):
 
 
 register_component(Spmm())
+register_component(SpmmBackward())
 register_component(SpmmExtremum())
 register_component(Sddmm())

@@ -5,6 +5,7 @@
 // depends on the pattern alone, so results do not depend on threads; which thread takes which piece is left to chance.
 #pragma once
 #include <atomic>
+#include <type_traits>
 
 #include "../../sparse_view.h"
 #include "../gemm/types.h"
@@ -27,6 +28,14 @@ struct Partition {
 
 // Checks crow on the way. The pieces are rt's scratch.
 Status cut(const Csr& A, const Runtime& rt, Partition& out);
+
+template <class I>
+static inline bool columns_inside(const I* col, int64_t n, int64_t cols) {
+  using U = std::make_unsigned_t<I>;
+  U largest = 0;  // a negative one is huge
+  for (int64_t e = 0; e < n; ++e) largest = static_cast<U>(col[e]) > largest ? static_cast<U>(col[e]) : largest;
+  return n == 0 || static_cast<uint64_t>(largest) < static_cast<uint64_t>(cols);
+}
 
 // Calls body(task) for every task; idle threads take the next one.
 template <class Body>

@@ -1,13 +1,16 @@
-// value[e] = sum over n of A[i, n] * B[col[e], n]: the row of A in L1, rows of B gathered, four entries side by side.
+// value[e] = sum over n of A[i, n] * B[col[e], n]: a row of A in registers, rows of B gathered. And the same walk with
+// the product D = A @ B of SpmmBackward, which gathers the same rows.
 //
-// Bound: as in spmm.h, the gather of B. Complex: the row of A is kept twice, as (re, -im) and (im, re) pairs, so that
-// the real and the imaginary part are each one real dot product with a row of B.
+// Bound: as in spmm.h, the gather of B. A dot product ends in a sum over the lanes of a vector, which takes as many
+// steps as a narrow row takes loads: vectors of partial sums are put aside in L1 and a square of them is added up at
+// once, however short the rows are. Complex: the row of A is kept twice, as (re, -im) and (im, re) pairs, so that the
+// real and the imaginary part are each one real dot product with a row of B.
 #pragma once
-#include "stage.h"
+#include "spmm.h"
 
 namespace myops::cpu {
 
-constexpr int64_t kDepth = 2048;  // numbers of A's row in L1 at a time
+constexpr int kAside = 64;  // entries whose partial sums are put aside: 4 KB
 
 // a holds sums of G lanes each, b as many: their halves added, those of a in the lower half of the result.
 template <class Isa, class T, int G, class Vec = typename Isa::template Vec<T>>
@@ -23,93 +26,227 @@ inline Vec fold(Vec a, Vec b) {
   return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
 }
 
-// The sums of four vectors, with half the shuffles of four horizontal sums.
-template <class Isa, class T, class Vec = typename Isa::template Vec<T>>
-inline void four_sums(Vec a, Vec b, Vec c, Vec d, T (&sums)[4]) {
+// Lane i: the sum of the lanes of v[i], for as many vectors as there are lanes (Count of them on the way).
+template <class Isa, class T, int Count = Isa::template lanes<T>, class Vec = typename Isa::template Vec<T>>
+inline Vec sums_of(const Vec* v) {
+  if constexpr (Count == 1)
+    return v[0];
+  else
+    return fold<Isa, T, 2 * Isa::template lanes<T> / Count>(sums_of<Isa, T, Count / 2>(v),
+                                                            sums_of<Isa, T, Count / 2>(v + Count / 2));
+}
+
+// Partial sums of the dot products, Parts vectors an entry, until there are enough to be added up.
+template <class Isa, class T, int Parts>
+struct Aside {
+  using Vec = typename Isa::template Vec<T>;
+  alignas(64) Vec partial[kAside * Parts];
+  T* dots;        // of entry 0
+  int64_t block;  // the first entry that is put aside
+
+  Vec* of(int64_t e) { return partial + (e - block) * Parts; }
+  void add_up(int64_t end) {
+    constexpr int L = Isa::template lanes<T>;
+    const int64_t n = (end - block) * Parts;
+    for (int64_t i = n; i % L != 0; ++i) partial[i] = Vec{};
+    for (int64_t i = 0; i < n; i += L) {
+      T* const to = dots + block * Parts + i;
+      Isa::template store<T>(to, Isa::template load<T>(to) + sums_of<Isa, T>(partial + i));
+    }
+    block = end;
+  }
+};
+
+// The rows of A that a walk holds, and where it leaves what.
+template <class S>
+struct Held {
+  const S* a;
+  int64_t row;  // stride, in elements
+};
+
+// One tile of columns, j real ones from the first. Product: also D, as in spmm_tile.
+template <class Isa, class T, class S, int NV, bool Cx, bool Product, class RowOf>
+void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmTile<T, S, RowOf>& t,
+              const Held<S>& held, int64_t j, T* dots, T* slots) {
   constexpr int L = Isa::template lanes<T>;
-  if constexpr (L < 4) {
-    const Vec all[4] = {a, b, c, d};
-    for (int i = 0; i < 4; ++i) sums[i] = horizontal_sum<Isa, T>(all[i]);
-  } else {
-    Vec all = fold<Isa, T, L / 2>(fold<Isa, T, L>(a, b), fold<Isa, T, L>(c, d));
-    if constexpr (L >= 16) add_halves<Isa, T, 2>(all);
-    if constexpr (L >= 8) add_halves<Isa, T, 1>(all);
-    for (int i = 0; i < 4; ++i) sums[i] = all[i * (L / 4)];
+  constexpr int Parts = Cx ? 2 : 1;
+  using Vec = typename Isa::template Vec<T>;
+  Aside<Isa, T, Parts> aside;
+  aside.dots = dots;
+  aside.block = 0;
+  int64_t e = 0;
+  for (int64_t i = piece.row; i < piece.row_end; ++i) {
+    const int64_t end = (piece.slot >= 0 ? piece.end : row_start(out.p.A, i + 1)) - piece.begin;
+    if (!Product && e == end) continue;
+    Vec a[Parts][NV], sum[Parts][NV] = {};
+#pragma GCC unroll 8
+    for (int u = 0; u < NV; ++u) {
+      a[0][u] = load_converted<Isa, T, S>(held.a + i * held.row + j + u * L, u + 1 < NV ? L : t.last);
+      if constexpr (Cx) {
+        a[1][u] = swap_pairs<Isa, T>(a[0][u]);
+        a[0][u] *= alternating<Isa, T>(T(1), T(-1));
+      }
+    }
+    while (e < end) {
+      const int64_t stop = min64(end, aside.block + kAside);
+      for (; e < stop; ++e) {
+        const S* x = t.b + t.row_of(e);
+        Vec dot[Parts];
+#pragma GCC unroll 8
+        for (int u = 0; u < NV; ++u) {
+          const Vec xv =
+              u + 1 < NV ? load_converted<Isa, T, S>(x + u * L, L) : load_ragged<Isa, T, S>(x + u * L, t.last, t.b_end);
+          if constexpr (RowOf::kFar)
+            if (u * L * sizeof(S) % 64 == 0) __builtin_prefetch(t.b + t.row_of(e + kPrefetch) + u * L);
+#pragma GCC unroll 2
+          for (int part = 0; part < Parts; ++part) {
+            dot[part] = u == 0 ? a[part][u] * xv : dot[part] + a[part][u] * xv;
+            if constexpr (Product) sum[part][u] += xv * t.values[Parts * e + part];
+          }
+        }
+        Vec* const to = aside.of(e);
+#pragma GCC unroll 2
+        for (int part = 0; part < Parts; ++part) to[part] = dot[part];
+      }
+      if (e == aside.block + kAside) aside.add_up(e);
+    }
+    if constexpr (Product) {
+      T* const slot = piece.slot >= 0 ? slots + piece.slot * out.p.N * Parts + j : nullptr;
+      for (int u = 0; u < NV; ++u) {
+        const int n = u + 1 < NV ? L : t.last;
+        if constexpr (Cx) sum[0][u] += swap_pairs<Isa, T>(sum[1][u]) * alternating<Isa, T>(T(-1), T(1));
+        if (slot != nullptr)
+          store_converted<Isa, T, T>(slot + u * L, sum[0][u], n);
+        else
+          out.finish(i, j + u * L, sum[0][u], n);
+      }
+    }
+  }
+  aside.add_up(e);
+}
+
+// All columns of a piece, tile by tile: half of the registers hold the row of A, where there is a product too.
+template <class Isa, class T, class S, bool Cx, bool Product, class RowOf>
+void dot_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values,
+               const Held<S>& held, T* dots, T* slots) {
+  constexpr int L = Isa::template lanes<T>;
+  constexpr int U = Cx ? 2 : 1;
+  constexpr int kWidest = (Isa::kBytes == 64 ? 8 : 4) / U;
+  const Spmm& p = out.p;
+  const S* b = static_cast<const S*>(p.B);
+  const S* b_end = b + ((p.A.cols - 1) * p.b_row + p.N) * U;
+  const int64_t width = p.N * U, vectors = ceil_div(width, L);
+  std::memset(dots, 0, ((piece.end - piece.begin) * U + L) * sizeof(T));
+  for (int64_t v = 0; v < vectors;) {
+    const int64_t left = vectors - v;
+    const int nv = left >= kWidest ? kWidest : left >= 4 && kWidest > 4 ? 4 : left >= 2 ? 2 : 1;
+    const int last = static_cast<int>(min64(L, width - (v + nv - 1) * L));
+    const SpmmTile<T, S, RowOf> t{b + v * L, b_end, row_of, values, last};
+    const auto tile = [&](auto count) {
+      dot_tile<Isa, T, S, count.value, Cx, Product>(out, piece, t, held, v * L, dots, slots);
+    };
+    switch (nv) {
+      case 8:
+        if constexpr (kWidest == 8) tile(std::integral_constant<int, 8>{});
+        break;
+      case 4:
+        if constexpr (kWidest >= 4) tile(std::integral_constant<int, 4>{});
+        break;
+      case 2: tile(std::integral_constant<int, 2>{}); break;
+      default: tile(std::integral_constant<int, 1>{});
+    }
+    v += nv;
   }
 }
 
-// dots[c] += the dot products of n numbers at a with entries e .. e + 3, two versions of a for complex.
-template <class Isa, class T, class S, int Parts, int Entries, class Vec = typename Isa::template Vec<T>>
-inline void dot_entries(const T* a, int64_t n, const S* b, const int64_t* offsets, const S* b_end, T* dots) {
+// One column: the elements of A are spread over the entries of their rows, then all products are one loop.
+template <class Isa, class T, class S, class I>
+bool sddmm_column(const Sddmm& p, const Piece& piece) {
   constexpr int L = Isa::template lanes<T>;
-  Vec acc[Entries][Parts] = {};
-  int64_t j = 0;
-  const auto step = [&](auto load) {
-#pragma GCC unroll 4
-    for (int e = 0; e < Entries; ++e) {
-      const Vec x = load(b + offsets[e] + j);
-      __builtin_prefetch(b + offsets[e + Entries] + j);
-#pragma GCC unroll 2
-      for (int part = 0; part < Parts; ++part) acc[e][part] += Isa::template load<T>(a + part * kDepth + j) * x;
-    }
-  };
-  for (; j + L <= n; j += L) step([](const S* p) { return load_converted<Isa, T, S>(p, L); });
-  if (j < n) step([&](const S* p) { return load_ragged<Isa, T, S>(p, static_cast<int>(n - j), b_end); });
-  if constexpr (Entries == 4) {
-#pragma GCC unroll 2
-    for (int part = 0; part < Parts; ++part) {
-      T sums[4];
-      four_sums<Isa, T>(acc[0][part], acc[1][part], acc[2][part], acc[3][part], sums);
-      for (int e = 0; e < 4; ++e) dots[Parts * e + part] += sums[e];
-    }
-  } else {
-    for (int part = 0; part < Parts; ++part) dots[part] += horizontal_sum<Isa, T>(acc[0][part]);
+  const I* col = static_cast<const I*>(p.A.col) + piece.begin;
+  const int64_t n = piece.end - piece.begin;
+  if (!columns_inside(col, n, p.A.cols)) return false;
+  alignas(64) T left[kPiece + L];
+  int64_t begin = 0;
+  for (int64_t i = piece.row; i < piece.row_end; ++i) {
+    const int64_t end = (piece.slot >= 0 ? piece.end : row_start(p.A, i + 1)) - piece.begin;
+    const typename Isa::template Vec<T> v =
+        typename Isa::template Vec<T>{} + load_scalar<T>(static_cast<const S*>(p.a)[i * p.a_row]);
+    for (int64_t e = begin; e < end; e += L) Isa::template store<T>(left + e, v);
+    begin = end;
   }
+  const S* b = static_cast<const S*>(p.b);
+  S* values = static_cast<S*>(p.values) + piece.begin;
+  gather_products<Isa>(left, b, col, p.b_row, n, left);
+  for (int64_t e = 0; e < n; ++e) values[e] = store_scalar<S>(left[e]);
+  return true;
 }
 
 template <class Isa, class T, class S, bool Cx>
 Status sddmm_typed(const Sddmm& p, const Partition& cut, const Runtime& rt) {
-  constexpr int L = Isa::template lanes<T>;
   constexpr int U = Cx ? 2 : 1;
-  const int64_t width = p.N * U;
-  const S* b = static_cast<const S*>(p.b);
-  const S* b_end = b + ((p.A.cols - 1) * p.b_row + p.N) * U;
+  Spmm gather;  // which rows are gathered from where
+  gather.A = p.A;
+  gather.N = p.N;
+  gather.B = p.b;
+  gather.b_row = p.b_row;
+  const SpmmOut<Isa, T, S, Cx> out{gather, T(1), T(0)};
+  const Held<S> held{static_cast<const S*>(p.a), p.a_row * U};
   Flag bad;
   take_turns(rt, cut.count, [&](int64_t task) {
     const Piece& piece = cut.pieces[task];
-    alignas(64) int64_t offsets[kPiece + kPrefetch];
-    alignas(64) T dots[kPiece * U] = {};
-    alignas(64) T row[U * kDepth];
-    if (!stage_offsets(p.A, piece.begin, piece.end, p.b_row * U, offsets)) return bad.raise();
-    for (int64_t j = 0; j < width; j += kDepth) {
-      const int64_t n = min64(kDepth, width - j);
-      int64_t begin = piece.begin;
-      for (int64_t i = piece.row; i < piece.row_end; ++i) {
-        const int64_t end = piece.slot >= 0 ? piece.end : row_start(p.A, i + 1);
-        if (end == begin) continue;
-        const S* a = static_cast<const S*>(p.a) + i * p.a_row * U + j;
-        for (int64_t k = 0; k < n; ++k) {
-          const T value = load_scalar<T>(a[k]);
-          if constexpr (Cx) {
-            row[k] = k % 2 ? T(0) - value : value;
-            row[kDepth + (k ^ 1)] = value;
-          } else {
-            row[k] = value;
-          }
-        }
-        for (int64_t k = n; k % L != 0; ++k)
-          for (int u = 0; u < U; ++u) row[u * kDepth + k] = T(0);
-        int64_t e = begin - piece.begin;
-        for (; e + 4 <= end - piece.begin; e += 4)
-          dot_entries<Isa, T, S, U, 4>(row, n, b + j, offsets + e, b_end, dots + U * e);
-        for (; e < end - piece.begin; ++e)
-          dot_entries<Isa, T, S, U, 1>(row, n, b + j, offsets + e, b_end, dots + U * e);
-        begin = end;
+    if constexpr (!Cx) {
+      if (p.N == 1) {
+        const bool ok =
+            p.A.wide ? sddmm_column<Isa, T, S, int64_t>(p, piece) : sddmm_column<Isa, T, S, int32_t>(p, piece);
+        if (!ok) bad.raise();
+        return;
       }
     }
+    alignas(64) T dots[kPiece * U + Isa::template lanes<T>];
+    const bool ok = with_rows<S>(p.A, piece, p.b_row * U, [&](auto row_of) {
+      dot_piece<Isa, T, S, Cx, false>(out, piece, row_of, nullptr, held, dots, nullptr);
+    });
+    if (!ok) return bad.raise();
     S* values = static_cast<S*>(p.values) + piece.begin * U;
     for (int64_t e = 0; e < (piece.end - piece.begin) * U; ++e) values[e] = store_scalar<S>(dots[e]);
   });
+  return bad.status();
+}
+
+template <class S, int U, class I, class T>
+inline void store_permuted(const void* perm, int64_t begin, int64_t n, const T* dots, S* values) {
+  const I* to = static_cast<const I*>(perm) + begin;
+  for (int64_t e = 0; e < n; ++e)
+    for (int u = 0; u < U; ++u) values[to[e] * U + u] = store_scalar<S>(dots[e * U + u]);
+}
+
+template <class Isa, class T, class S, bool Cx>
+Status spmm_backward_typed(const SpmmBackward& both, const Partition& cut, const Runtime& rt) {
+  constexpr int U = Cx ? 2 : 1;
+  const Spmm& p = both.spmm;
+  const SpmmOut<Isa, T, S, Cx> out{p, scalar<T>(p.alpha), T(0)};
+  const Held<S> held{static_cast<const S*>(both.a), both.a_row * U};
+  T* const slots = make_slots<T>(cut, p.N * U, rt);
+  Flag bad;
+  take_turns(rt, cut.count, [&](int64_t task) {
+    const Piece& piece = cut.pieces[task];
+    const int64_t n = piece.end - piece.begin;
+    alignas(64) T values[kPiece * U], dots[kPiece * U + Isa::template lanes<T>];
+    if (!stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, values)) return bad.raise();
+    const bool ok = with_rows<S>(p.A, piece, p.b_row * U, [&](auto row_of) {
+      dot_piece<Isa, T, S, Cx, true>(out, piece, row_of, values, held, dots, slots);
+    });
+    if (!ok) return bad.raise();
+    S* const to = static_cast<S*>(both.dots);
+    if (p.perm == nullptr)
+      for (int64_t e = 0; e < n * U; ++e) to[piece.begin * U + e] = store_scalar<S>(dots[e]);
+    else if (p.A.wide)
+      store_permuted<S, U, int64_t>(p.perm, piece.begin, n, dots, to);
+    else
+      store_permuted<S, U, int32_t>(p.perm, piece.begin, n, dots, to);
+  });
+  add_slots(out, cut, slots);
   return bad.status();
 }
 
@@ -127,6 +264,19 @@ Status sddmm(const Sddmm& p, const Partition& cut, const Runtime& rt) {
     case DType::i16: return sddmm_typed<Isa, uint32_t, int16_t, false>(p, cut, rt);
     case DType::i32: return sddmm_typed<Isa, uint32_t, uint32_t, false>(p, cut, rt);
     default: return sddmm_typed<Isa, uint64_t, uint64_t, false>(p, cut, rt);
+  }
+}
+
+// Gradients: floating types alone.
+template <class Isa>
+Status spmm_backward(const SpmmBackward& p, const Partition& cut, const Runtime& rt) {
+  switch (p.spmm.type) {
+    case DType::f32: return spmm_backward_typed<Isa, float, float, false>(p, cut, rt);
+    case DType::f64: return spmm_backward_typed<Isa, double, double, false>(p, cut, rt);
+    case DType::bf16: return spmm_backward_typed<Isa, float, bf16, false>(p, cut, rt);
+    case DType::f16: return spmm_backward_typed<Isa, float, f16, false>(p, cut, rt);
+    case DType::c64: return spmm_backward_typed<Isa, float, float, true>(p, cut, rt);
+    default: return spmm_backward_typed<Isa, double, double, true>(p, cut, rt);
   }
 }
 

@@ -16,6 +16,21 @@ namespace myops::cpu {
 constexpr int64_t kNear = 4096 * 1024;  // bytes of B that stay in L2, where prefetching costs more than it brings
 constexpr int kTile = 8;                // vectors of D in registers: 8 of 16 (complex: 4 x 2)
 
+// (re, im) as (im, re), in every pair of lanes.
+template <class Isa, class T, class Vec = typename Isa::template Vec<T>>
+inline Vec swap_pairs(Vec v) {
+  typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>> swap;
+  for (int l = 0; l < Isa::template lanes<T>; ++l) swap[l] = l ^ 1;
+  return __builtin_shuffle(v, swap);
+}
+
+template <class Isa, class T, class Vec = typename Isa::template Vec<T>>
+inline Vec alternating(T even, T odd) {
+  Vec v;
+  for (int l = 0; l < Isa::template lanes<T>; ++l) v[l] = l % 2 ? odd : even;
+  return v;
+}
+
 // Where finished sums of a tile go: a row of D with its addend, or a slot of a long row.
 template <class Isa, class T, class S, bool Cx>
 struct SpmmOut {
@@ -68,6 +83,22 @@ struct NearColumns {  // 32-bit columns as they are
   int64_t operator()(int64_t e) const { return col[e] * stride; }
 };
 
+// body(row_of) with where the entries of a piece find their rows of B, `row_stride` elements apart; false where a
+// column is outside.
+template <class S, class Body>
+bool with_rows(const Csr& A, const Piece& piece, int64_t row_stride, const Body& body) {
+  if (!A.wide && A.cols * row_stride * static_cast<int64_t>(sizeof(S)) <= kNear) {
+    const int32_t* col = static_cast<const int32_t*>(A.col) + piece.begin;
+    if (!columns_inside(col, piece.end - piece.begin, A.cols)) return false;
+    body(NearColumns{col, row_stride});
+    return true;
+  }
+  alignas(64) int64_t offsets[kPiece + kPrefetch];
+  if (!stage_offsets(A, piece.begin, piece.end, row_stride, offsets)) return false;
+  body(FarRows{offsets});
+  return true;
+}
+
 template <class T, class S, class RowOf>
 struct SpmmTile {
   const S* b;      // of the tile's first column
@@ -85,25 +116,34 @@ inline void spmm_row(const SpmmTile<T, S, RowOf>& t, int64_t begin, int64_t end,
   constexpr int Chains = NV == 1 ? 4 : NV == 2 ? 2 : 1;
   constexpr int Parts = Cx ? 2 : 1;
   Vec acc[Chains][Parts][NV] = {};
-  const auto step = [&](int64_t e, Vec(&sums)[Parts][NV]) {
+  // Behind the row's end, where a branch would be mispredicted in every other row, nothing is loaded and zeros are
+  // added: the products of an entry that exists, with no lanes, and of no value. Without masked loads, the branch is.
+  const auto step = [&](int64_t at, Vec(&sums)[Parts][NV], bool on) {
+    if (!Isa::kMaskedLoads && !on) return;
+    const int64_t e = on ? at : begin;
     const S* x = t.b + t.row_of(e);
 #pragma GCC unroll 8
     for (int u = 0; u < NV; ++u) {
-      const Vec xv =
-          u + 1 < NV ? load_converted<Isa, T, S>(x + u * L, L) : load_ragged<Isa, T, S>(x + u * L, t.last, t.b_end);
+      const Vec xv = Chains == 1 && u + 1 < NV
+                         ? load_converted<Isa, T, S>(x + u * L, L)
+                         : load_ragged<Isa, T, S>(x + u * L, on ? (u + 1 < NV ? L : t.last) : 0, t.b_end);
       if constexpr (RowOf::kFar)
         if (u * L * sizeof(S) % 64 == 0) __builtin_prefetch(t.b + t.row_of(e + kPrefetch) + u * L);
 #pragma GCC unroll 2
-      for (int part = 0; part < Parts; ++part) sums[part][u] += xv * t.values[Parts * e + part];
+      for (int part = 0; part < Parts; ++part) {
+        const T value = t.values[Parts * e + part];
+        sums[part][u] += xv * (on ? value : T(0));
+      }
     }
   };
   int64_t e = begin;
   for (; e + Chains <= end; e += Chains)
 #pragma GCC unroll 4
-    for (int chain = 0; chain < Chains; ++chain) step(e + chain, acc[chain]);
+    for (int chain = 0; chain < Chains; ++chain) step(e + chain, acc[chain], true);
+  if (Chains > 1 && begin < end) {
 #pragma GCC unroll 4
-  for (int chain = 0; chain < Chains - 1; ++chain)
-    if (e + chain < end) step(e + chain, acc[chain]);
+    for (int chain = 0; chain < Chains - 1; ++chain) step(e + chain, acc[chain], e + chain < end);
+  }
 #pragma GCC unroll 8
   for (int u = 0; u < NV; ++u) {
     Vec part[2];
@@ -113,13 +153,7 @@ inline void spmm_row(const SpmmTile<T, S, RowOf>& t, int64_t begin, int64_t end,
 #pragma GCC unroll 4
       for (int chain = 1; chain < Chains; ++chain) part[i] += acc[chain][i][u];
     }
-    if constexpr (Cx) {
-      using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
-      Index swap;
-      Vec sign;
-      for (int l = 0; l < L; ++l) swap[l] = l ^ 1, sign[l] = l % 2 ? T(1) : T(-1);
-      part[0] += __builtin_shuffle(part[1], swap) * sign;
-    }
+    if constexpr (Cx) part[0] += swap_pairs<Isa, T>(part[1]) * alternating<Isa, T>(T(-1), T(1));
     result[u] = part[0];
   }
 }
@@ -162,40 +196,63 @@ inline T sum_of(const T* p, int64_t n) {
   return horizontal_sum<Isa, T>(sum);
 }
 
-// One column of B: all products of the piece first, in a loop without rows that the compiler makes gathers of, then the
-// sums of its rows.
+constexpr int kAbreast = 32;  // the longest of the rows that are summed abreast
+
+// sums[l] of row l of L rows, rows[l] .. rows[l + 1] in p: abreast where all of them are short and there are gathers,
+// for a loop over a short row ends in a mispredicted branch; else one by one.
+template <class Isa, class T, class I>
+inline void sums_of_rows(const T* p, const I* rows, T* sums) {
+  constexpr int L = Isa::template lanes<T>;
+  if constexpr (Isa::kGathers && sizeof(T) == 4) {
+    using Index = typename Isa::template Vec<int32_t>;
+    Index start, length;
+    if constexpr (std::is_same_v<I, int32_t>) {
+      start = Isa::template load<int32_t>(rows) - rows[0];
+      length = Isa::template load<int32_t>(rows + 1) - Isa::template load<int32_t>(rows);
+    } else {
+      for (int l = 0; l < L; ++l) start[l] = static_cast<int32_t>(rows[l] - rows[0]);
+      for (int l = 0; l < L; ++l) length[l] = static_cast<int32_t>(rows[l + 1] - rows[l]);
+    }
+    const int32_t longest = Isa::largest(length);
+    if (longest <= kAbreast) {
+      typename Isa::template Vec<T> sum = {};
+      for (int32_t k = 0; k < longest; ++k) {
+        const Index on = length > k;
+        sum += Isa::template gather_where<T>(p + rows[0], start + k, on);
+      }
+      return Isa::template store<T>(sums, sum);
+    }
+  }
+  for (int l = 0; l < L; ++l) sums[l] = sum_of<Isa, T>(p + rows[l], rows[l + 1] - rows[l]);
+}
+
+// One column of B: all products of the piece first, in a loop without rows, then the sums of its rows.
 template <class Isa, class T, class S, class I>
-bool spmm_column(const SpmmOut<Isa, T, S, false>& out, const Piece& piece, T* slots) {
+void spmm_column(const SpmmOut<Isa, T, S, false>& out, const Piece& piece, const T* values, const I* col, T* slots) {
+  constexpr int L = Isa::template lanes<T>;
+  using Vec = typename Isa::template Vec<T>;
   const Spmm& p = out.p;
-  const I* col = static_cast<const I*>(p.A.col) + piece.begin;
   const int64_t n = piece.end - piece.begin;
-  if (!columns_inside(col, n, p.A.cols)) return false;
-  const S* values = static_cast<const S*>(p.values) + piece.begin;
   const S* b = static_cast<const S*>(p.B);
-  alignas(64) T products[kPiece + Isa::template lanes<T>];
-  if (p.b_row == 1)
-    for (int64_t e = 0; e < n; ++e) products[e] = load_scalar<T>(values[e]) * load_scalar<T>(b[col[e]]);
-  else
-    for (int64_t e = 0; e < n; ++e) products[e] = load_scalar<T>(values[e]) * load_scalar<T>(b[col[e] * p.b_row]);
+  alignas(64) T products[kPiece + L];
+  gather_products<Isa>(values, b, col, p.b_row, n, products);
   if (piece.slot >= 0) {
     slots[piece.slot] = sum_of<Isa, T>(products, n);
-    return true;
+    return;
   }
   const I* crow = static_cast<const I*>(p.A.crow);
-  S* const d = static_cast<S*>(p.D);
-  const T alpha = out.alpha, *sums = products - piece.begin;
+  const T* const by_entry = products - piece.begin;
   const bool plain = !p.mean && p.C == nullptr;
-  I begin = crow[piece.row];
-  for (int64_t i = piece.row; i < piece.row_end; ++i) {
-    const I end = crow[i + 1];
-    const T sum = sum_of<Isa, T>(sums + begin, end - begin);
+  int64_t i = piece.row;
+  alignas(64) T sums[L];
+  for (; i + L <= piece.row_end; i += L) {
+    sums_of_rows<Isa, T, I>(by_entry, crow + i, sums);
     if (plain)
-      d[i] = store_scalar<S>(static_cast<T>(sum * alpha));
+      store_exact<Isa, T, S>(static_cast<S*>(p.D) + i, Isa::template load<T>(sums) * out.alpha, L);
     else
-      out.finish(i, 0, typename Isa::template Vec<T>{} + sum, 1);
-    begin = end;
+      for (int l = 0; l < L; ++l) out.finish(i + l, 0, Vec{} + sums[l], 1);
   }
-  return true;
+  for (; i < piece.row_end; ++i) out.finish(i, 0, Vec{} + sum_of<Isa, T>(by_entry + crow[i], crow[i + 1] - crow[i]), 1);
 }
 
 // All columns of a piece, tile by tile.
@@ -225,43 +282,18 @@ void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row
   }
 }
 
+// Memory for the sums of segments; nullptr where no row is long.
+template <class T>
+inline T* make_slots(const Partition& cut, int64_t width, const Runtime& rt) {
+  if (cut.slots == 0) return nullptr;
+  return static_cast<T*>(rt.allocate(rt.cookie, cut.slots * width * static_cast<int64_t>(sizeof(T))));
+}
+
+// The rows of which segments are, each the sum of its slots in their order.
 template <class Isa, class T, class S, bool Cx>
-Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
-  using Vec = typename Isa::template Vec<T>;
+void add_slots(const SpmmOut<Isa, T, S, Cx>& out, const Partition& cut, const T* slots) {
   constexpr int L = Isa::template lanes<T>;
-  constexpr int U = Cx ? 2 : 1;
-  const int64_t width = p.N * U;
-  const SpmmOut<Isa, T, S, Cx> out{p, scalar<T>(p.alpha), scalar<T>(p.beta)};
-  T* slots = nullptr;
-  if (cut.slots > 0)
-    slots = static_cast<T*>(rt.allocate(rt.cookie, cut.slots * width * static_cast<int64_t>(sizeof(T))));
-  const bool far = p.A.cols * p.b_row * U * static_cast<int64_t>(sizeof(S)) > kNear;
-  Flag bad;
-  take_turns(rt, cut.count, [&](int64_t task) {
-    const Piece& piece = cut.pieces[task];
-    if constexpr (!Cx) {
-      if (p.N == 1 && p.perm == nullptr) {
-        const bool ok = p.A.wide ? spmm_column<Isa, T, S, int64_t>(out, piece, slots)
-                                 : spmm_column<Isa, T, S, int32_t>(out, piece, slots);
-        if (!ok) bad.raise();
-        return;
-      }
-    }
-    alignas(64) T staged[kPiece * U];
-    const T* v = staged;
-    if (std::is_same_v<T, S> && p.perm == nullptr)
-      v = static_cast<const T*>(p.values) + piece.begin * U;
-    else if (!stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, staged))
-      return bad.raise();
-    if (!far && !p.A.wide) {
-      const int32_t* col = static_cast<const int32_t*>(p.A.col) + piece.begin;
-      if (!columns_inside(col, piece.end - piece.begin, p.A.cols)) return bad.raise();
-      return spmm_piece(out, piece, NearColumns{col, p.b_row * U}, v, slots);
-    }
-    alignas(64) int64_t offsets[kPiece + kPrefetch];
-    if (!stage_offsets(p.A, piece.begin, piece.end, p.b_row * U, offsets)) return bad.raise();
-    spmm_piece(out, piece, FarRows{offsets}, v, slots);
-  });
+  const int64_t width = out.p.N * (Cx ? 2 : 1);
   for (int64_t task = 0; task < cut.count && slots != nullptr; ++task) {
     const int64_t first = cut.pieces[task].slot, row = cut.pieces[task].row;
     if (first < 0) continue;
@@ -269,11 +301,37 @@ Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
     while (task + 1 < cut.count && cut.pieces[task + 1].slot >= 0 && cut.pieces[task + 1].row == row) ++count, ++task;
     for (int64_t j = 0; j < width; j += L) {
       const int n = static_cast<int>(min64(L, width - j));
-      Vec sum = {};
+      typename Isa::template Vec<T> sum = {};
       for (int64_t s = first; s < first + count; ++s) sum += load_converted<Isa, T, T>(slots + s * width + j, n);
       out.finish(row, j, sum, n);
     }
   }
+}
+
+template <class Isa, class T, class S, bool Cx>
+Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
+  constexpr int U = Cx ? 2 : 1;
+  const SpmmOut<Isa, T, S, Cx> out{p, scalar<T>(p.alpha), scalar<T>(p.beta)};
+  T* const slots = make_slots<T>(cut, p.N * U, rt);
+  Flag bad;
+  take_turns(rt, cut.count, [&](int64_t task) {
+    const Piece& piece = cut.pieces[task];
+    alignas(64) T staged[kPiece * U];
+    const T* v = staged;
+    if (std::is_same_v<T, S> && p.perm == nullptr)
+      v = static_cast<const T*>(p.values) + piece.begin * U;
+    else if (!stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, staged))
+      return bad.raise();
+    const auto column = [&](auto* col) {
+      if (!columns_inside(col, piece.end - piece.begin, p.A.cols)) return bad.raise();
+      if constexpr (!Cx) spmm_column<Isa, T, S>(out, piece, v, col, slots);
+    };
+    if (!Cx && p.N == 1 && p.A.wide) return column(static_cast<const int64_t*>(p.A.col) + piece.begin);
+    if (!Cx && p.N == 1) return column(static_cast<const int32_t*>(p.A.col) + piece.begin);
+    const auto body = [&](auto row_of) { spmm_piece(out, piece, row_of, v, slots); };
+    if (!with_rows<S>(p.A, piece, p.b_row * U, body)) bad.raise();
+  });
+  add_slots(out, cut, slots);
   return bad.status();
 }
 

@@ -8,14 +8,6 @@ namespace myops::cpu {
 
 constexpr int kPrefetch = 8;  // entries ahead
 
-template <class I>
-static inline bool columns_inside(const I* col, int64_t n, int64_t cols) {
-  using U = std::make_unsigned_t<I>;
-  U largest = 0;  // a negative one is huge
-  for (int64_t e = 0; e < n; ++e) largest = static_cast<U>(col[e]) > largest ? static_cast<U>(col[e]) : largest;
-  return n == 0 || static_cast<uint64_t>(largest) < static_cast<uint64_t>(cols);
-}
-
 // The offset of every gathered row; false where a column is outside the matrix. Behind the end, the last one repeated:
 // prefetches run ahead.
 template <class I>
@@ -82,6 +74,20 @@ inline typename Isa::template Vec<T> load_ragged(const S* p, int n, const S* end
     const Bits keep = lane < n;
     return reinterpret_cast<Vec>(reinterpret_cast<Bits>(load_converted<Isa, T, S>(p, L)) & keep);
   }
+}
+
+// products[e] = factors[e] * b[col[e] * stride], e < n. Left to itself, gcc does not gather.
+template <class Isa, class T, class S, class I>
+inline void gather_products(const T* factors, const S* b, const I* col, int64_t stride, int64_t n, T* products) {
+  int64_t e = 0;
+  if constexpr (Isa::kGathers && std::is_same_v<T, S> && sizeof(T) == 4 && std::is_same_v<I, int32_t>) {
+    constexpr int L = Isa::template lanes<T>;
+    for (; stride == 1 && e + L <= n; e += L) {
+      const auto x = Isa::template gather<T>(b, Isa::template load<int32_t>(col + e));
+      Isa::template store<T>(products + e, Isa::template load<T>(factors + e) * x);
+    }
+  }
+  for (; e < n; ++e) products[e] = factors[e] * load_scalar<T>(b[col[e] * stride]);
 }
 
 // Rounds once and keeps subnormals, which a product's own rounding instruction does not.

@@ -1,5 +1,9 @@
-// Threads count the columns of their share of the entries, the counts become starting places, and each thread moves its
-// share: the order of a serial sort, whatever the number of threads.
+// Count the columns, turn the counts into starting places, move the entries: a stable counting sort.
+//
+// Bound: two stores to distant lines for every entry. Where threads moved the entries of a part of the rows each, they
+// took those lines from one another: 5.7 ns an entry on two threads, where one thread took 4.2 (20,000 rows of 5). So
+// each thread moves what lies in columns of its own, and reads past everything else. Bucketing entries by their upper
+// column bits first was slower than either: neighbours wait for each other's store to the head of their bucket.
 #include "transpose.h"
 
 #include <algorithm>
@@ -7,6 +11,22 @@
 
 namespace myops::cpu {
 namespace {
+
+constexpr int64_t kGrain = 16384;  // entries that are worth a thread
+constexpr int64_t kMostOwners = 8;
+constexpr int64_t kBlock = 1024, kSpan = 16;
+
+// row_of[e - begin] for the entries [begin, end): kSpan elements at a time, so that short rows cost no branch. `row` is
+// the first row that ends behind `begin`; that of `end` afterwards. row_of has room for kSpan more.
+template <class I>
+void expand_rows(const I* crow, int64_t rows, int64_t begin, int64_t end, int64_t& row, I* row_of) {
+  for (; row < rows && crow[row] < end; ++row) {
+    const int64_t stop = std::min<int64_t>(crow[row + 1], end) - begin;
+    for (int64_t e = std::max<int64_t>(crow[row], begin) - begin; e < stop; e += kSpan)
+      for (int64_t i = 0; i < kSpan; ++i) row_of[e + i] = static_cast<I>(row);
+    if (crow[row + 1] > end) return;
+  }
+}
 
 template <class I>
 Status transpose_typed(const Transpose& p, const Runtime& rt) {
@@ -18,41 +38,52 @@ Status transpose_typed(const Transpose& p, const Runtime& rt) {
   const int64_t nnz = p.A.nnz, cols = p.A.cols;
   if (crow[0] != 0 || crow[p.A.rows] != nnz || !std::is_sorted(crow, crow + p.A.rows + 1)) return Status::bad_crow;
 
-  // A second table of counts pays where it is small against the entries.
-  constexpr int64_t kGrain = 16384;
+  // Counting is split by entries, with a table for each share where that is small against the entries.
   const int64_t shares = std::max<int64_t>(1, std::min({int64_t(rt.threads), nnz / kGrain, nnz / (cols + 1)}));
-  std::vector<I> next(static_cast<size_t>(shares * cols));
+  std::vector<I> counts(static_cast<size_t>(shares * cols));
   const auto from = [&](int64_t share) { return nnz * share / shares; };
   Flag bad;
   take_turns(rt, shares, [&](int64_t share) {
-    I* const count = next.data() + share * cols;
-    for (int64_t e = from(share); e < from(share + 1); ++e) {
-      if (static_cast<uint64_t>(col[e]) >= static_cast<uint64_t>(cols)) return bad.raise();
-      ++count[col[e]];
-    }
+    I* const count = counts.data() + share * cols;
+    if (!columns_inside(col + from(share), from(share + 1) - from(share), cols)) return bad.raise();
+    for (int64_t e = from(share); e < from(share + 1); ++e) ++count[col[e]];
   });
   if (bad.status() != Status::ok) return bad.status();
+  I* const next = counts.data();
   I place = 0;
   for (int64_t c = 0; c < cols; ++c) {
-    t_crow[c] = place;
-    for (int64_t share = 0; share < shares; ++share) {
-      I& start = next[static_cast<size_t>(share * cols + c)];
-      const I count = start;
-      start = place;
-      place += count;
-    }
+    I count = 0;
+    for (int64_t share = 0; share < shares; ++share) count += counts[share * cols + c];
+    t_crow[c] = next[c] = place;
+    place += count;
   }
   t_crow[cols] = place;
-  take_turns(rt, shares, [&](int64_t share) {
-    I* const place_of = next.data() + share * cols;
-    int64_t e = from(share);
-    int64_t row = std::upper_bound(crow, crow + p.A.rows + 1, static_cast<I>(e)) - crow - 1;
-    for (; e < from(share + 1); ++row)
-      for (const int64_t end = std::min<int64_t>(crow[row + 1], from(share + 1)); e < end; ++e) {
-        const I to = place_of[col[e]]++;
-        t_col[to] = static_cast<I>(row);
-        perm[to] = static_cast<I>(e);
+
+  const int64_t owners = std::max<int64_t>(1, std::min({int64_t(rt.threads), nnz / kGrain, kMostOwners}));
+  take_turns(rt, owners, [&](int64_t owner) {
+    const auto bound = [&](int64_t of) {  // the first column that is not left of it
+      return std::lower_bound(t_crow, t_crow + cols, static_cast<I>(nnz * of / owners)) - t_crow;
+    };
+    const int64_t lowest = owner == 0 ? 0 : bound(owner),
+                  width = (owner + 1 == owners ? cols : bound(owner + 1)) - lowest;
+    I row_of[kBlock + kSpan];
+    int32_t mine[kBlock];
+    int64_t row = 0;
+    for (int64_t begin = 0; begin < nnz; begin += kBlock) {
+      const int64_t n = std::min(nnz - begin, kBlock);
+      expand_rows(crow, p.A.rows, begin, begin + n, row, row_of);
+      int64_t count = 0;
+      for (int64_t e = 0; e < n; ++e) {
+        mine[count] = static_cast<int32_t>(e);
+        count += static_cast<uint64_t>(col[begin + e] - lowest) < static_cast<uint64_t>(width);
       }
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t e = mine[i];
+        const I to = next[col[begin + e]]++;
+        t_col[to] = row_of[e];
+        perm[to] = static_cast<I>(begin + e);
+      }
+    }
   });
   return Status::ok;
 }
@@ -62,22 +93,22 @@ Status compress_typed(const CompressRows& p, const Runtime& rt) {
   const I* row = static_cast<const I*>(p.row);
   I* const crow = static_cast<I*>(p.crow);
   if (p.nnz > 0 && (row[0] < 0 || row[p.nnz - 1] >= p.rows)) return Status::bad_col;
-  constexpr int64_t kGrain = 1 << 16;
+  constexpr int64_t kPart = 1 << 16;
   const auto start_rows = [&](int64_t after, int64_t upto, int64_t entry) {
     for (int64_t r = after + 1; r <= upto; ++r) crow[r] = static_cast<I>(entry);
   };
   // Two passes: nothing is written through a row that is out of order.
   Flag falls;
-  const int64_t shares = (p.nnz + kGrain - 1) / kGrain;
+  const int64_t shares = (p.nnz + kPart - 1) / kPart;
   take_turns(rt, shares, [&](int64_t share) {
     bool fall = false;
-    const int64_t end = std::min(p.nnz, (share + 1) * kGrain);
-    for (int64_t e = std::max<int64_t>(1, share * kGrain); e < end; ++e) fall |= row[e] < row[e - 1];
+    const int64_t end = std::min(p.nnz, (share + 1) * kPart);
+    for (int64_t e = std::max<int64_t>(1, share * kPart); e < end; ++e) fall |= row[e] < row[e - 1];
     if (fall) falls.raise();
   });
   if (falls.status() != Status::ok) return Status::bad_crow;
   take_turns(rt, shares, [&](int64_t share) {
-    const int64_t begin = share * kGrain, end = std::min(p.nnz, begin + kGrain);
+    const int64_t begin = share * kPart, end = std::min(p.nnz, begin + kPart);
     I last = begin == 0 ? I(-1) : row[begin - 1];
     for (int64_t e = begin; e < end; ++e)
       if (row[e] != last) {

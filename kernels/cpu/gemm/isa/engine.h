@@ -6,7 +6,6 @@
 #include "../../elementwise.h"
 #include "../../sparse/extremum.h"
 #include "../../sparse/sddmm.h"
-#include "../../sparse/spmm.h"
 #include "../driver.h"
 #include "../peak.h"
 #include "../plan.h"
@@ -21,6 +20,7 @@ struct Engine {
   Status (*spmm)(const Spmm&, const Partition&, const Runtime&);
   Status (*extremum)(const Extremum&, const Partition&, const Runtime&);
   Status (*sddmm)(const Sddmm&, const Partition&, const Runtime&);
+  Status (*spmm_backward)(const SpmmBackward&, const Partition&, const Runtime&);
   double (*peak_rate)(DType type, double seconds);  // GFLOP/s of one core, the roof of the benchmarks
 };
 
@@ -34,6 +34,7 @@ constexpr Engine make_engine(const char* name, bool converts_f16) {
           &spmm<typename Isa::Gather>,
           &extremum<typename Isa::Gather>,
           &sddmm<typename Isa::Gather>,
+          &spmm_backward<typename Isa::Gather>,
           &peak_rate<Isa>};
 }
 
