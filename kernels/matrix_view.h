@@ -15,6 +15,13 @@
 #pragma once
 #include <cstdint>
 
+// Functions that kernels call too.
+#if defined(__CUDACC__) || defined(MYOPS_CUDA_EMULATION)
+#define MYOPS_HOST_DEVICE __host__ __device__
+#else
+#define MYOPS_HOST_DEVICE
+#endif
+
 namespace myops {
 
 enum class DType : int8_t { f32, f64, bf16, f16, c64, c128, i8, u8, i16, i32, i64, boolean };
@@ -59,8 +66,11 @@ struct Gemm {
   DType c_type = DType::f32;  // of C: `in` or `out`
   DType out = DType::f32;     // of D: `in`, f32 for 16-bit floats, i32 for i8 and u8
   double alpha = 1, beta = 1;
+  // The bits of a result depend on its row of A, its column of B, its element of C, K and the dtypes; not on M, N, the
+  // batch or strides. Engines that are like this anyway ignore it.
+  bool batch_invariant = false;
 
-  int64_t batch() const {
+  MYOPS_HOST_DEVICE int64_t batch() const {
     int64_t n = 1;
     for (int i = 0; i < batch_dims; ++i) n *= batch_size[i];
     return n;
@@ -68,16 +78,13 @@ struct Gemm {
 };
 
 // Splits a flat batch index into the offset of one operand, in elements. The last batch dimension is the innermost.
-#if defined(__CUDACC__) || defined(MYOPS_CUDA_EMULATION)
-__host__ __device__
-#endif
-    inline int64_t batch_offset(const Gemm& g, const MatrixView& v, int64_t item) {
+MYOPS_HOST_DEVICE inline int64_t batch_offset(const Gemm& g, const MatrixView& v, int64_t item) {
   int64_t offset = 0;
-  for (int i = g.batch_dims - 1; i >= 0; --i) {
+  for (int i = g.batch_dims - 1; i > 0; --i) {
     offset += (item % g.batch_size[i]) * v.batch_stride[i];
     item /= g.batch_size[i];
   }
-  return offset;
+  return g.batch_dims == 0 ? 0 : offset + item * v.batch_stride[0];  // no division where there is one batch dimension
 }
 
 // Elementwise problems keep every dimension; the caller merges what merges.

@@ -51,6 +51,11 @@ __device__ __forceinline__ void store_pack(Element* address, const T& pack) {
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                           cudaStream_t stream, const Arguments&... arguments) {
+  if (shared_bytes > 48 * 1024) {  // what a kernel has without asking
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
   return cudaGetLastError();
 }

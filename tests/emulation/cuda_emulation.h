@@ -113,13 +113,17 @@ enum cudaError_t {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719
 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76
+};
 
 namespace emulation {
 
 inline std::string last_fault;  // the message behind the last cudaErrorLaunchFailure
 inline cudaError_t last_error = cudaSuccess;
-inline int multiprocessors = 132;
+inline int multiprocessors = 132, capability = 80;
 
 }  // namespace emulation
 
@@ -141,8 +145,10 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = emulation::multiprocessors;
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount      ? emulation::multiprocessors
+           : attribute == cudaDevAttrComputeCapabilityMajor ? emulation::capability / 10
+                                                            : emulation::capability % 10;
   return cudaSuccess;
 }
 
@@ -211,3 +217,7 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
 }
 
 }  // namespace myops
+
+#include "async_copy.h"
+#include "hopper.h"
+#include "mma.h"

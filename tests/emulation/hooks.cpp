@@ -1,5 +1,7 @@
-// What the tests reach through ctypes: the seed, the plan, products by a given plan, and the stream that torch would
-// give. Not here: the operators, which the library registers with torch like the real one.
+// What the tests reach through ctypes: the seed, the machine, planted bugs; and what torch's CUDA build would give. Not
+// here: the operators, which the library registers with torch like the real one.
+#include <iterator>
+
 #include "../../kernels/cuda/gemm/gemm.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -10,49 +12,46 @@ extern "C" int aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
   return 0;
 }
 
+// torch's CUDA kernels: its CPU kernels, and how often they were called.
+namespace {
+int native_calls = 0;
+}
+EXPORT int emulation_native_calls() { return native_calls; }
+
+#define NATIVE(name, parameters, arguments)              \
+  extern "C" int32_t aoti_torch_cpu_##name parameters;   \
+  extern "C" int32_t aoti_torch_cuda_##name parameters { \
+    ++native_calls;                                      \
+    return aoti_torch_cpu_##name arguments;              \
+  }
+NATIVE(mm_out, (void* out, void* a, void* b), (out, a, b))
+NATIVE(bmm_out, (void* out, void* a, void* b), (out, a, b))
+NATIVE(addmm_out, (void* out, void* c, void* a, void* b, double beta, double alpha), (out, c, a, b, beta, alpha))
+NATIVE(baddbmm_out, (void* out, void* c, void* a, void* b, double beta, double alpha), (out, c, a, b, beta, alpha))
+#undef NATIVE
+
+EXPORT void emulation_machine(int multiprocessors, int capability) {
+  emulation::multiprocessors = multiprocessors, emulation::capability = capability;
+}
+
 EXPORT void emulation_seed(uint64_t seed) { emulation::Scheduler::get().set_seed(seed); }
 
-namespace {
-
-// sizes: M, N, K, batch. strides: row, column and batch of A, B and D.
-myops::Gemm make_gemm(int type, const int64_t* sizes, const int64_t* strides) {
-  myops::Gemm g;
-  g.M = sizes[0], g.N = sizes[1], g.K = sizes[2];
-  g.batch_dims = 1;
-  g.batch_size[0] = sizes[3];
-  g.in = g.c_type = g.out = static_cast<myops::DType>(type);
-  myops::MatrixView* views[3] = {&g.A, &g.B, &g.D};
-  for (int i = 0; i < 3; ++i) {
-    views[i]->row_stride = strides[3 * i];
-    views[i]->col_stride = strides[3 * i + 1];
-    views[i]->batch_stride[0] = strides[3 * i + 2];
+// How many places in the source have called `call` so far, of which `place` is left out from now on (-1: none).
+EXPORT int emulation_leave_out(const char* call, int place) {
+  auto& places = emulation::left_out.met[call];
+  emulation::left_out.call = "";
+  if (place >= 0 && place < static_cast<int>(places.size())) {
+    emulation::left_out.call = call;
+    emulation::left_out.place = *std::next(places.begin(), place);
   }
-  return g;
+  return static_cast<int>(places.size());
 }
 
-}  // namespace
-
-// plan: size, transpose, a_along_k, b_along_k, tiles_m, tiles_n, tiles, blocks.
-EXPORT void emulation_plan(int type, const int64_t* sizes, const int64_t* strides, int multiprocessors, int64_t* plan) {
-  const myops::GemmPlan p = myops::plan_gemm(make_gemm(type, sizes, strides), multiprocessors);
-  const int64_t values[] = {
-      static_cast<int64_t>(p.size), p.transpose, p.a_along_k, p.b_along_k, p.tiles_m, p.tiles_n, p.tiles, p.blocks};
-  std::memcpy(plan, values, sizeof(values));
-}
+EXPORT void emulation_forget_calls() { emulation::left_out = {}; }
 
 EXPORT void emulation_tile_at(int64_t index, int64_t tiles_m, int64_t tiles_n, int64_t* tile) {
   const myops::TileIndex t = myops::tile_at(index, tiles_m, tiles_n);
   tile[0] = t.item, tile[1] = t.m, tile[2] = t.n;
-}
-
-// D = A @ B by a tile of the caller's choice and at most max_blocks blocks. Returns the error's text, empty for none.
-EXPORT const char* emulation_gemm(int type, const int64_t* sizes, const int64_t* strides, void* a, void* b, void* d,
-                                  int large, int64_t max_blocks) {
-  myops::Gemm g = make_gemm(type, sizes, strides);
-  g.A.data = a, g.B.data = b, g.D.data = d;
-  const myops::TileSize size = large ? myops::TileSize::large : myops::TileSize::small;
-  const cudaError_t error = myops::launch_gemm_planned(g, myops::plan_with_tile(g, size, max_blocks), nullptr);
-  return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 
 // float32 to the 16-bit types and back, to compare with torch's.
