@@ -307,6 +307,24 @@ def test_plan_picks_the_kernel(library, kind, shape, kernel):
     assert plan(library, kind, m, n, k, batch)["kernel"] == kernel
 
 
+def test_plan_on_a_hopper(library):
+    def on(kind, m, n, k, batch=1, capability=90, **options):
+        return plan(library, kind, m, n, k, batch, capability=capability, **options)
+
+    large = on(torch.bfloat16, 4096, 4096, 4096)
+    assert (large["kernel"], large["large"], large["tiles"], large["blocks"]) == ("wgmma", 1, 512, 132)
+    assert large["workspace_bytes"] == 0
+    odd = on(torch.float16, 9477, 1152, 588)
+    assert (odd["kernel"], odd["a_packed"], odd["b_packed"]) == ("wgmma", 0, 1)
+    assert odd["workspace_bytes"] == odd["a_pack_bytes"] >= 9477 * 592 * 2
+    assert on(torch.bfloat16, 64, 64, 64)["kernel"] == "mma"  # one small tile
+    assert on(torch.bfloat16, 1, 64, 64, batch_invariant=True)["kernel"] == "wgmma"
+    assert on(torch.bfloat16, 4096, 4096, 4096, capability=100)["kernel"] == "mma"  # sm_90a code does not run there
+    for kind in (torch.float32, torch.int32):
+        assert on(kind, 4096, 4096, 4096)["kernel"] == "tile"
+    assert on(torch.int8, 4096, 4096, 4096)["kernel"] == "mma"
+
+
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
 def test_batch_invariant_plans_share_an_order_of_sums(library, kind):
     """tile and tiny are one chain over K each; mma is another; skinny is a third, and the one that M chooses."""

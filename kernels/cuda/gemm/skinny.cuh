@@ -1,6 +1,7 @@
 // Products with at most 16 rows: one walk through B, bound by the bandwidth of memory.
 //
-// Not here: which problems come here and how K is shared (plan.h), products with few columns (they are transposed).
+// Not here: which problems come here and how K is shared (plan_skinny.h), products with few columns (they are
+// transposed).
 //
 // The bound: B is read once, K * N * size bytes; A stays in the caches. A lane keeps all rows' sums of its columns in
 // registers, so an element of B is widened once and used M times.

@@ -1,6 +1,7 @@
 // One tiled matrix product for every dtype and every stride, in the arithmetic of ordinary (SIMT) instructions.
 //
-// Not here: tensor cores, the choice of the tile (plan.h), the switch over dtypes (float_tile.cu and its neighbours).
+// Not here: tensor cores, the choice of the tile (plan_tile.h), the switch over dtypes (float_tile.cu and its
+// neighbours).
 //
 //            n ->                     A block owns a tile of D. Per step of K it copies m x k of A and k x n of B into
 //      k     +-------------+          shared memory, widened to the accumulator's type and laid out along m and n:
