@@ -46,6 +46,7 @@ ISA_FLAGS = {
 }
 ISA_FLAGS["avx512_bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16", "-mavx512vnni"]
 ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512_bf16"], "-mamx-tile", "-mamx-bf16", "-mamx-int8"]
+ISA_LEVELS = {"x86_64": list(ISA_FLAGS), "amd64": list(ISA_FLAGS), "aarch64": ["neon"], "arm64": ["neon"]}
 
 
 def find_nvcc() -> Path | None:
@@ -109,7 +110,7 @@ def ninja_file(work: Path, nvcc: Path | None) -> str:
     from ninja.ninja_syntax import Writer
 
     includes, torch_lib = torch_paths()
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    levels = ["baseline", *ISA_LEVELS.get(platform.machine().lower(), [])]
     mac = sys.platform == "darwin"
     cxx = os.environ.get("CXX", "clang++" if mac else "g++")
     optimise = ["-O1", "-g", "-DMYOPS_DEBUG"] if os.environ.get("MYOPS_DEBUG") == "1" else ["-O3"]
@@ -128,7 +129,7 @@ def ninja_file(work: Path, nvcc: Path | None) -> str:
         objects = []
         for source in sorted([*KERNELS.glob("*.cpp"), *KERNELS.glob("cpu/**/*.cpp")]):
             level = source.stem if source.parent.name == "isa" else ""
-            if level and level != "baseline" and not x86:
+            if level and level not in levels:
                 continue
             flags = list(ISA_FLAGS.get(level, []))
             if source.stem == "backend":

@@ -3,11 +3,21 @@
 //
 // Backend is Cpu (cpu/backend.h) or Cuda (cuda/backend.h): `static void run(const Gemm&, const Tensor& like)`.
 #pragma once
+#include <atomic>
 #include <vector>
 
 #include "torch_bridge.h"
 
 namespace myops {
+
+// Whether products are to be batch-invariant (Gemm::batch_invariant): of the whole process, because the threads of
+// autograd and of a model server compute for the same user. Python sets it in each library (myops/override.py); a call
+// reads it once and hands it on in the problem.
+inline std::atomic<bool> batch_invariant{false};
+
+extern "C" inline __attribute__((visibility("default"), used)) void myops_set_batch_invariant(int on) {
+  batch_invariant.store(on != 0, std::memory_order_relaxed);
+}
 
 struct GemmCall {
   const char* op;
@@ -21,6 +31,7 @@ struct GemmCall {
   std::optional<ScalarType> out_dtype = std::nullopt;
   const Tensor* out = nullptr;  // write here; nullptr: allocate
   const char* out_name = "out";
+  const Operand* panels = nullptr;  // the matrix that the tensor b holds packed
 };
 
 // The dtype of the result: that of the operands, or an accumulator's.
@@ -42,7 +53,7 @@ Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_
                 bool b_transposed = false) {
   const int dims = static_cast<int>(sizes.size());
   // Dtypes that differ come before a dtype without a kernel, as in torch: the two are different exceptions.
-  MYOPS_CHECK(call.b.scalar_type() == call.a.scalar_type(), call.a_name, " and ", call.b_name,
+  MYOPS_CHECK(call.panels != nullptr || call.b.scalar_type() == call.a.scalar_type(), call.a_name, " and ", call.b_name,
               " must have the same dtype, but got ", dtype_name(call.a.scalar_type()), " and ",
               dtype_name(call.b.scalar_type()));
   if (call.c != nullptr)
@@ -74,8 +85,10 @@ Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_
 
   p.alpha = call.alpha;
   p.beta = call.beta;
+  p.batch_invariant = batch_invariant.load(std::memory_order_relaxed);
   p.a = operand_of(call.a, call.op, call.a_name);
-  p.b = operand_of(call.b, call.op, call.b_name);
+  p.b = call.panels != nullptr ? *call.panels : operand_of(call.b, call.op, call.b_name);
+  p.b_panels = call.panels != nullptr;
   p.d = operand_of(out, call.op, call.out_name);
   if (p.d.numel() == 0) return out;
   const bool in_place_c = p.c.data != nullptr && p.c.same_view(p.d);

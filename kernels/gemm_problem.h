@@ -62,6 +62,7 @@ struct GemmOperands {
   Operand a, b, d;
   Operand c;  // c.data == nullptr: absent
   double alpha = 1, beta = 1;
+  bool batch_invariant = false, b_panels = false;
 };
 
 namespace detail {
@@ -98,6 +99,8 @@ void for_each_gemm(const GemmOperands& p, const Run& run) {
   g.K = p.alpha == 0 ? 0 : p.a.size[p.a.dims - 1];
   g.alpha = g.K == 0 ? 1 : p.alpha;  // so that alpha = inf or nan does not meet the empty sum
   g.beta = p.beta;
+  g.batch_invariant = p.batch_invariant;
+  g.b_panels = p.b_panels;
   g.in = p.a.type;
   g.out = p.d.type;
   g.c_type = p.c.data == nullptr ? p.d.type : p.c.type;

@@ -39,6 +39,13 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
   m.def("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");
   m.def("linear.out(Tensor input, Tensor weight, Tensor? bias=None, *, Tensor(a!) out) -> ()");
 
+  // A packed weight is a uint8 vector that says itself what it holds; shape and dtype are for those who may not look.
+  m.def("pack_weight(Tensor weight) -> Tensor");
+  m.def("unpack_weight(Tensor panels, SymInt out_features, SymInt in_features, *, ScalarType dtype) -> Tensor");
+  m.def(
+      "linear_packed(Tensor input, Tensor panels, Tensor? bias=None, *, SymInt out_features, ScalarType dtype) -> "
+      "Tensor");
+
   // Sparse matrices are their parts: crow, col and values of CSR. t_crow, t_col and t_perm are csr_transpose's results
   // for callers that have them.
   m.def("csr_transpose(Tensor crow, Tensor col, SymInt columns) -> (Tensor, Tensor, Tensor)");

@@ -4,6 +4,15 @@
 
 namespace myops {
 
+// out_features: -1 where weight is a vector.
+inline void check_bias(const std::optional<Tensor>& bias, int64_t out_features) {
+  if (!bias) return;
+  const bool fits =
+      out_features < 0 ? bias->dim() == 0 : bias->dim() <= 1 && (bias->numel() == 1 || bias->numel() == out_features);
+  MYOPS_CHECK(fits, "bias must have shape ", out_features < 0 ? "[]" : "[" + std::to_string(out_features) + "]",
+              ", but got ", shape_text(bias->sizes().data(), static_cast<int>(bias->dim())));
+}
+
 inline std::vector<int64_t> linear_shape(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
   const int64_t dims = input.dim(), weight_dims = weight.dim();
   MYOPS_CHECK(dims >= 1, "input must have at least one dimension, got a 0-D tensor");
@@ -15,12 +24,7 @@ inline std::vector<int64_t> linear_shape(const Tensor& input, const Tensor& weig
               " transposed)");
   std::vector<int64_t> sizes(input.sizes().data(), input.sizes().data() + dims - 1);
   if (weight_dims == 2) sizes.push_back(weight.size(0));
-  if (bias) {
-    const bool fits = weight_dims == 2 ? bias->dim() <= 1 && (bias->numel() == 1 || bias->numel() == weight.size(0))
-                                       : bias->dim() == 0;
-    MYOPS_CHECK(fits, "bias must have shape ", weight_dims == 2 ? "[" + std::to_string(weight.size(0)) + "]" : "[]",
-                ", but got ", shape_text(bias->sizes().data(), static_cast<int>(bias->dim())));
-  }
+  check_bias(bias, weight_dims == 2 ? weight.size(0) : -1);
   return sizes;
 }
 

@@ -69,6 +69,8 @@ struct Gemm {
   // The bits of a result depend on its row of A, its column of B, its element of C, K and the dtypes; not on M, N, the
   // batch or strides. Engines that are like this anyway ignore it.
   bool batch_invariant = false;
+  // B.data is a packed weight (cpu/gemm/panels.h) and has no strides. CPU only; one weight for the whole batch.
+  bool b_panels = false;
 
   MYOPS_HOST_DEVICE int64_t batch() const {
     int64_t n = 1;

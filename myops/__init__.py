@@ -21,10 +21,12 @@ from .ops.bmm import baddbmm, baddbmm_, bmm
 from .ops.linear import linear
 from .ops.matmul import matmul
 from .override import disable, enable, explain, reset_stats, stats, use
+from .packed import PackedWeight, pack_weight
 from .registration import decompositions
 
 __all__ = [
     "CSR",
+    "PackedWeight",
     "add",
     "add_",
     "addmm",
@@ -46,6 +48,7 @@ __all__ = [
     "matmul",
     "mm",
     "nn",
+    "pack_weight",
     "peak_gflops",
     "plan",
     "reset_stats",

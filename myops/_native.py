@@ -61,7 +61,9 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_CPU_LIBRARY))
     for name in ("myops_isa", "myops_isa_levels", "myops_plan"):
         getattr(library, name).restype = ctypes.c_char_p
-    library.myops_plan.argtypes = [ctypes.c_char_p, ctypes.c_int, *[ctypes.c_int64] * 4, *[ctypes.c_int] * 3]
+    library.myops_plan.argtypes = [ctypes.c_char_p, ctypes.c_int, *[ctypes.c_int64] * 4, *[ctypes.c_int] * 4]
+    library.myops_panels.restype = ctypes.c_int64
+    library.myops_panels.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
     library.myops_peak_rate.restype = ctypes.c_double
     library.myops_peak_rate.argtypes = [ctypes.c_int, ctypes.c_double]
     return library
@@ -105,7 +107,7 @@ def is_available(device: str = "cpu") -> bool:
 
 
 def isa() -> str:
-    """The CPU instruction set level in use: "baseline", "avx2", "avx512", "avx512_bf16" or "amx".
+    """The CPU instruction set level in use: "baseline", "avx2", "avx512", "avx512_bf16", "amx" or "neon".
 
     `MYOPS_ISA` in the environment forces a level; one that the machine lacks is a RuntimeError.
     """
@@ -120,6 +122,26 @@ def isa_levels() -> list[str]:
     """Every level that this machine and this build can run, best first."""
     require()
     return _library().myops_isa_levels().decode().split(",")
+
+
+def panel_header(dtype: torch.dtype, n: int, k: int) -> bytes:
+    """How an (n, k) weight is packed by the level in use: the header of kernels/cpu/gemm/panels.h."""
+    header = ctypes.create_string_buffer(64)
+    _library().myops_panels(DTYPE_CODES[dtype], n, k, header)
+    return header.raw
+
+
+def panel_bytes(dtype: torch.dtype, n: int, k: int) -> int:
+    """Bytes that an (n, k) weight takes when it is packed by the level in use."""
+    return int(_library().myops_panels(DTYPE_CODES[dtype], n, k, ctypes.create_string_buffer(64)))
+
+
+def set_batch_invariant(on: bool) -> None:
+    """Make every product from now on batch-invariant, or none; `override.py` counts who asked for it."""
+    require()
+    for path, error in ((_CPU_LIBRARY, cpu_error), (_CUDA_LIBRARY, cuda_error)):
+        if error is None:
+            ctypes.CDLL(str(path)).myops_set_batch_invariant(int(on))
 
 
 def build_info() -> dict[str, Any]:
@@ -149,6 +171,7 @@ def plan(
     transpose_b: bool = False,
     isa_level: str | None = None,
     threads: int | None = None,
+    batch_invariant: bool = False,
 ) -> str:
     """How the CPU engine would compute an (m, k) @ (k, n) product, as one line. Runs no kernel.
 
@@ -157,10 +180,10 @@ def plan(
     require()
     text = _library().myops_plan(
         (isa_level or isa()).encode(), DTYPE_CODES[dtype], batch, m, n, k, transpose_a, transpose_b,
-        threads or torch.get_num_threads(),
+        threads or torch.get_num_threads(), batch_invariant,
     )  # fmt: skip
     if text is None:
-        raise ValueError(f"isa_level must be baseline, avx2, avx512, avx512_bf16 or amx, but got {isa_level!r}")
+        raise ValueError(f"isa_level must be baseline, avx2, avx512, avx512_bf16, amx or neon, but got {isa_level!r}")
     return text.decode()
 
 

@@ -212,12 +212,28 @@ def check_in_place(target: Tensor, result: Tensor, name: str) -> Tensor:
     return result
 
 
-def autocast_kernel(op: OpOverload, device: str) -> Kernel:
-    """The Autocast kernel: floating tensors of the device take the context's dtype; float64 and the rest stay."""
+def refuse_gradients(op: Callable[[], OpOverload], message: str) -> Kernel:
+    """The Autograd kernel of an operator whose result is a constant: fails where a gradient or tangent is asked for."""
+
+    def has_tangent(value: Any) -> bool:
+        return isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None
+
+    def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
+        if (torch.is_grad_enabled() and _any_requires_grad(*args)) or (
+            forward_ad._current_level >= 0 and any(map(has_tangent, args))
+        ):
+            raise RuntimeError(message)
+        return op().redispatch(keyset & _after_autograd_keyset, *args, **kwargs)
+
+    return kernel
+
+
+def autocast_kernel(op: OpOverload, row: Row, device: str) -> Kernel:
+    """The Autocast kernel: floating tensors of the device take the row's dtype; float64 and the rest stay."""
     keys = DispatchKeySet(DispatchKey.AutocastCPU if device == "cpu" else DispatchKey.AutocastCUDA)
 
     def kernel(*args: Any, **kwargs: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device)
+        dtype = row.autocast_dtype(device, **kwargs)
 
         def cast(value: Any) -> Any:
             eligible = (

@@ -20,6 +20,8 @@ from torch import Tensor
 from . import _native
 from .ops.addmm import addmm
 from .ops.linear import linear
+from .ops.linear_packed import linear_packed
+from .packed import PackedWeight, pack_weight
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,49 @@ class Linear(torch.nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
+
+
+class PackedLinear(torch.nn.Module):
+    """`torch.nn.Linear` for inference, its weight packed: the bias is a parameter, the panels a buffer.
+
+    The state_dict holds the panels. One from a machine with another instruction set is repacked when it is loaded, and
+    one of a `Linear` (with `weight`) is packed. `to(dtype)` does not reach the panels: pack a weight of that dtype.
+    """
+
+    panels: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__()
+        packed = pack_weight(weight.detach())
+        self.out_features, self.in_features = packed.shape
+        self.dtype = packed.dtype
+        self.register_buffer("panels", packed.panels)
+        self.bias = None if bias is None else torch.nn.Parameter(bias.detach())
+
+    @classmethod
+    def from_linear(cls, module: torch.nn.Linear) -> PackedLinear:
+        """The same layer, its weight packed."""
+        return cls(module.weight, module.bias)
+
+    @property
+    def packed(self) -> PackedWeight:
+        """The weight as `myops.linear` takes it."""
+        return PackedWeight(self.panels, (self.out_features, self.in_features), self.dtype)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear_packed(input, self.panels, self.bias, self.out_features, self.dtype)
+
+    def extra_repr(self) -> str:
+        return f"{self.packed}, bias={self.bias is not None}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        weight, panels = state_dict.pop(prefix + "weight", None), state_dict.get(prefix + "panels")
+        if weight is not None:
+            panels = pack_weight(weight.detach().to(self.dtype)).panels
+        if panels is not None:
+            packed = PackedWeight(panels, (self.out_features, self.in_features), self.dtype)
+            state_dict[prefix + "panels"] = packed.panels
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def __getattr__(name: str) -> Any:

@@ -134,8 +134,11 @@ class _Tally:
             self.reasons.clear()
 
 
+# What is switched like an operator and counted like one, but reroutes nothing.
+BATCH_INVARIANT = "batch_invariant"
+
 _tallies = {name: _Tally() for name in OPS}
-_users: dict[str, list[bool]] = {name: [] for name in OPS}  # whether each user of a reroute is strict
+_users: dict[str, list[bool]] = {name: [] for name in (*OPS, BATCH_INVARIANT)}  # whether each user is strict
 _installed: dict[str, list[_Installed]] = {}
 # Kernels that were taken back. A thread may have looked one up and still wait for the interpreter, and torch 2.11 frees
 # it under that thread: so the last ones are kept, of several hundred times that everything was switched off.
@@ -213,6 +216,9 @@ class _Installed:
 
 
 def _install(name: str) -> None:
+    if name == BATCH_INVARIANT:
+        _native.set_batch_invariant(True)
+        return
     found: list[_Installed] = []
     try:
         for reroute in REROUTES:
@@ -227,20 +233,20 @@ def _install(name: str) -> None:
     log.info("aten's %s goes to myops: %s", name, ", ".join(f"{one.reroute.overload} ({one.key})" for one in found))
 
 
-def _checked(ops: Iterable[str] | None) -> tuple[str, ...]:
+def _checked(ops: Iterable[str] | None, batch_invariant: bool) -> tuple[str, ...]:
     names = OPS if ops is None else tuple(ops)
     for name in names:
         if name not in OPS:
             raise ValueError(f"ops must be among {', '.join(OPS)}, but got {name!r}")
-    return names
+    return (*names, BATCH_INVARIANT) if batch_invariant else names
 
 
 def _add_users(names: tuple[str, ...], strict: bool) -> tuple[str, ...]:
-    """The operators that have one user more now: all of `names`, or none where MYOPS_DISABLE=1 forbids it."""
+    """What has one user more now: all of `names`, or only what reroutes nothing where MYOPS_DISABLE=1 forbids it."""
     _native.require()
     if _native.flag("MYOPS_DISABLE"):
         log.info("MYOPS_DISABLE=1: the switch stays off")
-        return ()
+        names = tuple(name for name in names if name == BATCH_INVARIANT)
     with _lock:
         done: list[str] = []
         try:
@@ -265,13 +271,17 @@ def _remove_users(names: tuple[str, ...], strict: bool | None = None) -> None:
             users.reverse()
             users.remove(users[0] if strict is None else strict)
             users.reverse()
-            if not users:
-                for one in _installed.pop(name):
-                    one.remove()
-                log.info("aten's %s is native again", name)
+            if users:
+                continue
+            if name == BATCH_INVARIANT:
+                _native.set_batch_invariant(False)
+                continue
+            for one in _installed.pop(name):
+                one.remove()
+            log.info("aten's %s is native again", name)
 
 
-def enable(ops: Iterable[str] | None = None, *, strict: bool = False) -> None:
+def enable(ops: Iterable[str] | None = None, *, strict: bool = False, batch_invariant: bool = False) -> None:
     """Reroute aten's mm, addmm, bmm and baddbmm (or those in `ops`) to myops, process-wide, until `disable`.
 
     Calls nest: the native kernels come back with the last `disable`. `MYOPS_ENABLE=1` in the environment does this when
@@ -281,23 +291,29 @@ def enable(ops: Iterable[str] | None = None, *, strict: bool = False) -> None:
         ops: "mm", "addmm" (with `_addmm_activation`), "bmm", "baddbmm"; each with its out= and in-place forms.
         strict: a call that myops does not take is a RuntimeError that says why, where it would go to the native kernel.
             The operator stays strict while any of its users is.
+        batch_invariant: while any user asks for it, every product of myops in the process, called directly or through
+            the switch, has this property: the bits of `out[..., i, j]` depend on row i of the left operand, column j of
+            the right one, what is added there, alpha, beta, K, the dtypes and the instruction set; not on the other
+            rows, columns and batch items, how many there are, strides or threads. Calls left to the native kernels have
+            it only as far as torch does; `strict=True` refuses those. Asking for it alone: `enable((),
+            batch_invariant=True)`, which MYOPS_DISABLE=1 does not forbid.
 
     Raises:
         ImportError: the native library is missing.
         ValueError: an operator that cannot be rerouted.
     """
-    _add_users(_checked(ops), strict)
+    _add_users(_checked(ops, batch_invariant), strict)
 
 
-def disable(ops: Iterable[str] | None = None) -> None:
-    """Undo one `enable` of the same operators. Does nothing for one that is not enabled."""
-    _remove_users(_checked(ops))
+def disable(ops: Iterable[str] | None = None, *, batch_invariant: bool = False) -> None:
+    """Undo one `enable` of the same operators and mode. Does nothing for what is not enabled."""
+    _remove_users(_checked(ops, batch_invariant))
 
 
 @contextmanager
-def use(ops: Iterable[str] | None = None, *, strict: bool = False) -> Iterator[None]:
-    """`enable` for a block, undone on every way out of it. The reroute is process-wide while the block runs."""
-    names = _add_users(_checked(ops), strict)
+def use(ops: Iterable[str] | None = None, *, strict: bool = False, batch_invariant: bool = False) -> Iterator[None]:
+    """`enable` for a block, undone on every way out of it. All of it is process-wide while the block runs."""
+    names = _add_users(_checked(ops, batch_invariant), strict)
     try:
         yield
     finally:

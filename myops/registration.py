@@ -58,6 +58,10 @@ class Row(ABC):
     reads_conjugates: bool = False  # whether the kernels read conjugate views in place
     batch_dims: Any = 0  # where `batch` puts the batch dimension: of the result, or of each of several
 
+    def autocast_dtype(self, device: str, **kwargs: Any) -> torch.dtype:
+        """What autocast casts floating arguments to; keywords are those of the call."""
+        return torch.get_autocast_dtype(device)
+
     @abstractmethod
     def fake(self, *args: Any, **kwargs: Any) -> Any:
         """The result's shape, strides and dtype, with the checks of the real kernel; for symbolic shapes too."""
@@ -168,6 +172,11 @@ def register(row: Operator) -> Operator:
 def register_component(row: Row) -> Row:
     """`register` for the sparse operators."""
     COMPONENTS[row.name] = row
+    return register_row(row)
+
+
+def register_row(row: Row) -> Row:
+    """Registers everything that a row outside the two tables has."""
     if _native.cpu_error is not None:
         return row
     _register_functional(row, row.op)
@@ -185,6 +194,12 @@ def register_plain(name: str, fake: Any) -> None:
             _LIBRARY.impl(name, _missing_cuda, "CUDA")
 
 
+def implement(name: str, kernel: autograd.Kernel, key: str) -> None:
+    """One more kernel of an operator."""
+    if _native.cpu_error is None:
+        _LIBRARY.impl(name, kernel, key, with_keyset=True)
+
+
 def define_composite(schema: str, function: Any) -> None:
     """An operator made of others in Python."""
     _LIBRARY.define(schema)
@@ -199,8 +214,8 @@ def _register_functional(row: Row, op: OpOverload) -> None:
     torch.library.register_fake(f"myops::{row.name}", row.fake, lib=_LIBRARY)
     _LIBRARY.impl(row.name, autograd.differentiable_kernel(op, row), "Autograd", with_keyset=True)
     if row.autocast:
-        _LIBRARY.impl(row.name, autograd.autocast_kernel(op, "cpu"), "AutocastCPU")
-        _LIBRARY.impl(row.name, autograd.autocast_kernel(op, "cuda"), "AutocastCUDA")
+        _LIBRARY.impl(row.name, autograd.autocast_kernel(op, row, "cpu"), "AutocastCPU")
+        _LIBRARY.impl(row.name, autograd.autocast_kernel(op, row, "cuda"), "AutocastCUDA")
     if row.reads_conjugates:
         # The engines read conjugate views in place; without this, torch would copy them first.
         _LIBRARY.impl(row.name, torch.library.fallthrough_kernel, "Conjugate")

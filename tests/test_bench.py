@@ -397,6 +397,53 @@ def test_tiny_run_end_to_end(
     assert "Losses:" in printed
 
 
+def test_modes_peers_and_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Packed weights, batch invariance against myops itself, a peer; and the rows again from their file."""
+    pytest.importorskip("matplotlib")
+
+    def tiny() -> list[dense.Case]:
+        mm = [dense.Case("odd", problem.Problem("mm", "float32", n, n, n)) for n in range(100, 110)]
+        return [*mm, dense.Case("odd", problem.Problem("linear", "bfloat16", 3, 40, 50), packed=True)]
+
+    def peers(problem: problem.Problem) -> dict[str, timing.Side]:
+        return {"peer": timing.Side(torch.mm)}
+
+    monkeypatch.setattr(dense, "CLASSES", {"odd": tiny})
+    monkeypatch.setattr(dense, "PACKED_ROTATE_BYTES", 1 << 16)
+    monkeypatch.setattr(dense, "peer_sides", peers)
+    monkeypatch.setattr(runner, "FIXED_COST_NS", 0)
+    monkeypatch.setattr(machine, "read_bandwidth", lambda level, threads: 20.0)
+    monkeypatch.setattr(machine, "fma_peak", lambda dtype, threads: 100.0)
+    path, speed, roof = (tmp_path / name for name in ("rows.jsonl", "speed.png", "roof.png"))
+    arguments = ["dense", "--threads", "1", "--budget", "0.03", "--batch-invariant", "--against", "myops", "--peers"]
+    assert command.main([*arguments, "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "myops, batch-invariant against myops" in printed
+    assert "peer time / myops time, geometric mean (rows): odd" in printed
+    rows = [report.from_json(line) for line in path.read_text().splitlines()]
+    assert {row.route for row in rows} == {"function+invariant"}
+    assert all(row.native is not None and row.myops is not None for row in rows)
+    assert [set(row.peers) for row in rows] == [{"peer"}] * 10 + [set()]
+    assert rows[-1].myops.error < 0.1  # type: ignore[union-attr]
+    assert report.roofs(rows[:10])[0] == pytest.approx(100.0)
+    assert command.main(["show", str(path), "--plot", str(speed), "--roofline", str(roof)]) == 0
+    assert "Speed-up by class" in capsys.readouterr().out
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in (speed, roof))
+    with pytest.raises(SystemExit, match="at least ten judged products"):
+        report.roofline(rows[:3], roof)
+
+
+def test_peers() -> None:
+    sides = dense.peer_sides(problem.Problem("mm", "float32", 4, 5, 6))
+    assert set(sides) == {"torch.compile", "numpy"}
+    a, b = torch.randn(4, 6), torch.randn(6, 5)
+    torch.testing.assert_close(torch.from_numpy(sides["numpy"].call(a, b)), a @ b)
+    assert set(dense.peer_sides(problem.Problem("mm", "bfloat16", 4, 5, 6))) == {"torch.compile"}
+    assert dense.peer_sides(problem.Problem("add", "float32", 4, 5)) == {}
+
+
 def test_sparse_suite(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """One small case of every class, real folder or not; every row has both sides or says why it has one."""
     pytest.importorskip("scipy")

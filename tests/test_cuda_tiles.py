@@ -84,6 +84,33 @@ def test_rows_do_not_depend_on_m(ops, kind):
     assert all(torch.equal(item, whole) for item in batch)
 
 
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kind", FLOATS + COMPLEX, ids=str)
+def test_batch_invariance(ops, library, kind, capability):
+    """Under the mode an element depends on its row, its column and K alone, whichever kernel computes it."""
+    torch.manual_seed(4)
+    a, b = torch.randn(150, 45, dtype=kind), torch.randn(45, 130, dtype=kind)
+    library.emulation_machine(132, capability)
+    library.myops_set_batch_invariant(1)
+    try:
+        whole = ops.mm(a, b)
+        for rows in (1, 2, 16, 17, 129):
+            same(ops.mm(a[:rows], b), whole[:rows])
+        same(ops.mm(a[77:78], b), whole[77:78])
+        for columns in (slice(0, 1), slice(90, 91), slice(3, 40), slice(1, 130)):
+            same(ops.mm(a, b[:, columns]), whole[:, columns])
+            same(ops.mm(a[5:38], lay_out(b[:, columns], "transposed")), whole[5:38, columns])
+        batch = ops.bmm(a[:4].expand(300, 4, 45), b[:, :4].expand(300, 45, 4))
+        assert all(torch.equal(item, whole[:4, :4]) for item in batch)
+        # Four batch dimensions that do not merge: more than a tensor map has.
+        right = b[:, :16].reshape(45, 2, 2, 4).permute(1, 2, 0, 3)[None, :, None]
+        got = ops.matmul(a[:12].reshape(2, 1, 2, 1, 3, 45), right)
+        same(got, whole[:12, :16].reshape(2, 2, 3, 2, 2, 4).permute(0, 3, 1, 4, 2, 5))
+    finally:
+        library.myops_set_batch_invariant(0)
+        library.emulation_machine(132, 80)
+
+
 # ---- Few rows, few columns -------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ import torch
 
 import myops
 
-LEVELS = ["baseline", "avx2", "avx512", "avx512_bf16", "amx"]
+LEVELS = ["baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon"]
 
 
 class TestDecisions(expecttest.TestCase):
@@ -43,24 +43,24 @@ class TestDecisions(expecttest.TestCase):
         self.assertExpectedInline(
             "\n".join(lines) + "\n",
             """\
-avx512_bf16 float32 1x1024x1024x1024 NN: tiled compute=f32 tile=6x64 pack=B kc=384 mc=96 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
-avx512_bf16 float32 1x1x4096x4096 NN: tiled compute=f32 tile=1x64 pack= kc=8 mc=6 nc=4096 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
-avx512_bf16 float32 1x1x4096x4096 NT: dot compute=f32 tile=1x64 pack= kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
-avx512_bf16 float32 1x4096x1x4096 NN: dot compute=f32 tile=1x64 pack= kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
-avx512_bf16 bfloat16 1x64x768x768 NT: tiled compute=bf16_dot tile=6x64 pack=B kc=768 mc=66 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-avx512_bf16 bfloat16 1x4x4096x4096 NN: tiled compute=f32 tile=4x64 pack=A kc=16 mc=6 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
-avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B kc=256 mc=150 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
-avx512_bf16 int8 1x256x256x256 NN: tiled compute=i8_dot tile=6x64 pack=B kc=256 mc=258 nc=256 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-avx512_bf16 float32 10000x4x4x4 NN: tiled compute=f32 tile=4x16 pack= kc=4 mc=6 nc=64 direct_d=1 parts=1x1 parallel rule="B in place: few rows"
-amx bfloat16 1x1024x1024x1024 NN: tiled compute=matrix_unit tile=32x32 pack=B kc=1024 mc=64 nc=384 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-amx bfloat16 1x16x4096x4096 NT: tiled compute=matrix_unit tile=32x16 pack=B kc=2048 mc=32 nc=32 direct_d=0 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
-amx bfloat16 4096x16x16x16 NN: tiled compute=bf16_dot tile=6x16 pack=B kc=16 mc=18 nc=64 direct_d=1 parts=1x1 parallel rule="packed B: layout or dtype cannot be read in place"
-amx uint8 1x100x100x100 TN: tiled compute=matrix_unit tile=25x32 pack=AB kc=100 mc=128 nc=128 direct_d=0 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
-amx float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB kc=512 mc=72 nc=384 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
-avx2 float32 1x100x100x100 TN: tiled compute=f32 tile=6x16 pack=AB kc=100 mc=102 nc=112 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
-baseline float64 1x33x17x65 NT: tiled compute=f64 tile=6x4 pack=B kc=65 mc=36 nc=20 direct_d=1 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 float32 1x1024x1024x1024 NN: tiled compute=f32 tile=6x64 pack=B chain=384 kc=384 mc=96 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 float32 1x1x4096x4096 NN: tiled compute=f32 tile=1x64 pack= chain=384 kc=8 mc=6 nc=4096 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
+avx512_bf16 float32 1x1x4096x4096 NT: dot compute=f32 tile=1x64 pack= chain=4096 kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
+avx512_bf16 float32 1x4096x1x4096 NN: dot compute=f32 tile=1x64 pack= chain=4096 kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
+avx512_bf16 bfloat16 1x64x768x768 NT: tiled compute=bf16_dot tile=6x64 pack=B chain=768 kc=768 mc=66 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 bfloat16 1x4x4096x4096 NN: tiled compute=f32 tile=4x64 pack=A chain=1024 kc=16 mc=6 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
+avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB chain=256 kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B chain=256 kc=256 mc=150 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 int8 1x256x256x256 NN: tiled compute=i8_dot tile=6x64 pack=B chain=256 kc=256 mc=258 nc=256 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 float32 10000x4x4x4 NN: tiled compute=f32 tile=4x16 pack= chain=4 kc=4 mc=6 nc=64 direct_d=1 parts=1x1 parallel rule="B in place: few rows"
+amx bfloat16 1x1024x1024x1024 NN: tiled compute=matrix_unit tile=32x32 pack=B chain=1024 kc=1024 mc=64 nc=384 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+amx bfloat16 1x16x4096x4096 NT: tiled compute=matrix_unit tile=32x16 pack=B chain=2048 kc=2048 mc=32 nc=32 direct_d=0 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+amx bfloat16 4096x16x16x16 NN: tiled compute=bf16_dot tile=6x16 pack=B chain=16 kc=16 mc=18 nc=64 direct_d=1 parts=1x1 parallel rule="packed B: layout or dtype cannot be read in place"
+amx uint8 1x100x100x100 TN: tiled compute=matrix_unit tile=25x32 pack=AB chain=100 kc=100 mc=128 nc=128 direct_d=0 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
+amx float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB chain=256 kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB chain=512 kc=512 mc=72 nc=384 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx2 float32 1x100x100x100 TN: tiled compute=f32 tile=6x16 pack=AB chain=100 kc=100 mc=102 nc=112 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+baseline float64 1x33x17x65 NT: tiled compute=f64 tile=6x4 pack=B chain=65 kc=65 mc=36 nc=20 direct_d=1 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
 """,
         )
 
@@ -82,14 +82,45 @@ def test_sums_do_not_depend_on_threads(level: str) -> None:
             myops.plan(m, n, k, dtype=dtype, batch=batch, transpose_b=tb, isa_level=level, threads=threads)
             for threads in (1, 2, 3, 16, 64)
         ]
-        kept = {(p.split()[0], fields(p)["compute"], fields(p)["kc"], fields(p)["pack"]) for p in plans}
+        kept = {
+            (p.split()[0], fields(p)["compute"], fields(p)["chain"], fields(p)["kc"], fields(p)["pack"]) for p in plans
+        }
         assert len(kept) == 1, plans
 
 
 @pytest.mark.parametrize("level", LEVELS)
+def test_batch_invariant_sums_depend_on_dtype_and_depth_alone(level: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def pick(limit: int) -> int:
+        return int(torch.randint(1, limit, (), generator=generator))
+
+    free = 0
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128):
+        for k in (1, 31, 32, 400, 1500, 5000):
+            plans = {True: set(), False: set()}
+            for _ in range(60):
+                m, n, batch = pick(6) if pick(3) == 1 else pick(3000), pick(3000), pick(4)
+                ta, tb, threads = pick(3) == 1, pick(3) == 1, pick(65)
+                for mode, found in plans.items():
+                    text = myops.plan(
+                        m, n, k, dtype=dtype, batch=batch, transpose_a=ta, transpose_b=tb, isa_level=level,
+                        threads=threads, batch_invariant=mode,
+                    )  # fmt: skip
+                    found.add((text.split()[0], fields(text)["compute"], fields(text)["chain"]))
+                    assert int(fields(text)["chain"]) in (
+                        k,
+                        int(fields(text)["chain"]) // int(fields(text)["kc"]) * int(fields(text)["kc"]),
+                    )
+            assert len(plans[True]) == 1, (dtype, k, plans)
+            free += len(plans[False]) > 1
+    assert free > 0  # without the mode there is something to keep still
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_tiles_fit_the_registers(level: str) -> None:
-    lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16, "amx": 16}[level]
-    registers = 32 if level.startswith(("avx512", "amx")) else 16
+    lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16, "amx": 16, "neon": 4}[level]
+    registers = 32 if level.startswith(("avx512", "amx", "neon")) else 16
     for m, n in [(1, 1), (5, 70), (7, 64), (600, 600), (13, 17), (64, 1000)]:
         rows, columns = map(int, fields(myops.plan(m, n, 64, isa_level=level))["tile"].split("x"))
         vectors = columns // lanes

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gemm/dispatch.h"
+#include "gemm/panels.h"
 #include "sparse/spgemm.h"
 #include "sparse/transpose.h"
 
@@ -61,6 +62,11 @@ void Cpu::run(const Gemm& problem, const Tensor& like) {
   const cpu::Engine& engine = cpu::engine();
   const Gemm g = cpu::canonical(problem, engine.traits);
   engine.gemm(g, cpu::make_plan(g, engine.traits, rt.threads), rt);
+}
+
+void Cpu::pack(const Gemm& problem, void* panels) {
+  const cpu::Engine& engine = cpu::engine();
+  engine.pack(problem, cpu::make_plan(problem, engine.traits, 1), panels);
 }
 
 void Cpu::run(const Add& problem, const Tensor& like) {
@@ -129,12 +135,12 @@ __attribute__((visibility("default"))) const char* myops_isa_levels() {
 // The plan for a contiguous (or transposed) product of `batch` items, as one line. dtype as in DType. isa: a name.
 __attribute__((visibility("default"))) const char* myops_plan(const char* isa, int dtype, int64_t batch, int64_t m,
                                                               int64_t n, int64_t k, int transpose_a, int transpose_b,
-                                                              int threads) {
+                                                              int threads, int batch_invariant) {
   thread_local std::string text;
   static const myops::cpu::IsaTraits levels[] = {
       {"baseline", 16, 2, false, false, false, false, false}, {"avx2", 32, 2, false, true, false, false, false},
       {"avx512", 64, 4, true, true, false, false, false},     {"avx512_bf16", 64, 4, true, true, true, true, false},
-      {"amx", 64, 4, true, true, true, true, true},
+      {"amx", 64, 4, true, true, true, true, true},           {"neon", 16, 4, false, true, false, false, false},
   };
   for (const auto& level : levels) {
     if (std::string(level.name) != isa) continue;
@@ -146,11 +152,19 @@ __attribute__((visibility("default"))) const char* myops_plan(const char* isa, i
     g.B = {nullptr, transpose_b ? 1 : n, transpose_b ? k : 1, {k * n}, false};
     g.D = {nullptr, n, 1, {m * n}, false};
     g.in = g.c_type = g.out = static_cast<myops::DType>(dtype);
+    g.batch_invariant = batch_invariant != 0;
     const myops::Gemm c = myops::cpu::canonical(g, level);
     text = myops::cpu::make_plan(c, level, threads).text();
     return text.c_str();
   }
   return nullptr;
+}
+
+// The header of a weight that is packed here, 64 bytes; the size in bytes of the whole is returned.
+__attribute__((visibility("default"))) int64_t myops_panels(int dtype, int64_t n, int64_t k, void* header) {
+  const auto format = myops::cpu::panel_format(static_cast<myops::DType>(dtype), n, k, myops::cpu::engine().traits);
+  std::memcpy(header, &format, sizeof(format));
+  return format.size();
 }
 
 // GFLOP/s of one core on registers alone (the roof), for about `seconds`. dtype as in DType.

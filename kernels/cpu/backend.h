@@ -7,6 +7,7 @@ namespace myops {
 
 struct Cpu {
   static void run(const Gemm& problem, const Tensor& like);
+  static void pack(const Gemm& problem, void* panels);  // of B, behind their header
   static void run(const Add& problem, const Tensor& like);
   static Status run(const Spmm& problem, const Tensor& like);
   static Status run(const Extremum& problem, const Tensor& like);

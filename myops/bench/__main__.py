@@ -11,7 +11,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-SUITES = {"dense": "myops.bench.dense", "sparse": "myops.bench.sparse"}
+SUITES = {"dense": "myops.bench.dense", "sparse": "myops.bench.sparse", "show": "myops.bench.show"}
 
 
 def build_parser() -> argparse.ArgumentParser:

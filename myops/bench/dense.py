@@ -1,16 +1,21 @@
 """The dense suite: mm, addmm, bmm, baddbmm, matmul, linear and add over the classes of shapes that matter.
 
 Classes: squares, odd, skinny, decode (a few rows against a weight matrix; the sets rotate through 4 x L3, so that every
-weight comes from memory), batched (tiny cubes by the thousand, attention), integers, add, addmm, and fixed (the cost of
-a call). This file chooses what is measured; how is in `runner` and `timing`.
+weight comes from memory), batched (tiny cubes by the thousand, attention), integers, add, addmm, packed (linear with a
+packed weight), and fixed (the cost of a call). This file chooses what is measured; how is in `runner` and `timing`.
+
+The other side is native torch, or with `--against myops` myops itself as it is without `--batch-invariant` and without
+packed weights: what these two cost or give.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,16 +37,30 @@ ROUTES = ("function", "op", "switch")
 QUICK_SECONDS = 48.0
 ROTATE_BYTES = 4 << 20
 """Least bytes that the input sets of an ordinary case cover together."""
+PACKED_ROTATE_BYTES = 256 << 20
+"""Of a case with a packed weight: beyond what cores have to themselves."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A problem in its class. quick: also in the short run; routes: overrides the route of the command line."""
+    """A problem in its class. quick: also in the short run; routes: overrides the route of the command line; packed:
+    the myops side has the weight packed.
+    """
 
     group: str
     problem: Problem
     quick: bool = False
     routes: tuple[str, ...] = ()
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class Options:
+    """Who is compared: myops in which mode, against what, and which peers take part."""
+
+    against: str = "native"
+    batch_invariant: bool = False
+    peers: bool = False
 
 
 def _mm(dtype: str, m: int, n: int, k: int, layout: str = "NN") -> Problem:
@@ -149,6 +168,15 @@ def addmm() -> Iterable[Case]:
         yield Case("addmm", Problem("matmul", dtype, 256, 768, 768), dtype == "float32")
 
 
+def packed() -> Iterable[Case]:
+    """linear with a packed weight: from one row to the point where packing is a small part of the product."""
+    for dtype in (*MODEL_DTYPES, "int8"):
+        for n, k in ((768, 768), (3072, 768), (4096, 4096)):
+            for m in (1, 4, 16, 64, 128, 512):
+                quick = (m, n) in ((1, 768), (64, 768)) and dtype in ("float32", "bfloat16")
+                yield Case("packed", Problem("linear", dtype, m, n, k), quick, packed=True)
+
+
 def fixed() -> Iterable[Case]:
     """The cost of a call: 1x1 to 8x8 through every route."""
     for n in (1, 2, 4, 8):
@@ -163,7 +191,7 @@ def fixed() -> Iterable[Case]:
 
 CLASSES: dict[str, Callable[[], Iterable[Case]]] = {
     "squares": squares, "odd": odd, "skinny": skinny, "decode": decode, "batched": batched, "integers": integers,
-    "add": add, "addmm": addmm, "fixed": fixed,
+    "add": add, "addmm": addmm, "packed": packed, "fixed": fixed,
 }  # fmt: skip
 
 
@@ -206,26 +234,62 @@ def myops_side(problem: Problem, route: str) -> Side:
     return Side(_missing(problem.op) if call is None else _with_out_dtype(call, problem.out_dtype))
 
 
-def build_job(case: Case, route: str) -> runner.Job:
+def peer_sides(problem: Problem) -> dict[str, Side]:
+    """numpy with its BLAS, and torch.compile as it tunes itself, where they have the operator and the dtype."""
+    if problem.op not in ("mm", "bmm", "matmul", "addmm", "linear") or problem.out_dtype is not None:
+        return {}
+    native = native_call(problem)
+    assert native is not None
+    sides = {"torch.compile": Side(torch.compile(native, mode="max-autotune-no-cudagraphs", dynamic=False))}
+    if problem.op in ("mm", "bmm", "matmul") and problem.dtype not in ("bfloat16", "float16"):
+        import numpy
+
+        sides["numpy"] = Side(lambda a, b: numpy.matmul(a.numpy(), b.numpy()))
+    return sides
+
+
+def build_job(case: Case, route: str, options: Options = Options()) -> runner.Job:
     """Operands, callables and counts of one case; large cases rotate through several sets in memory."""
     problem = case.problem
     inputs = make_inputs(problem)
     least = 4 * machine.l3_bytes() if case.group == "decode" else ROTATE_BYTES
-    native = native_call(problem)
+    ours = myops_side(problem, route)
+    call = native_call(problem)
+    other = None if call is None else Side(call)
+    if options.against == "myops":
+        other = ours
+    if options.batch_invariant:
+        outer = ours.context
+        ours = Side(ours.call, lambda: _both(outer(), myops.use((), batch_invariant=True)))
+    argument_sets = [inputs] if case.group == "fixed" else rotate(inputs, PACKED_ROTATE_BYTES if case.packed else least)
+    if case.packed:
+        argument_sets = [(*values, myops.pack_weight(values[1])) for values in argument_sets]
+        plain = other.call if other is not None else ours.call
+        other = Side(lambda x, weight, packed: plain(x, weight))
+        ours = Side(lambda x, weight, packed: myops.linear(x, packed), ours.context)
     labels = {
         "suite": "dense", "group": case.group, "op": problem.op, "shape": problem.shape,
         "dtype": problem.dtype, "layout": problem.layout_name + (f">{problem.out_dtype}" if problem.out_dtype else ""),
-        "route": route, "dims": {"m": problem.m, "n": problem.n, "k": problem.k, "batch": problem.batch},
+        "route": route + ("+invariant" if options.batch_invariant else ""),
+        "dims": {"m": problem.m, "n": problem.n, "k": problem.k, "batch": problem.batch},
     }  # fmt: skip
     return runner.Job(
         labels=labels,
-        native=None if native is None else Side(native),
-        myops=myops_side(problem, route),
-        argument_sets=[inputs] if case.group == "fixed" else rotate(inputs, least),
+        native=other,
+        myops=ours,
+        peers=peer_sides(problem) if options.peers and not case.packed else {},
+        notes=() if options.against == "native" else ("against myops itself",),
+        argument_sets=argument_sets,
         flops=flop_count(problem),
         moved_bytes=sum(stored_bytes(tensor) for tensor in inputs) + output_bytes(problem),
         error=functools.partial(accuracy.relative_error, problem, inputs),
     )
+
+
+@contextlib.contextmanager
+def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -237,13 +301,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ops", nargs="+", default=[], metavar="OP", help="for example mm addmm")
     parser.add_argument("--switch", choices=("direct", "use"), default="direct",
                         help="call myops.X (direct) or torch.X under myops.use()")  # fmt: skip
+    parser.add_argument("--batch-invariant", action="store_true", help="the myops side under batch_invariant=True")
+    parser.add_argument("--against", choices=("native", "myops"), default="native",
+                        help="the other side: torch, or myops without packed weights and batch invariance")  # fmt: skip
+    parser.add_argument("--peers", action="store_true",
+                        help="also time numpy and torch.compile (max-autotune; compiles every case)")  # fmt: skip
     suite.add_arguments(parser)
 
 
-def _jobs(cases: Sequence[Case], switch: str) -> list[Callable[[], runner.Job]]:
+def _jobs(cases: Sequence[Case], switch: str, options: Options) -> list[Callable[[], runner.Job]]:
     """One builder per case and route."""
     default = "switch" if switch == "use" else "function"
-    return [functools.partial(build_job, case, route) for case in cases for route in case.routes or (default,)]
+    return [functools.partial(build_job, case, route, options) for case in cases for route in case.routes or (default,)]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -254,4 +323,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("no case passes these filters")
         return 1
     limit = arguments.limit or (QUICK_SECONDS if arguments.quick else None)
-    return suite.run_suite(_jobs(cases, arguments.switch), arguments, started, limit)
+    options = Options(arguments.against, arguments.batch_invariant, arguments.peers)
+    if options != Options():
+        print(f"myops{', batch-invariant' if options.batch_invariant else ''} against {options.against}")
+    return suite.run_suite(_jobs(cases, arguments.switch, options), arguments, started, limit)

@@ -72,6 +72,7 @@ class Row:
     other_cores: float | None = None
     verdict: str = "skipped"
     notes: list[str] = field(default_factory=list)
+    peers: dict[str, SideResult] = field(default_factory=dict)
     schema: int = SCHEMA
 
 
@@ -88,6 +89,7 @@ def from_json(line: str) -> Row:
     for side in ("native", "myops"):
         if values[side] is not None:
             values[side] = SideResult(**values[side])
+    values["peers"] = {name: SideResult(**side) for name, side in values.get("peers", {}).items()}
     return Row(**values)
 
 
@@ -165,7 +167,7 @@ def table_line(row: Row) -> str:
         native["gflops"], myops["gflops"], native["roof"], myops["roof"], row.roof_bound or "-",
         native["error"], myops["error"], native["memory"], myops["memory"],
         ("LOSS" if row.verdict == "loss" else row.verdict) + ("~" if is_disturbed(row) else ""),
-    ))  # fmt: skip
+    )) + "".join(f"  {name} {side.median_ns / 1e6:.4g} ms" for name, side in row.peers.items())  # fmt: skip
 
 
 def name_of(row: Row) -> str:
@@ -215,6 +217,19 @@ def _fixed_cost_lines(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
+def _peer_lines(rows: Sequence[Row]) -> list[str]:
+    """Geometric means of peer time / myops time, by class."""
+    lines: list[str] = []
+    for name in dict.fromkeys(name for row in rows for name in row.peers):
+        ratios: dict[str, list[float]] = {}
+        for row in rows:
+            if name in row.peers and row.myops is not None and row.verdict in JUDGED:
+                ratios.setdefault(row.group, []).append(row.peers[name].median_ns / row.myops.median_ns)
+        means = (f"{group} {geometric_mean(found):.3g} ({len(found)})" for group, found in ratios.items())
+        lines += ["", f"{name} time / myops time, geometric mean (rows): {', '.join(means)}"]
+    return lines
+
+
 def summary_lines(rows: Sequence[Row], dropped: int = 0) -> list[str]:
     """Means and worst case per class, every loss, fixed costs, rows without a counterpart, and what did not run."""
     lines = ["", "Speed-up by class (native / myops, geometric mean)"]
@@ -227,6 +242,7 @@ def summary_lines(rows: Sequence[Row], dropped: int = 0) -> list[str]:
     for row in losses:
         doubt = " (disturbed)" if is_disturbed(row) else ""
         lines.append(f"  {row.ratio or 0.0:6.3f} [{interval_text(row)}] {row.group}: {name_of(row)}{doubt}")
+    lines += _peer_lines(rows)
     lines += _fixed_cost_lines(rows)
     for verdict, title in (("alone", "Native cannot run"), ("skipped", "Not compared")):
         members = [row for row in rows if row.verdict == verdict]
@@ -246,15 +262,20 @@ def summary_lines(rows: Sequence[Row], dropped: int = 0) -> list[str]:
     return lines
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """Write a PNG: every judged speed-up by class on a log axis, with the geometric mean; needs matplotlib."""
+def _pyplot(option: str) -> Any:
     try:
         import matplotlib
     except ImportError as error:
-        raise SystemExit("--plot needs matplotlib: pip install matplotlib") from error
+        raise SystemExit(f"{option} needs matplotlib: pip install matplotlib") from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Write a PNG: every judged speed-up by class on a log axis, with the geometric mean; needs matplotlib."""
+    pyplot = _pyplot("--plot")
     entries = [entry for entry in summarize(rows) if entry.group != "all"]
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.55 * len(entries)), layout="constrained")
     for position, entry in enumerate(entries):
@@ -267,5 +288,60 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     axes.set_yticks(range(len(entries)), [entry.group for entry in entries])
     axes.invert_yaxis()
     axes.set_xlabel("native time / myops time (black: geometric mean, red: loss)")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def roofs(rows: Sequence[Row]) -> tuple[float | None, dict[str, float]]:
+    """The roofs that the rows of one dtype and thread count were set against: GFLOP/s, and GB/s by level of memory."""
+    peak, bandwidths = None, {}
+    for row in rows:
+        if row.roof_bound is None or not row.roof_ns:
+            continue
+        if row.roof_bound == "fma":
+            peak = row.flops / row.roof_ns
+        else:
+            bandwidths[row.roof_bound] = row.moved_bytes / row.roof_ns
+    return peak, bandwidths
+
+
+def roofline(rows: Sequence[Row], path: Path) -> None:
+    """Write a PNG: GFLOP/s over operations per byte, a panel for each dtype, one point for each case and side.
+
+    The roofs are those measured in the same run. Cases whose time is the cost of the call are left out; a point above
+    the memory roof was served by a cache.
+    """
+    pyplot = _pyplot("--roofline")
+    shown = [row for row in rows if row.verdict in JUDGED and row.flops and row.op != "add"]
+    panels = list(dict.fromkeys((row.dtype, row.threads) for row in shown))
+    panels = [panel for panel in panels if sum((row.dtype, row.threads) == panel for row in shown) >= 10]
+    if not panels:
+        raise SystemExit("--roofline needs at least ten judged products of one dtype")
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    figure, grid = pyplot.subplots(
+        down, across, figsize=(5.5 * across, 3.9 * down), squeeze=False, layout="constrained"
+    )
+    for axes in grid.flat[len(panels) :]:
+        axes.axis("off")
+    for axes, (dtype, threads) in zip(grid.flat, panels, strict=False):
+        members = [row for row in shown if (row.dtype, row.threads) == (dtype, threads)]
+        intensities = [row.flops / row.moved_bytes for row in members]
+        for side, color, marker in (("native", "tab:orange", "o"), ("myops", "tab:blue", "x")):
+            rates = [getattr(row, side).gflops for row in members]
+            axes.scatter(intensities, rates, c=color, marker=marker, s=16, linewidths=1, alpha=0.7, label=side)
+        peak, bandwidths = roofs([row for row in rows if (row.dtype, row.threads) == (dtype, threads)])
+        span = [min(intensities) / 2, max(intensities) * 2]
+        for level, bandwidth in bandwidths.items():
+            end = span[1] if peak is None else min(span[1], max(span[0], peak / bandwidth))
+            style = "--" if level == "cache" else ":"
+            axes.plot([span[0], end], [bandwidth * span[0], bandwidth * end], style, color="black", linewidth=1,
+                      label=f"{level} {bandwidth:.0f} GB/s")  # fmt: skip
+        if peak is not None:
+            axes.plot([min(span[1], peak / max(bandwidths.values(), default=peak / span[0])), span[1]], [peak] * 2,
+                      color="black", linewidth=1, label=f"multiply-add {peak:.0f} GF/s")  # fmt: skip
+        axes.set(xscale="log", yscale="log", title=f"{dtype}, {threads} thread{'s' if threads > 1 else ''}",
+                 xlabel="operations per byte", ylabel="GFLOP/s")  # fmt: skip
+        axes.legend(fontsize=7, loc="lower right")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)

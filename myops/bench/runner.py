@@ -28,8 +28,8 @@ class Job:
     """One comparison.
 
     labels are the identifying fields of the row (suite, group, op, shape, dtype, layout, route and dims); native is
-    None where torch has no counterpart. flops and moved_bytes are per call; error maps an output for the first argument
-    set to a relative error.
+    None where torch has no counterpart; peers are timed beside the two and judged by nobody. flops and moved_bytes are
+    per call; error maps an output for the first argument set to a relative error.
     """
 
     labels: dict[str, Any]
@@ -40,6 +40,7 @@ class Job:
     moved_bytes: float
     error: Callable[[Any], float]
     notes: tuple[str, ...] = field(default=())
+    peers: dict[str, timing.Side] = field(default_factory=dict)
 
 
 def _side_result(
@@ -79,6 +80,7 @@ def _first_outputs(sides: dict[str, timing.Side], arguments: tuple[Any, ...]) ->
 def run_job(job: Job, threads: int, budget_s: float, described: dict[str, Any]) -> Row:
     """Measure one job with the current thread setting for about `budget_s` seconds."""
     sides = {"myops": job.myops} if job.native is None else {"native": job.native, "myops": job.myops}
+    sides.update(job.peers)
     row = Row(**job.labels, threads=threads, flops=job.flops, moved_bytes=job.moved_bytes, machine=described)
     row.notes.extend(job.notes)
     started = time.perf_counter()
@@ -100,7 +102,8 @@ def run_job(job: Job, threads: int, budget_s: float, described: dict[str, Any]) 
     results = {
         name: _side_result(job, side, comparison.sides[name], roof, outputs[name]) for name, side in running.items()
     }
-    row.native, row.myops = results.get("native"), results.get("myops")
+    row.native, row.myops = results.pop("native", None), results.pop("myops")
+    row.peers = results
     _judge(row)
     return row
 

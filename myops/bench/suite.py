@@ -28,7 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=float, default=1.0, metavar="S", help="seconds per case (default 1)")
     parser.add_argument("--limit", type=float, metavar="S", help="seconds for the whole run; cases share what is left")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write one JSON line per case")
+    add_plots(parser)
+
+
+def add_plots(parser: argparse.ArgumentParser) -> None:
+    """Options for pictures of rows."""
     parser.add_argument("--plot", type=Path, metavar="PNG", help="write a plot of the speed-ups (needs matplotlib)")
+    parser.add_argument("--roofline", type=Path, metavar="PNG",
+                        help="write a plot of GFLOP/s over operations per byte (needs matplotlib)")  # fmt: skip
+
+
+def draw(rows: Sequence[report.Row], arguments: argparse.Namespace) -> None:
+    """The pictures that were asked for."""
+    if arguments.plot:
+        report.plot(rows, arguments.plot)
+    if arguments.roofline:
+        report.roofline(rows, arguments.roofline)
 
 
 def header_lines(described: dict[str, Any], threads: Sequence[int]) -> list[str]:
@@ -72,6 +87,5 @@ def run_suite(
                 if stream is not None:
                     report.append_json(stream, row)
     print("\n".join(report.summary_lines(rows, dropped)))
-    if arguments.plot:
-        report.plot(rows, arguments.plot)
+    draw(rows, arguments)
     return 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..calls import call, call_out
+from ..packed import PackedWeight
 from ..registration import BadCall, Operator, Sample, register
 from ._gemm import (
     bad,
@@ -24,6 +25,7 @@ from ._gemm import (
     tensor,
     total,
 )
+from .linear_packed import linear_packed
 
 
 def result_shape(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Any, ...]:
@@ -146,12 +148,15 @@ class Linear(Operator):
 _linear = register(Linear())
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+def linear(
+    input: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None, *, out: Tensor | None = None
+) -> Tensor:
     """`input @ weight.T + bias`; the counterpart of `torch.nn.functional.linear`.
 
     Args:
         input: (..., in_features), any strides.
-        weight: (out_features, in_features) or (in_features,); the dtype and device of `input`.
+        weight: (out_features, in_features) or (in_features,); the dtype and device of `input`. Or a `PackedWeight`,
+            which is a constant: gradients reach `input` and `bias` only. Autocast then casts to its dtype.
         bias: (out_features,), or () for a vector weight. Read by the kernel, never expanded.
         out: written to and returned; resized, with torch's warning, where its shape differs.
 
@@ -162,6 +167,10 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Te
         RuntimeError: wrong rank, shape, dtype or device, or `out` with an argument that requires grad.
         NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
     """
+    if isinstance(weight, PackedWeight):
+        if out is not None:
+            raise TypeError("myops.linear: out is not supported with a packed weight")
+        return linear_packed(input, weight.panels, bias, weight.shape[0], weight.dtype)
     if out is None:
         return call(_linear, input, weight, bias)
     return call_out(_linear, out, input, weight, bias)

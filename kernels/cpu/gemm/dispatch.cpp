@@ -13,15 +13,17 @@
 namespace myops::cpu {
 namespace {
 
+#if defined(__x86_64__) || defined(_M_X64)
 // The state of the tiles is large, so Linux hands it out on request only, once for the process.
 bool may_use_amx() {
-#if defined(__linux__) && defined(__x86_64__)
+#if defined(__linux__)
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // asm/prctl.h: ARCH_REQ_XCOMP_PERM
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;
 #endif
 }
+#endif
 
 }  // namespace
 
@@ -39,6 +41,8 @@ std::vector<const Engine*> available_engines() {
   if (bf16) found.push_back(&kAvx512Bf16);
   if (avx512) found.push_back(&kAvx512);
   if (avx2) found.push_back(&kAvx2);
+#elif defined(__aarch64__)
+  found.push_back(&kNeon);
 #endif
   found.push_back(&kBaseline);
   return found;

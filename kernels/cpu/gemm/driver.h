@@ -5,8 +5,8 @@
 //   for a block of k:   for a block of panels: [pack B]   for a block of tiles: [pack A]   for panel: for tile:
 //   micro-kernel
 //
-// Sums over more than one block of k go to D where the micro-kernel writes D itself, else to a matrix of the compute
-// type beside it, so that a 16-bit result is rounded once.
+// The sums of finished chains wait in D where the micro-kernel writes D itself, else in a matrix of the compute type
+// beside it, so that a 16-bit result is rounded once. A chain of several blocks waits in another one.
 #pragma once
 #include <atomic>
 
@@ -89,6 +89,7 @@ struct Tiled {
   using T = typename C::Scalar;
   using AE = typename C::A;
   using BE = typename C::B;
+  using PackedElement = BE;
   using Out = typename C::Out;
   static constexpr bool kGroups = C::kGroup > 1;                // A and B step through k by groups
   static constexpr bool kDirectOnly = !std::is_same_v<Out, T>;  // D is 16-bit: one block of k, written directly
@@ -101,9 +102,9 @@ struct Tiled {
   const Split rows_of_tiles, vectors_of_panels;
   const FinishFn<T> finish;
   const T alpha, beta;
-  const int64_t kc_steps;  // steps of a full block of k
-  int64_t a_width = 0;     // elements of packed A per row
-  int64_t b_bytes = 0, a_bytes = 0, s_bytes = 0;
+  const int64_t kc_steps;                         // steps of a full block of k
+  int64_t a_width = 0;                            // elements of packed A per row
+  int64_t b_bytes = 0, a_bytes = 0, s_bytes = 0;  // s: each of the matrices that sums wait in
   int64_t s_cols = 0;
 
   static TileFn<C> kernel(int64_t rows, int64_t vectors) {
@@ -145,19 +146,23 @@ struct Tiled {
       a_width = C::kGroup * kc_steps + 64 / static_cast<int64_t>(sizeof(AE));
       a_bytes = align64(min64(mc_tiles, tiles) * C::kRows * a_width * sizeof(AE));
     }
-    if (!p.direct_d && p.kc < g.K) {
-      s_cols = ceil_div(panels, p.tasks_n) * C::kVectors * L;
-      s_bytes = align64(ceil_div(tiles, p.tasks_m) * C::kRows * s_cols * sizeof(T));
+    const bool totals_wait = !p.direct_d && p.chain < g.K, chain_waits = p.kc < p.chain;
+    if (totals_wait || chain_waits) {
+      s_cols = ceil_div(panels, p.tasks_n) * p.nv * L;
+      s_bytes = align64(ceil_div(tiles, p.tasks_m) * p.mr * s_cols * sizeof(T));
     }
     const int64_t parts = p.tasks_m * p.tasks_n;
-    run_tasks(rt, p.parallel, g.batch() * parts, b_bytes + a_bytes + s_bytes,
+    run_tasks(rt, p.parallel, g.batch() * parts, b_bytes + a_bytes + (totals_wait + chain_waits) * s_bytes,
               [&](int64_t begin, int64_t end, char* scratch) {
                 [[maybe_unused]] const typename C::Session session;
                 for (int64_t task = begin; task < end; ++task) {
                   const int64_t part = task % parts, pm = part / p.tasks_n, pn = part % p.tasks_n;
-                  run_part(task / parts, part_begin(tiles, p.tasks_m, pm), part_begin(tiles, p.tasks_m, pm + 1),
-                           part_begin(panels, p.tasks_n, pn), part_begin(panels, p.tasks_n, pn + 1), mc_tiles,
-                           nc_panels, scratch);
+                  const int64_t tile0 = part_begin(tiles, p.tasks_m, pm), tile1 = part_begin(tiles, p.tasks_m, pm + 1);
+                  const int64_t last = part_begin(panels, p.tasks_n, pn + 1);
+                  for (int64_t first = part_begin(panels, p.tasks_n, pn), end = first; first < last; first = end) {
+                    end = p.panels_first ? min64(first + nc_panels, last) : last;
+                    run_part(task / parts, tile0, tile1, first, end, mc_tiles, nc_panels, scratch);
+                  }
                 }
               });
   }
@@ -170,34 +175,24 @@ struct Tiled {
     const int64_t d_offset = batch_offset(g, g.D, item);
     BE* const b_packed = reinterpret_cast<BE*>(scratch);
     AE* const a_packed = reinterpret_cast<AE*>(scratch + b_bytes);
-    T* const s = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
+    T* const running = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
+    T* const totals = p.kc < p.chain ? running + s_bytes / sizeof(T) : running;
     const int64_t s_row0 = tile_row(tile0) * unit, s_col0 = panel_column(panel0);
     alignas(64) T sums[C::kRows * C::kVectors * L];
 
     int64_t k0 = 0;
     do {
-      const int64_t kb = min64(p.kc, g.K - k0), steps = steps_of(kb);
-      const bool first = k0 == 0, last = k0 + kb >= g.K;
+      const int64_t in_chain = k0 % p.chain;
+      const int64_t kb = min64(min64(p.kc, p.chain - in_chain), g.K - k0), steps = steps_of(kb);
+      const bool last = k0 + kb >= g.K;
+      const BE* const panels_k =
+          reinterpret_cast<const BE*>(g.B.data) + k0 / p.chain * vectors * L * (kc_steps + C::kStart);
       for (int64_t jc = panel0; jc < panel1; jc += nc_panels) {
         const int64_t jc_end = min64(jc + nc_panels, panel1);
-        if (p.pack_b) {
-          // Rows of B that lie far apart are read a few at a time across all panels: the prefetcher follows few
-          // streams.
-          const int64_t rows = C::kStart || g.B.col_stride != 1 ? kb : kRowsTogether;
-          int64_t k = 0;
-          do {  // once for K == 0 too: the starting values of the sums have to be there
-            for (int64_t j = jc; j < jc_end; ++j)
-              pack_b(b, k0 + k, min64(rows, kb - k), j, panel_vector(jc), steps, k / C::kGroup, b_packed);
-            k += rows;
-          } while (k < kb);
-          if constexpr (C::kDepth > 1)
-            for (int64_t j = jc; j < jc_end; ++j) {
-              const int64_t v0 = panel_vector(j), width = (panel_vector(j + 1) - v0) * L,
-                            used = ceil_div(kb, C::kGroup);
-              std::memset(b_packed + (v0 - panel_vector(jc)) * L * steps + used * width, 0,
-                          (steps - used) * width * sizeof(BE));
-            }
-        }
+        if (p.pack_b) pack_panels(b, k0, kb, jc, jc_end, b_packed);
+        const bool panels_in_place = g.b_panels && !p.pack_b;
+        const int64_t base_vector = panels_in_place ? 0 : panel_vector(jc);
+        const BE* const packed = panels_in_place ? panels_k : b_packed;
         for (int64_t ic = tile0; ic < tile1; ic += mc_tiles) {
           const int64_t ic_end = min64(ic + mc_tiles, tile1);
           if (p.pack_a) pack_a(a, k0, kb, ic, ic_end, a_packed);
@@ -207,24 +202,30 @@ struct Tiled {
             Tile<C> t;
             t.k = steps;
             t.last = static_cast<int>(cols - (nv - 1) * L);
-            t.b = p.pack_b ? b_packed + (v0 - panel_vector(jc)) * L * (steps + C::kStart)
-                           : reinterpret_cast<const BE*>(b + k0 * g.B.row_stride * unit + col);
-            t.b_k = p.pack_b ? nv * L : g.B.row_stride * unit;
+            const bool in_place = !p.pack_b && !g.b_panels;
+            t.b = in_place ? reinterpret_cast<const BE*>(b + k0 * g.B.row_stride * unit + col)
+                           : packed + (v0 - base_vector) * L * (steps + C::kStart);
+            t.b_k = in_place ? g.B.row_stride * unit : nv * L;
+            t.b_ahead = g.b_panels && !p.pack_b ? kBytesAhead / static_cast<int64_t>(sizeof(BE)) : 0;
+            t.start = nullptr, t.start_row = 0;
             if constexpr (C::kStart) t.start = t.b + steps * t.b_k;
             for (int64_t i = ic; i < ic_end; ++i) {
               const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
               set_a(t, a, k0, i, ic, a_packed);
               const auto kernel = Tiled::kernel(rows * unit, nv);
               t.rows = static_cast<int>(rows * unit);
-              const Position at{row, rows, col, cols, c_offset, d_offset, first, last};
-              if constexpr (kDirectOnly) {
-                write_direct(t, kernel, at);
-              } else if (p.direct_d) {
-                write_direct(t, kernel, at);
-              } else {
-                T* partial = s + (row * unit - s_row0) * s_cols + (col - s_col0);
-                write_through_sums(t, kernel, at, sums, nv * L, partial);
-              }
+              const int64_t s_at = (row * unit - s_row0) * s_cols + (col - s_col0);
+              const Position at{row,
+                                rows,
+                                col,
+                                cols,
+                                c_offset,
+                                d_offset,
+                                in_chain == 0,
+                                last || in_chain + kb == p.chain,
+                                k0 == in_chain,
+                                last};
+              compute_tile(t, kernel, at, running + s_at, totals + s_at, sums, nv * L);
             }
           }
         }
@@ -233,30 +234,42 @@ struct Tiled {
     } while (k0 < g.K);
   }
 
-  // Where a tile lies: rows of D, real columns, and which blocks of k come before and after.
+  // Where a tile lies: rows of D, real columns; and a block of k: whether it opens and closes its chain, whether that
+  // is the first one, and whether nothing comes after it.
   struct Position {
     int64_t row, rows, col, cols, c_offset, d_offset;
-    bool first, last;
+    bool opens, closes, first_chain, last;
   };
 
-  void write_direct(Tile<C>& t, TileFn<C> kernel, const Position& q) const {
-    Out* d = at<Out>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col);
-    const bool reads_c = q.first && g.C.data != nullptr;
-    t.d = d, t.d_row = g.D.row_stride;
-    t.c = reads_c ? at<Out>(g.C.data, q.c_offset + q.row * g.C.row_stride + q.col) : q.first ? nullptr : d;
-    t.c_row = reads_c ? g.C.row_stride : g.D.row_stride;
-    t.alpha = alpha;
-    t.beta = q.first ? beta : T(1);
+  // The sums of a block, from where its chain stands to where they wait for the next block, the next chain or the end.
+  void compute_tile(Tile<C>& t, TileFn<C> kernel, const Position& q, T* running, T* totals, T* sums,
+                    int64_t sums_row) const {
+    t.c = nullptr, t.before = nullptr;
+    t.alpha = T(1);
+    if (p.direct_d) t.d = at<Out>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col), t.d_row = g.D.row_stride;
+    if constexpr (!kDirectOnly) {
+      if constexpr (!C::kStart)  // with its own start a chain is one block
+        if (!q.opens) t.start = running, t.start_row = s_cols;
+      if (!q.closes) {
+        t.d = running, t.d_row = s_cols;
+        return kernel(t);
+      }
+      if (!p.direct_d) t.d = totals, t.d_row = s_cols;
+      if (!q.first_chain) t.before = t.d, t.before_row = t.d_row;
+      if (!q.last) return kernel(t);
+      if (!p.direct_d) {
+        t.d = sums, t.d_row = sums_row;
+        kernel(t);
+        return finish_tile(q, sums, sums_row);
+      }
+    }
+    t.alpha = alpha, t.beta = beta;
+    if (g.C.data != nullptr)
+      t.c = at<Out>(g.C.data, q.c_offset + q.row * g.C.row_stride + q.col), t.c_row = g.C.row_stride;
     kernel(t);
   }
 
-  void write_through_sums(Tile<C>& t, TileFn<C> kernel, const Position& q, T* sums, int64_t sums_row,
-                          T* partial) const {
-    t.c = q.first ? nullptr : partial, t.c_row = s_cols;
-    t.alpha = t.beta = T(1);
-    t.d = q.last ? sums : partial, t.d_row = q.last ? sums_row : s_cols;
-    kernel(t);
-    if (!q.last) return;
+  void finish_tile(const Position& q, const T* sums, int64_t sums_row) const {
     const EpilogueArgs<T> e{sums,
                             sums_row,
                             static_cast<int>(q.rows),
@@ -279,7 +292,48 @@ struct Tiled {
     return static_cast<char*>(v.data) + (offset + row * v.row_stride + col * v.col_stride) * element_size(type);
   }
 
+  // Panels of a packed weight of 16-bit floats, widened for many rows once and not by each of their loads.
+  void widen_panels(int64_t k0, int64_t kb, int64_t jc, int64_t jc_end, T* widened) const {
+    const S* from = static_cast<const S*>(g.B.data) + k0 / p.chain * vectors * L * p.chain + panel_vector(jc) * L * kb;
+    const int64_t count = (panel_vector(jc_end) - panel_vector(jc)) * L * kb;
+    for (int64_t i = 0; i < count; i += L) Isa::template store<T>(widened + i, load_converted<Isa, T, S>(from + i, L));
+  }
+
+  // All of B as the panels of a packed weight (panels.h).
+  void pack_weight(BE* panels_k) const {
+    const S* b = at<S>(g.B.data, 0);
+    int64_t k0 = 0;
+    do {
+      const int64_t kb = min64(p.kc, g.K - k0);
+      pack_panels(b, k0, kb, 0, panels, panels_k);
+      panels_k += vectors * L * (steps_of(kb) + C::kStart);
+      k0 += kb;
+    } while (k0 < g.K);
+  }
+
   static constexpr int64_t kRowsTogether = 16;
+  // Of a packed weight that comes from memory: beyond the page that the hardware asks for by itself.
+  static constexpr int64_t kBytesAhead = 4096;
+
+  // Rows [k0, k0 + kb) of the panels [jc, jc_end), one panel after the other. Rows of B that lie far apart are read a
+  // few at a time across all panels: the prefetcher follows few streams.
+  void pack_panels(const S* b, int64_t k0, int64_t kb, int64_t jc, int64_t jc_end, BE* packed) const {
+    if constexpr (std::is_same_v<BE, T> && !std::is_same_v<S, T> && C::kGroup == 1)
+      if (g.b_panels && p.pack_b) return widen_panels(k0, kb, jc, jc_end, packed);
+    const int64_t steps = steps_of(kb), rows = C::kStart || g.B.col_stride != 1 ? kb : kRowsTogether;
+    int64_t k = 0;
+    do {  // once for K == 0 too: the starting values of the sums have to be there
+      for (int64_t j = jc; j < jc_end; ++j)
+        pack_b(b, k0 + k, min64(rows, kb - k), j, panel_vector(jc), steps, k / C::kGroup, packed);
+      k += rows;
+    } while (k < kb);
+    if constexpr (C::kDepth > 1)
+      for (int64_t j = jc; j < jc_end; ++j) {
+        const int64_t v0 = panel_vector(j), width = (panel_vector(j + 1) - v0) * L, used = ceil_div(kb, C::kGroup);
+        std::memset(packed + (v0 - panel_vector(jc)) * L * steps + used * width, 0,
+                    (steps - used) * width * sizeof(BE));
+      }
+  }
 
   // Rows [k0, k0 + kb) of one panel, to step `at` of its place in `packed`.
   void pack_b(const S* b, int64_t k0, int64_t kb, int64_t panel, int64_t base_vector, int64_t steps, int64_t at_step,
@@ -306,6 +360,8 @@ struct Tiled {
         pack_b_elements<Z>(reinterpret_cast<const Z*>(src), g.B.row_stride, g.B.col_stride, kb, n, width / 2,
                            reinterpret_cast<Z*>(dst));
       }
+    } else if constexpr (std::is_same_v<BE, S>) {  // of a packed weight, widened by the loads
+      pack_b_elements<S>(src, g.B.row_stride, g.B.col_stride, kb, n, width, dst);
     }
   }
 
@@ -385,55 +441,92 @@ struct Dot {
   }
 };
 
-template <class Isa, class T, class S, class W>
-void gemm_typed(const Gemm& g, const Plan& p, const Runtime& rt) {
+// Calls use(Tiled<...>) with the policy that the plan chose.
+template <class Isa, class T, class S, class W, class Use>
+void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
   const FinishFn<T> finish = choose_finish<Isa, T, S, W>(g);
-  if constexpr (sizeof(S) == sizeof(T) || std::is_same_v<T, float>)
-    if (p.driver == Driver::dot) {
-      if constexpr (std::is_same_v<S, bf16> && Isa::kBf16Dot)
-        return Dot<Isa, T, S, Bf16DotStep<Isa>>::run(g, p, finish, rt);
-      else
-        return Dot<Isa, T, S, DotStep<Isa, T, S>>::run(g, p, finish, rt);
-    }
   if constexpr (std::is_same_v<S, bf16> && Isa::kBf16Dot)
     if (p.compute == Compute::bf16_dot) {
-      if (p.direct_d && g.out == DType::bf16) return Tiled<Isa, Bf16Dot<Isa, S>, S>(g, p, finish).run(rt);
-      return Tiled<Isa, Bf16Dot<Isa>, S>(g, p, finish).run(rt);
+      if (p.direct_d && g.out == DType::bf16) return use(Tiled<Isa, Bf16Dot<Isa, S>, S>(g, p, finish));
+      return use(Tiled<Isa, Bf16Dot<Isa>, S>(g, p, finish));
     }
   if constexpr (Isa::kMatrixUnit && (std::is_same_v<S, bf16> || sizeof(S) == 1))
     if (p.compute == Compute::matrix_unit) {
       if constexpr (std::is_same_v<S, bf16>)
         if (p.direct_d && g.out == DType::bf16)
-          return Tiled<Isa, typename Isa::template Unit<S, S>, S>(g, p, finish).run(rt);
-      return Tiled<Isa, typename Isa::template Unit<S, T>, S>(g, p, finish).run(rt);
+          return use(Tiled<Isa, typename Isa::template Unit<S, S>, S>(g, p, finish));
+      return use(Tiled<Isa, typename Isa::template Unit<S, T>, S>(g, p, finish));
     }
   if constexpr (std::is_same_v<S, int8_t> && Isa::kInt8Dot)
-    if (p.compute == Compute::i8_dot) return Tiled<Isa, Int8Dot<Isa>, S>(g, p, finish).run(rt);
+    if (p.compute == Compute::i8_dot) return use(Tiled<Isa, Int8Dot<Isa>, S>(g, p, finish));
   if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
-    if (!p.pack_b) return Tiled<Isa, Real<Isa, T, S>, S>(g, p, finish).run(rt);
-    if (p.direct_d && g.out == g.in) return Tiled<Isa, Real<Isa, T, T, S>, S>(g, p, finish).run(rt);
+    if (!p.pack_b) return use(Tiled<Isa, Real<Isa, T, S>, S>(g, p, finish));
+    if (p.direct_d && g.out == g.in) return use(Tiled<Isa, Real<Isa, T, T, S>, S>(g, p, finish));
   }
   if constexpr (std::is_same_v<S, float> || std::is_same_v<S, double>)
-    if (p.complex && !p.pack_a) return Tiled<Isa, Real<Isa, T, T, T, true>, S>(g, p, finish).run(rt);
-  Tiled<Isa, Real<Isa, T, T>, S>(g, p, finish).run(rt);
+    if (p.complex && !p.pack_a) return use(Tiled<Isa, Real<Isa, T, T, T, true>, S>(g, p, finish));
+  use(Tiled<Isa, Real<Isa, T, T>, S>(g, p, finish));
+}
+
+template <class Isa>
+struct RunGemm {
+  const Gemm& g;
+  const Plan& p;
+  const Runtime& rt;
+  template <class T, class S, class W>
+  void typed() const {
+    if constexpr (sizeof(S) == sizeof(T) || std::is_same_v<T, float>)
+      if (p.driver == Driver::dot) {
+        using Bf16 = std::bool_constant<std::is_same_v<S, bf16> && Isa::kBf16Dot>;
+        using Step = std::conditional_t<Bf16::value, Bf16DotStep<Isa>, DotStep<Isa, T, S>>;
+        return Dot<Isa, T, S, Step>::run(g, p, choose_finish<Isa, T, S, W>(g), rt);
+      }
+    with_tiled<Isa, T, S, W>(g, p, [&](auto tiled) { tiled.run(rt); });
+  }
+};
+
+template <class Isa>
+struct PackWeight {
+  const Gemm& g;
+  const Plan& p;
+  void* panels;
+  template <class T, class S, class W>
+  void typed() const {
+    with_tiled<Isa, T, S, W>(g, p, [&](auto tiled) {
+      using Element = typename decltype(tiled)::PackedElement;
+      tiled.pack_weight(static_cast<Element*>(panels));
+    });
+  }
+};
+
+// T, S, W of a dtype: what it is computed in, stored as, and the wide dtype that C and D may have instead.
+template <class Work>
+void for_dtype(DType in, const Work& work) {
+  switch (in) {
+    case DType::c64:
+    case DType::f32: return work.template typed<float, float, float>();
+    case DType::c128:
+    case DType::f64: return work.template typed<double, double, double>();
+    case DType::bf16: return work.template typed<float, bf16, float>();
+    case DType::f16: return work.template typed<float, f16, float>();
+    case DType::i8: return work.template typed<uint32_t, int8_t, int32_t>();
+    case DType::u8: return work.template typed<uint32_t, uint8_t, int32_t>();
+    case DType::i16: return work.template typed<uint32_t, int16_t, int16_t>();
+    case DType::i32: return work.template typed<uint32_t, uint32_t, uint32_t>();
+    case DType::i64: return work.template typed<uint64_t, uint64_t, uint64_t>();
+    default: return;  // boolean never gets here: the entry points refuse it
+  }
 }
 
 template <class Isa>
 void gemm(const Gemm& g, const Plan& p, const Runtime& rt) {
-  switch (g.in) {
-    case DType::f32: return gemm_typed<Isa, float, float, float>(g, p, rt);
-    case DType::f64: return gemm_typed<Isa, double, double, double>(g, p, rt);
-    case DType::bf16: return gemm_typed<Isa, float, bf16, float>(g, p, rt);
-    case DType::f16: return gemm_typed<Isa, float, f16, float>(g, p, rt);
-    case DType::c64: return gemm_typed<Isa, float, float, float>(g, p, rt);
-    case DType::c128: return gemm_typed<Isa, double, double, double>(g, p, rt);
-    case DType::i8: return gemm_typed<Isa, uint32_t, int8_t, int32_t>(g, p, rt);
-    case DType::u8: return gemm_typed<Isa, uint32_t, uint8_t, int32_t>(g, p, rt);
-    case DType::i16: return gemm_typed<Isa, uint32_t, int16_t, int16_t>(g, p, rt);
-    case DType::i32: return gemm_typed<Isa, uint32_t, uint32_t, uint32_t>(g, p, rt);
-    case DType::i64: return gemm_typed<Isa, uint64_t, uint64_t, uint64_t>(g, p, rt);
-    default: return;  // boolean never gets here: the entry points refuse it
-  }
+  for_dtype(g.in, RunGemm<Isa>{g, p, rt});
+}
+
+// B of a problem with b_panels, here still a matrix with strides, as those panels.
+template <class Isa>
+void pack_weight(const Gemm& g, const Plan& p, void* panels) {
+  for_dtype(g.in, PackWeight<Isa>{g, p, panels});
 }
 
 }  // namespace myops::cpu

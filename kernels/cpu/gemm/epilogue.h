@@ -22,10 +22,14 @@ inline typename Isa::template Vec<T> gather(const S* p, int64_t stride, int n) {
   return v;
 }
 
+// Converted as a contiguous store does it, to the last bit: instructions and scalar code differ in subnormals and NaN.
 template <class Isa, class T, class S>
 inline void scatter(S* p, int64_t stride, typename Isa::template Vec<T> v, int n) {
+  constexpr int L = Isa::template lanes<T>;
   if (stride == 1) return store_converted<Isa, T, S>(p, v, n);
-  for (int j = 0; j < n; ++j) p[j * stride] = store_scalar<S>(static_cast<T>(v[j]));
+  S whole[L];
+  store_converted<Isa, T, S>(whole, v, L);
+  for (int j = 0; j < n; ++j) p[j * stride] = whole[j];
 }
 
 template <class T>
@@ -44,16 +48,21 @@ void finish_real(const EpilogueArgs<T>& e, const CS* c, DS* d) {
   for (int i = 0; i < e.rows; ++i)
     for (int j = 0; j < e.cols; j += L) {
       const int n = e.cols - j < L ? e.cols - j : L;
-      typename Isa::template Vec<T> v = load_converted<Isa, T, T>(e.sums + i * e.sums_row + j, n) * e.alpha;
-      if (c != nullptr) v += gather<Isa, T, CS>(c + i * e.c_row + j * e.c_col, e.c_col, n) * e.beta;
+      typename Isa::template Vec<T> v = rounded(load_converted<Isa, T, T>(e.sums + i * e.sums_row + j, n) * e.alpha);
+      if (c != nullptr) v += rounded(gather<Isa, T, CS>(c + i * e.c_row + j * e.c_col, e.c_col, n) * e.beta);
       scatter<Isa, T, DS>(d + i * e.d_row + j * e.d_col, e.d_col, v, n);
     }
 }
 
 template <class T>
 inline void store_complex(const EpilogueArgs<T>& e, T re, T im, const T* c, T* d) {
-  d[0] = e.alpha * re + (c == nullptr ? T(0) : e.beta * c[0]);
-  d[1] = e.alpha * im + (c == nullptr ? T(0) : e.beta * (e.conj_c ? -c[1] : c[1]));
+  re = rounded(e.alpha * re);
+  im = rounded(e.alpha * im);
+  if (c != nullptr) {
+    re += rounded(e.beta * c[0]);
+    im += rounded(e.beta * (e.conj_c ? -c[1] : c[1]));
+  }
+  d[0] = re, d[1] = im;
 }
 
 template <class Isa, class T>
@@ -66,8 +75,8 @@ void finish_complex(const EpilogueArgs<T>& e, const T* c, T* d) {
   Vec of_r, of_i, of_c;
   Index swap;
   for (int j = 0; j < L; ++j) {
-    of_r[j] = e.alpha * (j % 2 ? sign_r : T(1));
-    of_i[j] = e.alpha * (j % 2 ? sign_i : sign_re);
+    of_r[j] = j % 2 ? sign_r : T(1);
+    of_i[j] = j % 2 ? sign_i : sign_re;
     of_c[j] = e.beta * (j % 2 && e.conj_c ? T(-1) : T(1));
     swap[j] = j ^ 1;
   }
@@ -80,8 +89,9 @@ void finish_complex(const EpilogueArgs<T>& e, const T* c, T* d) {
       for (; 2 * j < 2 * e.cols; j += L / 2) {
         const int n = 2 * (e.cols - j) < L ? 2 * (e.cols - j) : L;
         const Vec im = load_converted<Isa, T, T>(m + 2 * j, n);
-        Vec v = load_converted<Isa, T, T>(r + 2 * j, n) * of_r + __builtin_shuffle(im, swap) * of_i;
-        if (c != nullptr) v += load_converted<Isa, T, T>(c + 2 * (i * e.c_row + j), n) * of_c;
+        const Vec sum = load_converted<Isa, T, T>(r + 2 * j, n) * of_r + __builtin_shuffle(im, swap) * of_i;
+        Vec v = rounded(sum * e.alpha);
+        if (c != nullptr) v += rounded(load_converted<Isa, T, T>(c + 2 * (i * e.c_row + j), n) * of_c);
         store_converted<Isa, T, T>(d + 2 * (i * e.d_row + j), v, n);
       }
     else

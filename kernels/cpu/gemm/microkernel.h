@@ -2,13 +2,15 @@
 //
 // Contract, for i in [0, MR), j in [0, n), n = (NV - 1) * lanes + last, 1 <= last <= lanes:
 //
-//   d[i * d_row + j] = alpha * sum over k in [0, K) of a[i * a_row + k * a_k] * b[k * b_k + j]   (+ beta * c[i * c_row
-//   + j])
+//   sum = start[i * start_row + j] + sum over k in [0, K) of a[i * a_row + k * a_k] * b[k * b_k + j]
+//   d[i * d_row + j] = alpha * (before[i * before_row + j] + sum) + beta * c[i * c_row + j]
 //
 //   a         any strides, in stored elements; nothing but those MR x K elements is read
 //   b         unit stride along j. Isa with masked loads: nothing behind column n - 1 is read. Otherwise whole vectors
 //             are read, so a ragged panel has to be packed and padded.
 //   c         nullptr: not read. Otherwise unit stride along j; may be d itself.
+//   start     nullptr: 0. Where a chain of additions goes on from; whole vectors of it are read
+//   before    nullptr: not read. The sum of the chains before this one; may be d itself
 //   K         0 is allowed: the sum is 0
 //   sums      in the compute type, k ascending, one accumulator an element: the same bits for every MR, NV and position
 //   aliasing  d may be c, nothing else
@@ -84,8 +86,12 @@ struct TileArgs {
   Out* d;
   int64_t d_row;
   T alpha, beta;
-  const T* start;  // what the sums start from where the policy has a Start, a value for each column of the panel
-  int rows;        // of the tile; an instance knows them, a matrix unit is told
+  const T* start;
+  int64_t start_row;
+  const T* before;
+  int64_t before_row;
+  int rows;         // of the tile; an instance knows them, a matrix unit is told
+  int64_t b_ahead;  // how far ahead of its use B is asked for, in elements; 0: it is near
 };
 
 // What a policy says of its tiles when they live in vector registers. k_depth: steps that a panel is padded to.
@@ -119,8 +125,8 @@ struct Real : RegisterTile<Isa> {
     else
       return Isa::widen_partial(p, n);
   }
-  static constexpr int kGroup = 1;  // elements of A along k in a step
-  static constexpr bool kStart = false;
+  static constexpr int kGroup = 1;       // elements of A along k in a step
+  static constexpr bool kStart = false;  // whether a packed panel ends with what the sums of its columns start from
   static inline T scalar(const A* p) { return *p; }
   static inline const A* row(const A* a, int i, int64_t a_row) {
     return ComplexRows ? a + i / 2 * a_row + i % 2 : a + i * a_row;
@@ -177,14 +183,15 @@ struct Int8Dot : RegisterTile<Isa> {
 template <class C>
 using Tile = TileArgs<typename C::Scalar, typename C::A, typename C::B, typename C::Out>;
 
-// The n columns of vector j in row i of a tile: d = alpha * sums (+ beta * c).
+// The n columns of vector j in row i of a tile: d = alpha * (before + sums) + beta * c.
 template <class Isa, class C>
 inline void write_sums(const Tile<C>& t, int i, int j, typename C::Vec sums, int n) {
   using T = typename C::Scalar;
   using Out = typename C::Out;
   const int64_t at = static_cast<int64_t>(j) * C::kLanes;
-  typename C::Vec v = sums * t.alpha;
-  if (t.c != nullptr) v += load_converted<Isa, T, Out>(t.c + i * t.c_row + at, n) * t.beta;
+  if (t.before != nullptr) sums += load_converted<Isa, T, T>(t.before + i * t.before_row + at, n);
+  typename C::Vec v = rounded(sums * t.alpha);
+  if (t.c != nullptr) v += rounded(load_converted<Isa, T, Out>(t.c + i * t.c_row + at, n) * t.beta);
   store_converted<Isa, T, Out>(t.d + i * t.d_row + at, v, n);
 }
 
@@ -203,9 +210,11 @@ void microkernel(const Tile<C>& t) {
   using Vec = typename C::Vec;
   constexpr int L = C::kLanes;
   Vec acc[MR][NV] = {};
-  if constexpr (C::kStart)
+  if (t.start != nullptr)
+#pragma GCC unroll 6
     for (int i = 0; i < MR; ++i)
-      for (int j = 0; j < NV; ++j) acc[i][j] = Isa::template load<T>(t.start + j * L);
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) acc[i][j] = Isa::template load<T>(t.start + i * t.start_row + j * L);
   const typename C::A* a = t.a;
   const typename C::B* b = t.b;
   if (t.k >= 64) prefetch_d<C>(t, MR, NV);
@@ -215,8 +224,14 @@ void microkernel(const Tile<C>& t) {
   const typename C::A* a_lower = C::row(a, kUpper, t.a_row);
   const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
   const int last = t.last;
+  // Few rows leave the core waiting for B. More have no port to spare for asking.
+  const int64_t ahead = t.b_ahead;
   for (int64_t k = t.k; k > 0; --k) {
     typename C::Operand bv[NV];
+    if constexpr (MR <= 4)
+      if (ahead != 0)
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) __builtin_prefetch(b + j * L + ahead);
 #pragma GCC unroll 4
     for (int j = 0; j < NV - 1; ++j) bv[j] = C::load(b + j * L);
     bv[NV - 1] = C::load_last(b + (NV - 1) * L, last);

@@ -13,16 +13,6 @@ inline double seconds_now() {
 }
 
 // GFLOP/s (two operations a multiply-add, four for a pair) of one core for about `seconds`.
-// Makes the compiler forget what a register holds, so that nothing is hoisted out of the loop.
-template <class V>
-inline void opaque(V& v) {
-#if defined(__x86_64__) || defined(_M_X64)
-  asm volatile("" : "+x"(v));
-#else
-  asm volatile("" : "+w"(v));
-#endif
-}
-
 template <class Isa, class C>
 double peak_of(double seconds, double operations_per_lane) {
   constexpr int kChains = 12;  // latency 4 x 2 ports leaves none idle with 8

@@ -28,15 +28,53 @@ int64_t dot_rows(DType in) { return in == DType::bf16 ? 16 : 8; }
 
 bool unit(int64_t stride, int64_t extent) { return stride == 1 || extent == 1; }
 
+bool is_16bit(DType in) { return in == DType::bf16 || in == DType::f16; }
+int compute_bytes(Compute c) { return c == Compute::f64 || c == Compute::u64 ? 8 : 4; }
+
+// What is rounded to the result's own type after each chain is summed over at most this many terms. More terms are
+// faster (D is read and written less often) and less exact: float32 has 1.2 times the rms error of MKL with 384, 1.6
+// times with 512. 16-bit results round once, so there only L2 limits the panel.
+int64_t chain_of(Compute c, DType in) {
+  switch (c) {
+    case Compute::bf16_dot:
+    case Compute::i8_dot: return 2048;
+    case Compute::matrix_unit: return 4096 / element_size(in);  // the sums leave the unit slowly
+    default: return is_16bit(in) ? 1024 : compute_bytes(c) == 4 ? 384 : 256;
+  }
+}
+
 }  // namespace
 
+Arithmetic arithmetic(DType in, int64_t K, const IsaTraits& isa) {
+  // A shorter K is mostly padding: 4096 products of 16^3 bfloat16 took 2.2 ms in the unit, 0.3 ms out of it.
+  const bool fills_unit = isa.matrix_unit && K >= 32;
+  Compute c;
+  switch (in) {
+    case DType::f64:
+    case DType::c128: c = Compute::f64; break;
+    case DType::i64: c = Compute::u64; break;
+    case DType::f32:
+    case DType::c64:
+    case DType::f16: c = Compute::f32; break;
+    case DType::bf16: c = fills_unit ? Compute::matrix_unit : isa.bf16_dot ? Compute::bf16_dot : Compute::f32; break;
+    case DType::i8:
+    case DType::u8:
+      c = fills_unit ? Compute::matrix_unit : isa.i8_dot && in == DType::i8 ? Compute::i8_dot : Compute::u32;
+      break;
+    default: c = Compute::u32;
+  }
+  return {c, chain_of(c, in)};
+}
+
 Gemm canonical(const Gemm& g, const IsaTraits& isa) {
+  if (g.b_panels) return g;
   const bool column = g.N == 1 && g.M > 1;
   const bool column_major = g.M > 1 && g.N > 1 && g.D.col_stride != 1 && g.D.row_stride == 1;
   // x @ W.T in a matrix unit: as W @ x.T the weight is read in place, and the few rows of x are what is packed.
   // 16x4096x4096 bfloat16 went from 2.5 to 0.86 ms. The result is scattered, which at 64 rows costs more than it saves.
-  const bool weight_first = isa.matrix_unit && g.in == DType::bf16 && g.M > 4 && g.M <= 32 && g.N > 2 * g.M &&
-                            g.K >= 32 && g.B.row_stride == 1 && unit(g.A.col_stride, g.K);
+  // Fewer rows take dot products, unless the order of the sums is given.
+  const bool weight_first = isa.matrix_unit && g.in == DType::bf16 && (g.M > 4 || g.batch_invariant) && g.M <= 32 &&
+                            g.N > 2 * g.M && g.K >= 32 && g.B.row_stride == 1 && unit(g.A.col_stride, g.K);
   if (!column && !column_major && !weight_first) return g;
   Gemm t = g;
   std::swap(t.M, t.N);
@@ -48,30 +86,12 @@ Gemm canonical(const Gemm& g, const IsaTraits& isa) {
 Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   Plan p;
   p.complex = is_complex(g.in);
-  const bool is_16bit = g.in == DType::bf16 || g.in == DType::f16;
-  // A shorter K is mostly padding: 4096 products of 16^3 bfloat16 took 2.2 ms in the unit, 0.3 ms out of it.
-  const bool fills_unit = isa.matrix_unit && g.K >= 32;
-  switch (g.in) {
-    case DType::f64:
-    case DType::c128: p.compute = Compute::f64; break;
-    case DType::i64: p.compute = Compute::u64; break;
-    case DType::f32:
-    case DType::c64:
-    case DType::f16: p.compute = Compute::f32; break;
-    case DType::bf16:
-      p.compute = fills_unit ? Compute::matrix_unit : isa.bf16_dot ? Compute::bf16_dot : Compute::f32;
-      break;
-    case DType::i8:
-    case DType::u8:
-      p.compute = g.M == 1                          ? Compute::u32
-                  : fills_unit                      ? Compute::matrix_unit
-                  : isa.i8_dot && g.in == DType::i8 ? Compute::i8_dot
-                                                    : Compute::u32;
-      break;
-    default: p.compute = Compute::u32;
-  }
-  const int compute_bytes = p.compute == Compute::f64 || p.compute == Compute::u64 ? 8 : 4;
-  p.lanes = isa.vector_bytes / compute_bytes;
+  const bool is_16bit = cpu::is_16bit(g.in);
+  p.compute = arithmetic(g.in, g.K, isa).compute;
+  // Panels fix the order of the sums; integers are exact in any order.
+  const bool ordered = g.b_panels || (g.batch_invariant && !is_integral(g.in));
+  if (g.M == 1 && element_size(g.in) == 1 && !g.b_panels) p.compute = Compute::u32;
+  p.lanes = isa.vector_bytes / compute_bytes(p.compute);
   p.rows = p.complex ? 2 * g.M : g.M;
   p.cols = p.complex ? 2 * g.N : g.N;
   const int64_t panel = static_cast<int64_t>(p.lanes) * isa.panel_vectors;
@@ -81,57 +101,53 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   const bool b_k_contiguous = unit(g.B.row_stride, g.K);
   const bool b_n_contiguous = unit(g.B.col_stride, g.N);
   const bool dot_type = same_type || is_16bit;
-  if (dot_type && b_k_contiguous && !b_n_contiguous && unit(g.A.col_stride, g.K) && g.M <= dot_rows(g.in) &&
+  if (!ordered && dot_type && b_k_contiguous && !b_n_contiguous && unit(g.A.col_stride, g.K) && g.M <= dot_rows(g.in) &&
       g.K >= p.lanes && (g.in != DType::f16 || isa.converts_f16)) {
     p.driver = Driver::dot;
     p.rule = "dot: few rows against a k-contiguous B";
-    p.kc = g.K;
+    p.chain = p.kc = g.K;
   } else {
     p.driver = Driver::tiled;
     // 2. B in place or packed. In place needs whole vectors or masks, unit stride, and a type the loads convert.
     // A matrix unit overtakes from the second tile on, the packing of its B included.
     const bool skinny = g.M <= (p.compute == Compute::matrix_unit ? 1 : 2) * kMaxRows;
-    const bool loads_convert = skinny && (g.in == DType::bf16 || (g.in == DType::f16 && isa.converts_f16));
+    const bool loads_convert = skinny && ((g.in == DType::bf16 && (!ordered || p.compute == Compute::f32)) ||
+                                          (g.in == DType::f16 && isa.converts_f16));
     const bool readable =
         b_n_contiguous && (same_type || p.complex || loads_convert) && (isa.masked_loads || p.cols % p.lanes == 0);
     // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads. A weight
     // from memory is packed as soon as it is reused at all: in place it would be read by short runs, tile after tile.
     const bool worth_packing = g.N > panel && (g.M > 8 * kMaxRows || (!skinny && g.K * g.N > (1 << 20)));
-    p.pack_b = !readable || worth_packing;
-    if (is_16bit && !p.pack_b) p.compute = Compute::f32;
+    // Of a packed weight: widened in a block, once it is reused enough.
+    const bool worth_widening = is_16bit && p.compute == Compute::f32 && g.M > 8 * kMaxRows;
+    p.pack_b = g.b_panels ? worth_widening : !readable || worth_packing;
+    if (is_16bit && !p.pack_b && !g.b_panels) p.compute = Compute::f32;
     // 3. A in place or packed: what is not computed in its own type is converted.
-    const int64_t group = p.compute == Compute::matrix_unit ? 64 / element_size(g.in)  // elements of A in a step
-                          : p.compute == Compute::bf16_dot  ? 2
-                          : p.compute == Compute::i8_dot    ? 4
-                                                            : 1;
+    const int64_t group = group_of(p.compute, g.in) * (p.compute == Compute::matrix_unit ? kUnitDepth : 1);
     const bool a_converts = !p.complex && !same_type && group == 1;
     // Groups are read in place where they are whole and neighbours.
     const bool a_groups = group > 1 && (!unit(g.A.col_stride, g.K) || g.K % group != 0);
     const bool a_far = !p.complex && !unit(g.A.col_stride, g.K) && g.N > panel && g.K > 32;
     p.pack_a = a_converts || a_groups || a_far;
-    p.rule = !readable       ? "packed B: layout or dtype cannot be read in place"
+    p.rule = g.b_panels      ? "panels: B was packed before"
+             : !readable     ? "packed B: layout or dtype cannot be read in place"
              : worth_packing ? "packed B: enough rows reuse it"
              : skinny        ? "B in place: few rows"
                              : "B in place: little reuse";
-    // 4. Blocks. kc: what is rounded to the result's own type after each block is summed over at most this many terms.
-    // More terms are faster (D is read and written less often) and less exact: float32 has 1.2 times the rms error of
-    // MKL with 384, 1.6 times with 512. 16-bit results round once, so there only L2 limits the panel. Where B streams
-    // from memory once, kc is the number of rows read side by side, and the prefetcher follows few: 1x4096x4096 float32
-    // took 2.9, 4.2, 5.3, 5.7 and 6.7 ms with 8, 16, 32, 64 and 4096 of them (Zen 4, one thread); with 4, D is
-    // rewritten too often (4.1 ms).
-    if (!p.pack_b && skinny && g.K * g.N > (1 << 16))
+    // 4. Blocks. Where B streams from memory once, kc is the number of rows read side by side, and the prefetcher
+    // follows few: 1x4096x4096 float32 took 2.9, 4.2, 5.3, 5.7 and 6.7 ms with 8, 16, 32, 64 and 4096 of them (Zen 4,
+    // one thread); with 4, the sums are rewritten too often (4.1 ms).
+    p.chain = chain_of(p.compute, g.in);
+    if (!p.pack_b && !g.b_panels && skinny && g.K * g.N > (1 << 16))
       p.kc = element_size(g.in) <= 2 ? 16 : 8;
     else if (p.pack_b && b_n_contiguous && is_16bit && g.M <= 8 * kMaxRows && g.K * g.N > (1 << 20))
       p.kc = 256;  // many panels fit L2 and are packed together, in long runs of each row
-    else if (p.compute == Compute::bf16_dot || p.compute == Compute::i8_dot)
-      p.kc = 2048;
-    else if (p.compute == Compute::matrix_unit)
-      p.kc = 4096 / element_size(g.in);  // the sums leave the unit slowly
     else
-      p.kc = is_16bit ? 1024 : compute_bytes == 4 ? 384 : 256;
+      p.kc = p.chain;
   }
 
   p.kc = max64(1, min64(p.kc, g.K));
+  p.chain = max64(1, min64(p.chain, g.K));
   const bool in_unit = p.compute == Compute::matrix_unit && p.driver == Driver::tiled;
   const int max_rows = in_unit ? kUnitRows : kMaxRows, max_vectors = in_unit ? kUnitVectors : isa.panel_vectors;
   const int64_t width = static_cast<int64_t>(p.lanes) * max_vectors;
@@ -142,16 +158,26 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   p.nv = static_cast<int>(ceil_div(vectors, ceil_div(vectors, max_vectors)));
   // kc x nc of B stay in L2 while the blocks of A pass by it: 2048^3 float32 on one core ran at 172 GFLOP/s with blocks
   // of 512 KB of A and 3 MB of B, at 194 with 128 to 150 KB and 768 KB (Golden Cove, 2 MB of L2; Zen 4 has 1 MB).
-  const bool own_bytes = in_unit || p.compute == Compute::bf16_dot || p.compute == Compute::i8_dot;
-  const int64_t operand_bytes = own_bytes ? element_size(g.in) : compute_bytes;
+  const bool own_bytes = group_of(p.compute, g.in) > 1;
+  const int64_t operand_bytes = own_bytes ? element_size(g.in) : compute_bytes(p.compute);
   const int64_t k_bytes = p.kc * operand_bytes;
   p.mc = min64(max64(1, (150 << 10) / k_bytes / max_rows), row_tiles) * max_rows;
   p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
+  // Few rows against a k-contiguous B: what is packed is hardly reused, so the reading of B decides. All of a few
+  // columns is long runs of memory; a block of all columns is short ones, each on a page of its own.
+  if (p.pack_b && !g.b_panels && !b_n_contiguous && g.M <= 8 * kMaxRows && g.K > p.kc) {
+    p.panels_first = true;
+    p.nc = width;
+  }
   const bool d_same = (same_type && g.out == g.in) || (g.in == DType::f32) || ((is_16bit && g.out == DType::f32)) ||
                       ((g.in == DType::i8 || g.in == DType::u8) && g.out == DType::i32);
   const bool c_direct = g.C.data == nullptr || (g.c_type == g.out && unit(g.C.col_stride, g.N) && g.C.col_stride != 0);
-  const bool narrow_d = is_16bit && g.out == g.in && g.K <= p.kc && p.pack_b;  // rounded in the micro-kernel
-  p.direct_d = p.driver == Driver::tiled && (d_same || narrow_d) && !p.complex && unit(g.D.col_stride, g.N) && c_direct;
+  // Between chains the sums wait in D, which must not be what is added to them at the end.
+  const bool d_waits = g.K <= p.chain || g.C.data == nullptr || g.C.data != g.D.data;
+  // Rounded in the micro-kernel. Panels of 16-bit floats that are not multiplied as such have kernels for float32 only.
+  const bool narrow_d = is_16bit && g.out == g.in && g.K <= p.kc && (p.pack_b || (g.b_panels && own_bytes));
+  p.direct_d = p.driver == Driver::tiled && ((d_same && d_waits) || narrow_d) && !p.complex &&
+               unit(g.D.col_stride, g.N) && c_direct;
 
   // 5. Threads: over the batch, then over a grid of M x N parts that packs least and balances best.
   const double flops = 2.0 * p.rows * g.N * g.K * g.batch() * (p.complex ? 2 : 1);
@@ -185,8 +211,9 @@ std::string Plan::text() const {
   std::ostringstream s;
   s << (driver == Driver::dot ? "dot" : "tiled") << " compute=" << computes[static_cast<int>(compute)]
     << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << " pack=" << (pack_a ? "A" : "")
-    << (pack_b ? "B" : "") << " kc=" << kc << " mc=" << mc << " nc=" << nc << " direct_d=" << direct_d
-    << " parts=" << tasks_m << "x" << tasks_n << (parallel ? " parallel" : " serial") << " rule=\"" << rule << '"';
+    << (pack_b ? "B" : "") << " chain=" << chain << " kc=" << kc << (panels_first ? " panels-first" : "")
+    << " mc=" << mc << " nc=" << nc << " direct_d=" << direct_d << " parts=" << tasks_m << "x" << tasks_n
+    << (parallel ? " parallel" : " serial") << " rule=\"" << rule << '"';
   return s.str();
 }
 

@@ -11,8 +11,10 @@
 //
 // Panels and tiles are balanced: 80 columns of 16 lanes are 48 + 32, never 64 + 16.
 //
-// Results never depend on the thread count: threads split M, N and the batch, never K, and nothing that decides the
-// order of a sum (driver, kc) looks at the thread count.
+// The order of a sum: k ascending in chains of `chain` terms, the chains added up in turn, alpha and beta * C at the
+// end. A chain may be computed in blocks of kc, each going on where the one before stopped, which changes no bit. So
+// what decides a result's bits is the driver, the way to compute and the chain, and none of them looks at the thread
+// count. In a batch-invariant problem they look at nothing but dtype, K and the ISA (`arithmetic`).
 #pragma once
 #include <cstdint>
 #include <string>
@@ -42,16 +44,31 @@ struct IsaTraits {
 
 constexpr int kMaxRows = 6;  // rows of a tile: 6 x 4 vectors + 4 + 1 of 32 registers; 6 x 2 + 2 + 1 of 16
 constexpr int kUnitRows = 32, kUnitVectors = 2;  // of a tile in a matrix unit
+constexpr int kUnitDepth = 16;                   // steps that a panel for it is padded to
+
+// Neighbours along k that a step multiplies.
+constexpr int group_of(Compute c, DType in) {
+  return c == Compute::matrix_unit ? 4 / element_size(in) : c == Compute::bf16_dot ? 2 : c == Compute::i8_dot ? 4 : 1;
+}
+
+// What the bits of a result depend on beside its operands, for a given dtype, K and ISA.
+struct Arithmetic {
+  Compute compute;
+  int64_t chain;
+};
+Arithmetic arithmetic(DType in, int64_t K, const IsaTraits& isa);
 
 struct Plan {
   Driver driver = Driver::tiled;
   Compute compute = Compute::f32;
   bool complex = false;  // B is read as a real matrix of twice the width, A as one of twice the height
   bool pack_a = false, pack_b = false;
+  bool panels_first = false;  // a block of panels at a time through all of k, not a block of k through all panels
   bool direct_d = false;      // the micro-kernel writes D (and reads C) itself
   int lanes = 1;              // elements of the compute type in a vector
   int mr = kMaxRows, nv = 1;  // largest tile
   int64_t mc = 0, nc = 0, kc = 0;
+  int64_t chain = 0;                 // a multiple of kc, or K
   int64_t rows = 0, cols = 0;        // of the real problem: M or 2 M, N or 2 N
   int64_t tasks_m = 1, tasks_n = 1;  // parts of one batch item that run in parallel
   bool parallel = false;

@@ -102,6 +102,30 @@ inline typename VectorOf<To, Lanes * sizeof(To)>::type widen_lanes(
   }
 }
 
+#if defined(__x86_64__) || defined(_M_X64)
+#define MYOPS_IN_REGISTER "+v"
+#elif defined(__aarch64__)
+#define MYOPS_IN_REGISTER "+w"
+#elif defined(__VSX__)
+#define MYOPS_IN_REGISTER "+wa"
+#else
+#define MYOPS_IN_REGISTER "+m"
+#endif
+
+// Makes the compiler forget what a register holds, so that nothing is hoisted out of a loop that is timed.
+template <class V>
+inline void opaque(V& v) {
+  asm volatile("" : MYOPS_IN_REGISTER(v));
+}
+
+// v, rounded to its type: the compiler may not fuse the product that made it into a sum. It would in one instance of a
+// template and not in the next, and the same result would have different bits.
+template <class V>
+inline V rounded(V v) {
+  asm("" : MYOPS_IN_REGISTER(v));
+  return v;
+}
+
 // What a driver needs of the process: threads and scratch memory, so that engines know no torch.
 struct Runtime {
   int threads = 1;

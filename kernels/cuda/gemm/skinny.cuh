@@ -149,12 +149,12 @@ __device__ __forceinline__ void walk_along_n(typename Layout::Acc (&acc)[kRows *
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const int64_t k = first + u * w.slots;
+      const In* a = w.a + k * g.A.col_stride;  // stepped on by rows: sixteen addresses would not fit beside the sums
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const bool exists = r < g.M && k < w.k1;
-        const Acc a = widen<Acc>(exists ? w.a[r * g.A.row_stride + k * g.A.col_stride] : In{});
+      for (int r = 0; r < kRows; ++r, a += g.A.row_stride) {
+        const Acc x = widen<Acc>(r < g.M && k < w.k1 ? *a : In{});
 #pragma unroll
-        for (int v = 0; v < kVector; ++v) multiply_add(acc[r * kVector + v], a, widen<Acc>(b[u].v[v]));
+        for (int v = 0; v < kVector; ++v) multiply_add(acc[r * kVector + v], x, widen<Acc>(b[u].v[v]));
       }
     }
   }

@@ -40,7 +40,8 @@ void configure(int rows) {
 template <class Isa, class S, class O>
 struct MatrixUnit {
   static constexpr bool kMatrixUnit = true, kStart = false;
-  static constexpr int kRows = kUnitRows, kVectors = kUnitVectors, kDepth = 16, kLanes = 16, kGroup = 4 / sizeof(S);
+  static constexpr int kRows = kUnitRows, kVectors = kUnitVectors, kDepth = kUnitDepth, kLanes = 16,
+                       kGroup = 4 / sizeof(S);
   using Scalar = std::conditional_t<std::is_same_v<S, bf16>, float, uint32_t>;
   using A = S;
   using B = uint32_t;
@@ -67,14 +68,25 @@ struct MatrixUnit {
   static void run(const TileArgs<Scalar, A, B, Out>& t) {
     configure(t.rows);
     if (t.k >= 8 * kDepth) prefetch_d<MatrixUnit>(t, t.rows, 1 + Right);
-    _tile_zero(0);
-    if constexpr (Right) _tile_zero(1);
-    if constexpr (Lower) _tile_zero(2);
-    if constexpr (Lower && Right) _tile_zero(3);
+    if (t.start == nullptr) {
+      _tile_zero(0);
+      if constexpr (Right) _tile_zero(1);
+      if constexpr (Lower) _tile_zero(2);
+      if constexpr (Lower && Right) _tile_zero(3);
+    } else {
+      const int64_t start_row = t.start_row * static_cast<int64_t>(sizeof(Scalar));
+      const Scalar* lower = t.start + 16 * t.start_row;
+      _tile_loadd(0, t.start, start_row);
+      if constexpr (Right) _tile_loadd(1, t.start + kLanes, start_row);
+      if constexpr (Lower) _tile_loadd(2, lower, start_row);
+      if constexpr (Lower && Right) _tile_loadd(3, lower + kLanes, start_row);
+    }
     const int64_t a_row = t.a_row * static_cast<int64_t>(sizeof(A)), b_row = t.b_k * static_cast<int64_t>(sizeof(B));
     const A* a = t.a;
     const B* b = t.b;
     for (int64_t k = 0; k < t.k; k += kDepth) {
+      if (t.b_ahead != 0)
+        for (int i = 0; i < kDepth * (1 + Right); ++i) __builtin_prefetch(b + t.b_ahead + i * kLanes);
       _tile_loadd(4, a, a_row);
       _tile_loadd(6, b, b_row);
       MYOPS_TILE_DOT(0, 4, 6);

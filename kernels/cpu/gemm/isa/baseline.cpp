@@ -1,4 +1,5 @@
-// What every CPU of the architecture has: 16-byte vectors (SSE2, NEON), no masks, no 16-bit float conversion.
+// What every CPU of the architecture has: 16-byte vectors (SSE2, VSX), 16 registers, no masks, no 16-bit float
+// conversion.
 #include "engine.h"
 #include "portable.h"
 

@@ -16,6 +16,7 @@ namespace myops::cpu {
 struct Engine {
   IsaTraits traits;
   void (*gemm)(const Gemm&, const Plan&, const Runtime&);
+  void (*pack)(const Gemm&, const Plan&, void* panels);  // of a problem with M == 1 and b_panels; B: the weight
   void (*add)(const Add&, const Runtime&);
   Status (*spmm)(const Spmm&, const Partition&, const Runtime&);
   Status (*extremum)(const Extremum&, const Partition&, const Runtime&);
@@ -28,6 +29,7 @@ constexpr Engine make_engine(const char* name, bool converts_f16) {
   return {{name, Isa::kBytes, Isa::kPanelVectors, Isa::kMaskedLoads, converts_f16, Isa::kBf16Dot, Isa::kInt8Dot,
            Isa::kMatrixUnit},
           &gemm<Isa>,
+          &pack_weight<Isa>,
           &add<Isa>,
           &spmm<typename Isa::Gather>,
           &extremum<typename Isa::Gather>,
@@ -38,6 +40,8 @@ constexpr Engine make_engine(const char* name, bool converts_f16) {
 extern const Engine kBaseline;
 #if defined(__x86_64__) || defined(_M_X64)
 extern const Engine kAvx2, kAvx512, kAvx512Bf16, kAmx;
+#elif defined(__aarch64__)
+extern const Engine kNeon;
 #endif
 
 }  // namespace myops::cpu

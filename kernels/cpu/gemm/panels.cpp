@@ -1,0 +1,74 @@
+// The format of packed weights, and the way back, for panels of any ISA on any machine.
+#include "panels.h"
+
+#include <cstring>
+
+namespace myops::cpu {
+
+PanelFormat panel_format(DType in, int64_t n, int64_t k, const IsaTraits& isa) {
+  const Arithmetic sums = arithmetic(in, k, isa);
+  const bool unit = sums.compute == Compute::matrix_unit;
+  PanelFormat f;
+  f.n = n, f.k = k;
+  f.kc = static_cast<int32_t>(max64(1, min64(sums.chain, k)));
+  f.dtype = static_cast<int16_t>(in);
+  const int compute_bytes = sums.compute == Compute::f64 || sums.compute == Compute::u64 ? 8 : 4;
+  f.lanes = static_cast<int16_t>(isa.vector_bytes / compute_bytes);
+  f.vectors = static_cast<int16_t>(unit ? kUnitVectors : isa.panel_vectors);
+  f.group = static_cast<int16_t>(group_of(sums.compute, in));
+  f.depth = unit ? kUnitDepth : 1;
+  f.start = sums.compute == Compute::i8_dot;
+  // 16-bit floats are widened by the loads of the micro-kernel; short integers are stored as they are computed with.
+  f.bytes =
+      static_cast<int16_t>(f.group > 1 || in == DType::bf16 || in == DType::f16 ? element_size(in) : compute_bytes);
+  return f;
+}
+
+int64_t PanelFormat::size() const {
+  int64_t bytes = sizeof(PanelFormat);
+  for (int64_t k0 = 0; k0 < k || k0 == 0; k0 += kc) bytes += block_bytes(min64(kc, k - k0));
+  return bytes;
+}
+
+namespace {
+
+// P: an element in a panel; S: a real part of an element of the weight.
+template <class P, class S>
+void unpack(const PanelFormat& f, const char* panels, S* weight) {
+  const int64_t parts = f.parts(), columns = f.n * parts, row = f.k * parts;
+  const Split split(f.total_vectors(), f.panels());
+  for (int64_t k0 = 0; k0 < f.k; k0 += f.kc) {
+    const int64_t rows = min64(f.kc, f.k - k0);
+    for (int64_t panel = 0; panel < f.panels(); ++panel) {
+      const int64_t first = split.begin(panel) * f.lanes, width = split.begin(panel + 1) * f.lanes - first;
+      const char* from = panels + split.begin(panel) * (f.steps(rows) + f.start) * f.step_bytes();
+      for (int64_t j = 0; j < width && first + j < columns; ++j)
+        for (int64_t p = 0; p < rows; ++p) {
+          P value;
+          std::memcpy(&value, from + (((p / f.group) * width + j) * f.group + p % f.group) * f.bytes, sizeof(P));
+          weight[(first + j) / parts * row + (k0 + p) * parts + (first + j) % parts] = static_cast<S>(value);
+        }
+    }
+    panels += f.block_bytes(rows);
+  }
+}
+
+}  // namespace
+
+void unpack_weight(const void* panels, void* weight) {
+  PanelFormat f;
+  std::memcpy(&f, panels, sizeof(f));
+  if (f.n == 0) return;
+  const char* from = static_cast<const char*>(panels) + sizeof(f);
+  const int64_t bytes = element_size(static_cast<DType>(f.dtype)) / f.parts();
+  switch (f.bytes * 16 + bytes) {
+    case 0x88: return unpack<uint64_t>(f, from, static_cast<uint64_t*>(weight));
+    case 0x44: return unpack<uint32_t>(f, from, static_cast<uint32_t*>(weight));
+    case 0x42: return unpack<uint32_t>(f, from, static_cast<uint16_t*>(weight));
+    case 0x41: return unpack<uint32_t>(f, from, static_cast<uint8_t*>(weight));
+    case 0x22: return unpack<uint16_t>(f, from, static_cast<uint16_t*>(weight));
+    default: return unpack<uint8_t>(f, from, static_cast<uint8_t*>(weight));
+  }
+}
+
+}  // namespace myops::cpu

@@ -1,0 +1,143 @@
+"""linear with a packed weight: pack_weight, unpack_weight and linear_packed, which `myops.linear` calls for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from ..autograd import refuse_gradients
+from ..calls import call
+from ..registration import BadCall, Row, Sample, implement, register_plain, register_row
+from ._gemm import bad, batched, ops, sample, tensor
+
+
+def _fake_pack(weight: Tensor) -> Tensor:
+    torch._check(weight.dim() == 2, lambda: f"weight must be a matrix, got {weight.dim()}-D tensor")
+    size = _native.panel_bytes(weight.dtype, int(weight.shape[0]), int(weight.shape[1]))
+    return weight.new_empty((size,), dtype=torch.uint8)
+
+
+def _fake_unpack(panels: Tensor, out_features: int, in_features: int, *, dtype: torch.dtype) -> Tensor:
+    return panels.new_empty((out_features, in_features), dtype=dtype)
+
+
+class LinearPacked(Row):
+    name = "linear_packed"
+    tensors = 3
+    reads_conjugates = True
+
+    def autocast_dtype(self, device: str, dtype: torch.dtype, **kwargs: Any) -> torch.dtype:
+        return dtype  # panels cannot be cast, so input and bias follow them
+
+    def fake(
+        self, input: Tensor, panels: Tensor, bias: Tensor | None = None, *, out_features: int, dtype: torch.dtype
+    ) -> Tensor:
+        torch._check(input.dim() >= 1, lambda: "input must have at least one dimension, got a 0-D tensor")
+        torch._check(
+            input.dtype == dtype,
+            lambda: f"input and weight must have the same dtype, but got {input.dtype} and {dtype}",
+        )
+        if bias is not None:
+            torch._check(
+                bias.dim() <= 1 and (bias.numel() == out_features or bias.numel() == 1),
+                lambda: f"bias must have shape [{out_features}], but got {list(bias.shape)}",
+            )
+        return input.new_empty((*input.shape[:-1], out_features))
+
+    def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
+        input, panels, bias, ctx.out_features, ctx.dtype = flat
+        ctx.in_features, ctx.bias_shape = input.shape[-1], None if bias is None else bias.shape
+        ctx.save_for_backward(panels)
+        ctx.save_for_forward(panels)
+
+    def backward(self, ctx: Any, grad: Tensor, **none: Any) -> tuple[Tensor | None, ...]:
+        (panels,) = ctx.saved_tensors
+        grad_input = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            weight = ops().unpack_weight(panels, ctx.out_features, ctx.in_features, dtype=ctx.dtype)
+            grad_input = ops().matmul(grad, weight.conj())
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum_to_size(ctx.bias_shape)
+        return grad_input, None, grad_bias
+
+    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Any:
+        (panels,) = ctx.saved_tensors
+        d_input, _, d_bias = tangents
+        if d_input is None:
+            raise RuntimeError("linear_packed has no tangent of its bias alone; call linear with the weight itself")
+        return ops().linear_packed(d_input, panels, d_bias, out_features=ctx.out_features, dtype=ctx.dtype)
+
+    def batch(
+        self, size: int, dims: Any, input: Tensor, panels: Tensor, bias: Tensor | None = None, **kwargs: Any
+    ) -> Any:
+        if dims[1] is not None:
+            raise RuntimeError("panels cannot be batched: every packed weight takes a call of its own")
+        x = batched(input, dims[0], size)
+        if bias is None or dims[2] is None:
+            return ops().linear_packed(x, panels, bias, **kwargs)
+        b = batched(bias, dims[2], size)
+        result = ops().linear_packed(x, panels, **kwargs)
+        return result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:])
+
+    def flops(self, x: Any, *args: Any, out_features: int, **kwargs: Any) -> int:
+        count = 2 * out_features
+        for n in x:
+            count *= n
+        return count
+
+    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        def t(*shape: int) -> Tensor:
+            return tensor(shape, device, dtype, requires_grad)
+
+        def packed(n: int, k: int) -> tuple[Tensor, dict[str, Any]]:
+            return ops().pack_weight(tensor((n, k), device, dtype)), {"out_features": n, "dtype": dtype}
+
+        for x in [(4, 3), (3,), (2, 4, 3), (2, 0, 3)]:
+            panels, kwargs = packed(5, 3)
+            yield sample(f"{list(x)} bias", t(*x), panels, t(5), **kwargs)
+            yield sample(f"{list(x)}", t(*x), panels, **kwargs)
+        for n, k in [(5, 0), (70, 65), (33, 40), (1, 9)]:
+            panels, kwargs = packed(n, k)
+            yield sample(f"{n} x {k}", t(33, k), panels, t(n), **kwargs)
+            yield sample(f"{n} x {k} strided", tensor((k, 6), device, dtype).mT, panels, t(1), **kwargs)
+
+    def bad_calls(self, device: str) -> Iterator[BadCall]:
+        x, w = (tensor(shape, device, torch.float32) for shape in ((2, 3), (5, 3)))
+        panels = ops().pack_weight(w)
+        kwargs = {"out_features": 5, "dtype": torch.float32}
+        yield bad("input and weight must have the same dtype", x.double(), panels, **kwargs)
+        yield bad("out_features and in_features are 5 and 4", tensor((2, 4), device, torch.float32), panels, **kwargs)
+        yield bad("bias must have shape [5], but got [4]", x, panels, x.new_ones(4), **kwargs)
+        yield bad("panels must be a contiguous uint8 vector", x, w, **kwargs)
+        yield bad("do not hold a packed weight", x, panels[:-1], **kwargs)
+        yield bad("do not hold a packed weight", x, torch.zeros_like(panels), **kwargs)
+
+    def reference(
+        self, input: Tensor, panels: Tensor, bias: Tensor | None = None, *, out_features: int, dtype: torch.dtype
+    ) -> Tensor:
+        weight = ops().unpack_weight(panels, out_features, input.shape[-1], dtype=dtype).to(input.dtype)
+        result = torch.matmul(input, weight.mT)
+        return result if bias is None else result + bias
+
+
+register_plain("pack_weight", _fake_pack)
+register_plain("unpack_weight", _fake_unpack)
+implement(
+    "pack_weight",
+    refuse_gradients(
+        lambda: ops().pack_weight.default,
+        "weight requires grad, and a packed weight is a constant: no gradient would reach it. Pack weight.detach(), "
+        "or under torch.no_grad()",
+    ),
+    "Autograd",
+)
+_linear_packed = register_row(LinearPacked())
+
+
+def linear_packed(input: Tensor, panels: Tensor, bias: Tensor | None, out_features: int, dtype: torch.dtype) -> Tensor:
+    """`myops.linear` for the parts of a `PackedWeight`."""
+    return call(_linear_packed, input, panels, bias, out_features=out_features, dtype=dtype)

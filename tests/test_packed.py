@@ -1,0 +1,294 @@
+"""Packed weights: the bits of the batch-invariant product, the way back, storage, other instruction sets, errors."""
+
+from __future__ import annotations
+
+import copy
+import io
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import COMPLEX, FLOATS, wide
+from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
+
+import myops
+from myops.ops._gemm import tensor
+from myops.ops.linear_packed import LinearPacked
+
+ROW = LinearPacked()
+ops = torch.ops.myops
+SHAPES = [(1, 1), (5, 3), (16, 31), (17, 33), (64, 64), (65, 100), (130, 385), (70, 2100), (600, 1030), (3, 0), (0, 3)]
+
+
+@pytest.fixture(autouse=True)
+def fresh_dynamo() -> Iterator[None]:
+    yield
+    torch._dynamo.reset()
+
+
+def bits(t: Tensor) -> Tensor:
+    return t.contiguous().view(torch.uint8)
+
+
+def weights(shape: tuple[int, int], dtype: torch.dtype) -> Iterator[Tensor]:
+    n, k = shape
+    yield tensor((n, k), "cpu", dtype)
+    yield tensor((k, n), "cpu", dtype).mT
+    yield tensor((n, 2 * k + 1), "cpu", dtype)[:, 1::2]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_bits_of_the_batch_invariant_product(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    n, k = shape
+    for weight in weights(shape, dtype):
+        packed = myops.pack_weight(weight)
+        assert (packed.shape, packed.dtype) == (weight.shape, dtype)
+        for m in (1, 2, 7, 13, 33, 70):
+            x, bias = tensor((m, k), "cpu", dtype), tensor((n,), "cpu", dtype)
+            got = myops.linear(x, packed, bias)
+            assert got.shape == (m, n)
+            with myops.use((), batch_invariant=True):
+                assert torch.equal(bits(got), bits(myops.linear(x, weight, bias))), m
+                assert torch.equal(bits(myops.linear(x, packed)), bits(myops.linear(x, weight))), m
+
+
+def test_the_way_back_is_exact(dtype: torch.dtype) -> None:
+    for shape in SHAPES:
+        for weight in weights(shape, dtype):
+            back = myops.pack_weight(weight).unpack()
+            assert back.dtype == dtype
+            assert back.is_contiguous()
+            assert torch.equal(back, weight)
+
+
+def test_samples(dtype: torch.dtype) -> None:
+    for sample in ROW.samples("cpu", dtype):
+        got = ops.linear_packed(*sample.args, **sample.kwargs)
+        x, panels, *rest = sample.args
+        exact = ROW.reference(x.to(wide(dtype)), panels, *(t.to(wide(dtype)) for t in rest), **sample.kwargs)
+        if dtype.is_floating_point or dtype.is_complex:
+            rtol = 2 * torch.finfo(dtype).eps
+            torch.testing.assert_close(got.to(exact.dtype), exact, rtol=rtol, atol=40 * rtol)
+        else:
+            assert torch.equal(got, exact.to(dtype)), sample.name
+
+
+def test_layouts_of_input_and_threads() -> None:
+    packed, before = myops.pack_weight(torch.randn(300, 500)), torch.get_num_threads()
+    x = torch.randn(2, 500, 9)
+    expected = myops.linear(x.mT.contiguous(), packed)
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            assert torch.equal(myops.linear(x.mT, packed), expected)
+            assert torch.equal(myops.linear(x[1, :, 4], packed), expected[1, 4])
+            assert torch.equal(myops.linear(x.mT[:, ::2], packed), expected[:, ::2])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_conjugate_input() -> None:
+    packed = myops.pack_weight(torch.randn(7, 5, dtype=torch.complex64))
+    x = torch.randn(3, 5, dtype=torch.complex64)
+    assert torch.equal(myops.linear(x.conj(), packed), myops.linear(x.conj().resolve_conj(), packed))
+
+
+def stored(packed: myops.PackedWeight) -> Iterator[myops.PackedWeight]:
+    yield copy.deepcopy(packed)
+    yield pickle.loads(pickle.dumps(packed))
+    for weights_only in (True, False):
+        file = io.BytesIO()
+        torch.save({"w": packed}, file)
+        file.seek(0)
+        yield torch.load(file, weights_only=weights_only)["w"]
+
+
+def test_storage(dtype: torch.dtype) -> None:
+    packed = myops.pack_weight(tensor((33, 40), "cpu", dtype))
+    for other in stored(packed):
+        assert torch.equal(other.panels, packed.panels)
+        assert other.panels.data_ptr() != packed.panels.data_ptr()
+        assert (other.shape, other.dtype) == (packed.shape, packed.dtype)
+
+
+@pytest.mark.parametrize("level", [level for level in myops.isa_levels() if level != myops.isa()])
+def test_panels_from_another_instruction_set(level: str, tmp_path: Path) -> None:
+    """Panels that another level made are repacked when they are loaded; as they are, the operator refuses them."""
+    script = (
+        "import sys, torch, myops\n"
+        "weights = torch.load(sys.argv[1])\n"
+        "torch.save([myops.pack_weight(w) for w in weights], sys.argv[2])\n"
+        "torch.save([myops.pack_weight(w).panels for w in weights], sys.argv[3])\n"
+    )
+    kinds = [*FLOATS, *COMPLEX, torch.int8, torch.uint8, torch.int16, torch.int64]
+    made = [tensor((70, 500), "cpu", kind) for kind in kinds]
+    paths = [str(tmp_path / name) for name in ("weights", "packed", "panels")]
+    torch.save(made, paths[0])
+    environment = {**os.environ, "MYOPS_ISA": level}
+    subprocess.run([sys.executable, "-c", script, *paths], env=environment, check=True, timeout=300)
+    refused = 0
+    for weight, packed, panels in zip(made, torch.load(paths[1]), torch.load(paths[2]), strict=True):
+        here = myops.pack_weight(weight)
+        assert torch.equal(packed.panels, here.panels), weight.dtype
+        if torch.equal(panels, here.panels):
+            continue
+        refused += 1
+        with pytest.raises(RuntimeError, match="packed for another instruction set"):
+            ops.linear_packed(weight[:1], panels, out_features=70, dtype=weight.dtype)
+    assert refused or (level, myops.isa()) == ("avx512", "avx512_bf16")
+
+
+@pytest.mark.parametrize("dtype64", [torch.float64, torch.complex128], ids=str)
+def test_gradients_of_input_and_bias(dtype64: torch.dtype) -> None:
+    for sample in list(ROW.samples("cpu", dtype64, requires_grad=True))[:6]:
+        x, panels, *rest = sample.args
+
+        def function(x: Tensor, *rest: Tensor, panels: Tensor = panels, sample: object = sample) -> Tensor:
+            return ops.linear_packed(x, panels, *rest, **sample.kwargs)  # type: ignore[attr-defined]
+
+        assert gradcheck(function, (x, *rest), check_batched_grad=True, check_forward_ad=not rest)
+        assert gradgradcheck(function, (x, *rest))
+
+
+def test_training_through_a_packed_layer() -> None:
+    weight, x = torch.randn(6, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    myops.linear(x, myops.pack_weight(weight)).sum().backward()
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(3, 4))
+
+
+def test_a_weight_that_wants_gradients_is_refused() -> None:
+    weight = torch.nn.Parameter(torch.randn(5, 3))
+    with pytest.raises(RuntimeError, match="weight requires grad, and a packed weight is a constant"):
+        myops.pack_weight(weight)
+    with pytest.raises(RuntimeError, match="weight requires grad"):
+        torch.func.grad(lambda w: myops.linear(torch.ones(2, 3), myops.pack_weight(w)).sum())(weight.detach())
+    with pytest.raises(RuntimeError, match="weight requires grad"):
+        torch.func.jvp(lambda w: ops.pack_weight(w), (weight.detach(),), (weight.detach(),))
+    with torch.no_grad():
+        expected = myops.pack_weight(weight).panels
+    assert torch.equal(myops.pack_weight(weight.detach()).panels, expected)
+
+
+def test_bad_calls() -> None:
+    for call in ROW.bad_calls("cpu"):
+        with pytest.raises(call.exception, match=re.escape(call.words)):
+            ops.linear_packed(*call.sample.args, **call.sample.kwargs)
+    packed = myops.pack_weight(torch.randn(5, 3))
+    with pytest.raises(RuntimeError, match="weight must be a matrix, got 1-D"):
+        myops.pack_weight(torch.randn(5))
+    with pytest.raises(NotImplementedError, match="not implemented for weight of dtype bool"):
+        myops.pack_weight(torch.ones(2, 2, dtype=torch.bool))
+    with pytest.raises(TypeError, match="weight must be a Tensor"):
+        myops.pack_weight([1.0])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="out is not supported with a packed weight"):
+        myops.linear(torch.randn(2, 3), packed, out=torch.empty(2, 5))
+    with pytest.raises(RuntimeError, match="out_features and in_features are 5 and 4"):
+        myops.linear(torch.randn(2, 4), packed)
+    with pytest.raises(RuntimeError, match="input and weight must have the same dtype"):
+        myops.linear(torch.randn(2, 3).double(), packed)
+    with pytest.raises(RuntimeError, match="panels hold a packed weight of shape"):
+        myops.PackedWeight(packed.panels, (3, 5), torch.float32)
+
+
+def test_other_devices_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="weight must be on the CPU to be packed, but is on meta"):
+        myops.pack_weight(torch.empty(2, 2, device="meta"))
+
+
+def test_fake_and_opcheck() -> None:
+    for kind in (torch.float32, torch.bfloat16):
+        for sample in list(ROW.samples("cpu", kind))[:5]:
+            torch.library.opcheck(ops.linear_packed.default, sample.args, sample.kwargs)
+        weight = tensor((70, 500), "cpu", kind)
+        torch.library.opcheck(ops.pack_weight.default, (weight,))
+        torch.library.opcheck(ops.unpack_weight.default, (ops.pack_weight(weight), 70, 500), {"dtype": kind})
+
+
+def test_compiled() -> None:
+    packed, bias = myops.pack_weight(torch.randn(30, 20)), torch.randn(30)
+
+    def function(x: Tensor) -> Tensor:
+        return myops.linear(x, packed, bias).relu()
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True)
+    for m in (1, 4, 9):
+        x = torch.randn(m, 20, requires_grad=True)
+        torch.testing.assert_close(compiled(x), function(x))
+        (grad,) = torch.autograd.grad(compiled(x).sum(), x)
+        torch.testing.assert_close(grad, torch.autograd.grad(function(x).sum(), x)[0])
+
+
+def test_autocast_follows_the_weight() -> None:
+    x = torch.randn(4, 20)
+    for kind in (torch.float32, torch.bfloat16):
+        packed = myops.pack_weight(torch.randn(30, 20).to(kind))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = myops.linear(x, packed, torch.randn(30))
+        assert got.dtype == kind
+
+
+def test_vmap() -> None:
+    packed, x, bias = myops.pack_weight(torch.randn(5, 3)), torch.randn(4, 2, 3), torch.randn(4, 5)
+    got = torch.vmap(lambda x: myops.linear(x, packed))(x)
+    torch.testing.assert_close(got, myops.linear(x, packed))
+    got = torch.vmap(lambda x, b: myops.linear(x, packed, b))(x, bias)
+    torch.testing.assert_close(got, myops.linear(x, packed) + bias[:, None])
+    with pytest.raises(RuntimeError, match="panels cannot be batched"):
+        torch.vmap(lambda p: ops.linear_packed(x, p, out_features=5, dtype=torch.float32))(packed.panels.expand(2, -1))
+
+
+def test_flops() -> None:
+    packed = myops.pack_weight(torch.randn(5, 3))
+    with FlopCounterMode(display=False) as counter:
+        myops.linear(torch.randn(4, 2, 3), packed)
+    assert counter.get_total_flops() == 2 * 8 * 5 * 3
+
+
+def test_module() -> None:
+    linear = torch.nn.Linear(20, 30)
+    layer = myops.nn.PackedLinear.from_linear(linear)
+    x = torch.randn(4, 20)
+    torch.testing.assert_close(layer(x), linear(x))
+    torch.testing.assert_close(layer.packed.unpack(), linear.weight)
+    assert set(layer.state_dict()) == {"panels", "bias"}
+    for make in (copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))):
+        assert torch.equal(make(layer)(x), layer(x))
+    other = torch.nn.Linear(20, 30)
+    layer.load_state_dict(other.state_dict())  # of an ordinary layer
+    torch.testing.assert_close(layer(x), other(x))
+    layer.load_state_dict(myops.nn.PackedLinear.from_linear(linear).state_dict())
+    torch.testing.assert_close(layer(x), linear(x))
+    with pytest.raises(RuntimeError, match="out_features and in_features are 30 and 20"):
+        layer.load_state_dict(torch.nn.Linear(20, 31).state_dict())
+    assert "PackedWeight(30 x 20, float32" in repr(layer)
+
+
+def test_nothing_is_kept() -> None:
+    """A packed weight does not follow its weight, and two of the same weight share nothing."""
+    weight = torch.randn(5, 3)
+    first, second = myops.pack_weight(weight), myops.pack_weight(weight)
+    x = torch.randn(2, 3)
+    expected = myops.linear(x, first)
+    weight.zero_()
+    assert torch.equal(myops.linear(x, first), expected)
+    second.panels.zero_()
+    assert torch.equal(myops.linear(x, first), expected)
+
+
+@pytest.mark.parametrize("level", [level for level in myops.isa_levels() if level != myops.isa()])
+def test_other_isa_levels(level: str) -> None:
+    """The whole file again in a process that is forced to another level of this machine."""
+    if os.environ.get("MYOPS_TEST_ONE_ISA") == "1":
+        pytest.skip("already inside a forced level")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", __file__, "-p", "no:cacheprovider"]
+    environment = {**os.environ, "MYOPS_ISA": level, "MYOPS_TEST_ONE_ISA": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
