@@ -173,6 +173,16 @@ def copy_work() -> Work:
     return Work("copy 512 MiB", make, torch.clone, torch.clone)
 
 
+def invariant_work(n: int) -> Work:
+    plain = product_work(f"{n}^3 batch-invariant", "mm", torch.bfloat16, (n, n), (n, n))
+
+    def invariant(a: Tensor, b: Tensor) -> Tensor:
+        with myops.use((), batch_invariant=True):
+            return myops.mm(a, b)
+
+    return replace(plain, ours=invariant)
+
+
 def timing_works(family: str) -> Iterator[Work]:
     f32, bf16, f16, f64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
     if family == "square":
@@ -181,6 +191,7 @@ def timing_works(family: str) -> Iterator[Work]:
             yield product_work(f"{n}^3", "mm", dtype, (n, n), (n, n))
         yield product_work("4096^3 nt", "mm", bf16, (4096, 4096), (4096, 4096), flip="b")
         yield product_work("4096^3 tt", "mm", bf16, (4096, 4096), (4096, 4096), flip="ab")
+        yield invariant_work(4096)
         for n in (128, 512, 1024, 4096):
             yield product_work(f"{n}^3", "mm", f32, (n, n), (n, n))
         yield product_work("1024^3", "mm", f64, (1024, 1024), (1024, 1024))
