@@ -1,7 +1,8 @@
-"""Everything there is to learn from one visit to a GPU: smoke, correctness, CUDA graphs, timing, peak memory.
+"""Everything there is to learn from one visit to a GPU.
 
-    python benchmarks/gpu.py --out gpu.jsonl             # all phases, within --budget seconds
+    python benchmarks/gpu.py --out gpu.jsonl             # all phases but tuning, within --budget seconds
     python benchmarks/gpu.py --phases timing --families float
+    python benchmarks/gpu.py --phases tuning             # every kernel where several could run: for plan.h and route.h
     python benchmarks/gpu.py --dry-run                   # the same cases on the CPU at tiny shapes; tests this script
 
 Each phase of each kernel family runs in a process of its own, because an illegal access ends a CUDA context. A process
@@ -9,14 +10,19 @@ writes one JSON line per case; the driver copies it to --out at once, so a stopp
 breaks the context or gives no answer is recorded, and the rest of the family goes on in a fresh process. The last thing
 printed is a table. Exit status: 0 all passed, 1 something failed, 2 no GPU.
 
-Cases are in gpu_cases.py and gpu_timing.py, those of the sparse family in gpu_sparse.py.
+Phases, in order: smoke (the library loads and dispatches), kernels (every kernel by name against float64, before any is
+timed), correctness (the operators), graphs (CUDA graphs, streams), timing (against torch, every class of shapes; each
+case checks its result first), memory, sanitizer (compute-sanitizer, where it is installed), tuning.
+Cases are in gpu_cases.py, gpu_kernels.py and gpu_timing.py, those of the sparse family in gpu_sparse.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -27,8 +33,22 @@ from typing import IO, Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-PHASES = {"smoke": 60, "correctness": 240, "graphs": 60, "timing": 240, "memory": 60}  # seconds at most, each
 FAMILIES = ["float", "complex", "integer", "add", "sparse"]
+KERNELS = ["tile", "skinny", "tiny", "mma", "wgmma"]
+CLASSES = ["square", "epilogue", "odd", "decode", "batch", "integer", "rest", "sparse"]
+TOOLS = ["memcheck", "synccheck", "racecheck"]
+# Seconds at most, and what runs in processes of its own.
+PHASES = {
+    "smoke": (40, ["all"]),
+    "kernels": (110, KERNELS),
+    "correctness": (100, FAMILIES),
+    "graphs": (30, FAMILIES),
+    "timing": (220, CLASSES),
+    "memory": (30, ["float", "integer", "add", "sparse"]),
+    "sanitizer": (120, TOOLS),
+    "tuning": (240, ["all"]),
+}
+DEFAULT_PHASES = [phase for phase in PHASES if phase != "tuning"]
 CASE_SECONDS = 60  # no answer for so long: the case hangs
 BROKEN_CONTEXT = 3  # the exit status of a worker whose CUDA context is lost
 
@@ -38,8 +58,8 @@ Record = dict[str, Any]
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="append JSON lines to this file")
-    parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=list(PHASES))
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=FAMILIES)
+    parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=DEFAULT_PHASES)
+    parser.add_argument("--families", nargs="+", help="of the phases: float, tile, square, memcheck ... (default: all)")
     parser.add_argument("--budget", type=float, default=560, help="seconds for everything (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, at tiny shapes")
     parser.add_argument("--worker", nargs=2, metavar=("PHASE", "FAMILY"), help=argparse.SUPPRESS)
@@ -65,17 +85,21 @@ def machine_state() -> Record:
 def work(phase: str, family: str, skip: int, dry: bool) -> int:
     import torch
 
-    from benchmarks import gpu_cases, gpu_sparse, gpu_timing
+    from benchmarks import gpu_cases, gpu_kernels, gpu_sparse, gpu_timing
 
     make = {
         "smoke": gpu_cases.smoke_cases,
+        "kernels": gpu_kernels.kernel_cases,
         "correctness": gpu_cases.correctness_cases,
         "graphs": gpu_cases.graph_cases,
         "timing": gpu_timing.timing_cases,
         "memory": gpu_timing.memory_cases,
+        "sanitizer": gpu_kernels.sanitizer_cases,
+        "tuning": gpu_kernels.tuning_cases,
     }
     if family == "sparse":
         make |= gpu_sparse.PHASES
+    os.environ["MYOPS_CUDA_GEMM"] = "own"  # what is to be looked at; timing asks for `auto` besides
     if dry:
         torch.set_num_threads(1)
     device = gpu_cases.Device("cpu" if dry else "cuda", dry)
@@ -136,9 +160,22 @@ class Results:
         print(f"{record['status']:8}{record['phase']:12}{record['case']:40}{detail}", flush=True)
 
 
+def find_sanitizer() -> str | None:
+    return shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+
+
+def sanitizer_command(tool: str) -> list[str]:
+    # nvjet: cuBLAS's own kernels, which some versions of the tools report falsely.
+    found = find_sanitizer()
+    assert found is not None
+    return [found, "--tool", tool, "--error-exitcode", "9", "--kernel-name-exclude", "kns=nvjet"]
+
+
 def run_worker(phase: str, family: str, skip: int, dry: bool, deadline: float, results: Results) -> int | None:
     """Runs one worker to its end or the deadline. Returns the case to resume from, None where nothing is left to do."""
     command = [sys.executable, str(Path(__file__).resolve()), "--worker", phase, family, "--skip", str(skip)]
+    if phase == "sanitizer" and not dry:
+        command = [*sanitizer_command(family), *command]
     process = subprocess.Popen(
         command + (["--dry-run"] if dry else []), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -160,6 +197,7 @@ def run_worker(phase: str, family: str, skip: int, dry: bool, deadline: float, r
         thread.start()
     current: Record = {"phase": phase, "family": family, "index": skip - 1, "case": "(start of the process)"}
     answered = True
+    said: list[str] = []  # what is no record: a tool's report
     while True:
         left = deadline - time.monotonic()
         try:
@@ -178,6 +216,7 @@ def run_worker(phase: str, family: str, skip: int, dry: bool, deadline: float, r
             record = json.loads(line)
         except json.JSONDecodeError:
             print(line, end="")
+            said.append(line)
             continue
         answered = record["status"] != "started"
         current = {k: record[k] for k in ("phase", "family", "index", "case")}
@@ -186,6 +225,9 @@ def run_worker(phase: str, family: str, skip: int, dry: bool, deadline: float, r
     status = process.wait()
     threads[1].join(timeout=5)
     if status == 0:
+        return None
+    if phase == "sanitizer" and answered:
+        results.add({**current, "status": "wrong", "message": "".join(said)[-2000:]})
         return None
     if not answered or current["index"] < skip:
         tail = "".join(errors)[-2000:]
@@ -204,10 +246,12 @@ def table(records: list[Record]) -> str:
             lines.append(f"{phase:14}{ok:6}{len(mine) - ok:7}")
     timings = [r for r in records if r["phase"] == "timing" and r["status"] == "ok"]
     if timings:
-        lines += ["", f"{'case':44}{'ours us':>11}{'native us':>11}{'speedup':>9}{'TFLOP/s':>9}{'GB/s':>8}"]
         lines += [
-            f"{r['case']:44}{r['ours_us']:11.1f}{r['native_us']:11.1f}{r['speedup']:9.2f}{r['ours_tflops']:9.2f}"
-            f"{r['ours_gbps']:8.0f}"
+            "", f"{'case':44}{'ours us':>11}{'native us':>11}{'speedup':>9}{'auto':>8}{'TFLOP/s':>9}{'GB/s':>8}",
+        ]  # fmt: skip
+        lines += [
+            f"{r['case']:44}{r['ours_us']:11.1f}{r['native_us']:11.1f}{r['speedup']:9.2f}{r['auto_speedup']:8.2f}"
+            f"{r['ours_tflops']:9.2f}{r['ours_gbps']:8.0f}"
             for r in timings
         ]
     memories = [r for r in records if r["phase"] == "memory" and r["status"] == "ok"]
@@ -216,7 +260,11 @@ def table(records: list[Record]) -> str:
         lines += [
             f"{r['case']:44}{r['ours_mib']:11.1f}{r['native_mib']:11.1f}{r['result_mib']:11.1f}" for r in memories
         ]
-    bad = [r for r in records if r["status"] != "ok"]
+    tunings = [r for r in records if r["phase"] == "tuning" and r["status"] == "ok"]
+    for r in tunings:
+        times = ", ".join(f"{k.removesuffix(' us')} {v:.1f}" for k, v in r.items() if k.endswith(" us"))
+        lines.append(f"{r['case']:44} us: {times}")
+    bad = [r for r in records if r["status"] not in ("ok", "skipped")]
     if bad:
         lines += ["", "not ok:"]
         lines += [f"  {r['status']:8} {r['phase']} {r['family']} {r['case']}: {r.get('message', '')}" for r in bad]
@@ -249,8 +297,14 @@ def main() -> int:
     results = Results(options.out)
     end = time.monotonic() + options.budget
     for phase in options.phases:
-        phase_end = min(end, time.monotonic() + PHASES[phase])
-        families = ["all"] if phase == "smoke" else options.families
+        seconds, families = PHASES[phase]
+        if phase == "sanitizer" and not options.dry_run and find_sanitizer() is None:
+            record = {"phase": phase, "family": "all", "index": 0, "case": "compute-sanitizer"}
+            results.add({**record, "status": "skipped", "message": "not installed"})
+            continue
+        if phase != "smoke" and options.families:
+            families = [family for family in families if family in options.families]
+        phase_end = min(end, time.monotonic() + seconds)
         for i, family in enumerate(families):
             # A family may use what the earlier ones left over, and leaves the later ones their share.
             left = phase_end - time.monotonic()
@@ -262,7 +316,7 @@ def main() -> int:
         if phase == "smoke" and failed:
             break  # nothing else can work
     print(table(results.records))
-    return 0 if results.records and all(r["status"] == "ok" for r in results.records) else 1
+    return 0 if results.records and all(r["status"] in ("ok", "skipped") for r in results.records) else 1
 
 
 if __name__ == "__main__":

@@ -188,8 +188,11 @@ def product_bits(device: Device, dtype: torch.dtype) -> dict[str, Any]:
     first = myops.mm(a, b)
     for _ in range(20):
         assert torch.equal(myops.mm(a, b), first), "a second run gave other bits"
-    for rows in (1, 2, 33, 129):
-        assert torch.equal(myops.mm(a[:rows], b), first[:rows]), f"rows depend on M, {rows} rows"
+    with myops.use((), batch_invariant=True):
+        whole = myops.mm(a, b)
+        for rows in (1, 2, 16, 17, 33, 129):
+            assert torch.equal(myops.mm(a[:rows], b), whole[:rows]), f"rows depend on M, {rows} rows"
+        assert torch.equal(myops.mm(a, b[:, 3:40]), whole[:, 3:40]), "columns depend on N and the strides"
     return {}
 
 

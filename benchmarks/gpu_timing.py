@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +21,9 @@ import myops
 from .gpu_cases import FAMILIES, Case, Device, random, short
 
 L2_BYTES = 60 << 20  # inputs are rotated over more than this, so that a launch does not find its own data in the cache
+
+# How far a result may be from torch's, of the largest element, before anything is timed.
+CLOSE = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float32: 1e-4, torch.complex64: 1e-4}
 
 Call = Callable[..., Any]
 
@@ -34,6 +39,7 @@ class Work:
     flops: float = 0
     graph: bool = True  # False: one side waits for the device, which no graph can hold; timed as a stream of calls
     moved: Callable[..., int] | None = None  # bytes, of the arguments; None: what they and the result hold
+    packs: bool = False  # takes memory for operands that it has to align first
 
 
 def launch_time(
@@ -77,8 +83,33 @@ def launch_time(
     return measure_run
 
 
-def timed(device: Device, work: Work, seconds: float = 1.5) -> dict[str, Any]:
+@contextmanager
+def route(mode: str) -> Iterator[None]:
+    """MYOPS_CUDA_GEMM for a block: whose kernels a product takes, "own", "native" or "auto"."""
+    before = os.environ.get("MYOPS_CUDA_GEMM")
+    os.environ["MYOPS_CUDA_GEMM"] = mode
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MYOPS_CUDA_GEMM"]
+        else:
+            os.environ["MYOPS_CUDA_GEMM"] = before
+
+
+def check_close(mine: Tensor, theirs: Tensor) -> None:
+    wide = torch.complex128 if mine.is_complex() else torch.float64
+    worst = float((mine.to(wide) - theirs.to(wide)).abs().max() / theirs.to(wide).abs().max().clamp_min(1e-300))
+    assert worst <= CLOSE.get(mine.dtype, 1e-12), f"the result is {worst:.3g} of the largest element off torch's"
+
+
+def timed(device: Device, work: Work, seconds: float = 1.0) -> dict[str, Any]:
+    """Own kernels, what `auto` chooses, and torch's, interleaved."""
     first = work.make(device)
+    with route("own"):
+        mine, theirs = work.ours(*first), work.native(*first)
+        if isinstance(mine, Tensor) and theirs.layout == torch.strided:  # gpu_sparse.py compares sparse results
+            check_close(mine, theirs)
     if work.moved is not None:
         moved = work.moved(*first)
     else:
@@ -87,24 +118,33 @@ def timed(device: Device, work: Work, seconds: float = 1.5) -> dict[str, Any]:
     inputs = [first] + [work.make(device) for _ in range(copies - 1)]
     while not device.dry and len(inputs) < 8:
         inputs.append(inputs[len(inputs) % copies])
-    ours, native = (launch_time(device, call, inputs, work.graph) for call in (work.ours, work.native))
-    ours(), native()
+    with route("own"):
+        own = launch_time(device, work.ours, inputs, work.graph)
+    with route("auto"):
+        auto = launch_time(device, work.ours, inputs, work.graph)
+    native = launch_time(device, work.native, inputs, work.graph)
+    for measure in (own, auto, native):
+        measure()
     ratios: list[float] = []
-    times: dict[str, list[float]] = {"ours": [], "native": []}
+    auto_ratios: list[float] = []
+    times: dict[str, list[float]] = {"own": [], "native": []}
     deadline = time.monotonic() + (0.01 if device.dry else seconds)
     while len(ratios) < 3 or (time.monotonic() < deadline and len(ratios) < 200):
-        samples = [ours(), native(), native(), ours()]  # the symmetric order cancels a drift of the clock
-        times["ours"] += [samples[0], samples[3]]
-        times["native"] += samples[1:3]
-        ratios.append((samples[1] + samples[2]) / (samples[0] + samples[3]))
-    mine, theirs = statistics.median(times["ours"]), statistics.median(times["native"])
+        # The symmetric order cancels a drift of the clock.
+        samples = [own(), native(), auto(), auto(), native(), own()]
+        times["own"] += [samples[0], samples[5]]
+        times["native"] += [samples[1], samples[4]]
+        ratios.append((samples[1] + samples[4]) / (samples[0] + samples[5]))
+        auto_ratios.append((samples[1] + samples[4]) / (samples[2] + samples[3]))
+    own_seconds, native_seconds = statistics.median(times["own"]), statistics.median(times["native"])
     return {
-        "ours_us": mine * 1e6,
-        "native_us": theirs * 1e6,
+        "ours_us": own_seconds * 1e6,
+        "native_us": native_seconds * 1e6,
         "speedup": statistics.median(ratios),
-        "ours_tflops": work.flops / mine * 1e-12,
-        "ours_gbps": moved / mine * 1e-9,
-        "native_gbps": moved / theirs * 1e-9,
+        "auto_speedup": statistics.median(auto_ratios),
+        "ours_tflops": work.flops / own_seconds * 1e-12,
+        "ours_gbps": moved / own_seconds * 1e-9,
+        "native_gbps": moved / native_seconds * 1e-9,
         "graph": work.graph,
         "pairs": len(ratios),
     }
@@ -138,36 +178,81 @@ def product_work(name: str, op: str, dtype: torch.dtype, *shapes: tuple[int, ...
     return Work(f"{op} {short(dtype)} {name}", make, getattr(myops, op), native, flops)
 
 
+def copy_work() -> Work:
+    """The bandwidth that memory-bound rows are to be compared with: one read and one write of 512 MiB."""
+
+    def make(device: Device) -> tuple[Tensor, ...]:
+        return (random(device, device.size(1 << 27), dtype=torch.float32),)
+
+    return Work("copy 512 MiB", make, torch.clone, torch.clone)
+
+
+def invariant_work(n: int) -> Work:
+    plain = product_work(f"{n}^3 batch-invariant", "mm", torch.bfloat16, (n, n), (n, n))
+
+    def invariant(a: Tensor, b: Tensor) -> Tensor:
+        with myops.use((), batch_invariant=True):
+            return myops.mm(a, b)
+
+    return replace(plain, ours=invariant)
+
+
 def timing_works(family: str) -> Iterator[Work]:
-    f32, bf16, f64 = torch.float32, torch.bfloat16, torch.float64
-    if family == "float":
-        for dtype in (f32, bf16):
-            for n in (128, 512, 1024, 2048, 4096):
-                yield product_work(f"{n}^3", "mm", dtype, (n, n), (n, n))
-        yield product_work("2048^3 tt", "mm", f32, (2048, 2048), (2048, 2048), flip="ab")
+    f32, bf16, f16, f64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
+    if family == "square":
+        yield copy_work()
+        for dtype, n in itertools.product((bf16, f16), (1024, 2048, 4096, 8192)):
+            yield product_work(f"{n}^3", "mm", dtype, (n, n), (n, n))
+        yield product_work("4096^3 nt", "mm", bf16, (4096, 4096), (4096, 4096), flip="b")
+        yield product_work("4096^3 tt", "mm", bf16, (4096, 4096), (4096, 4096), flip="ab")
+        yield invariant_work(4096)
+        for n in (128, 512, 1024, 4096):
+            yield product_work(f"{n}^3", "mm", f32, (n, n), (n, n))
         yield product_work("1024^3", "mm", f64, (1024, 1024), (1024, 1024))
-        yield product_work("K=588", "mm", bf16, (9477, 588), (588, 1152))
-        for m in (1, 16):
-            yield product_work(f"M={m} 4096x4096", "mm", bf16, (m, 4096), (4096, 4096))
-        yield product_work("2-D C 4096^2 K=512", "addmm", f32, (4096, 4096), (4096, 512), (512, 4096))
-        yield product_work("2-D C 4096^2 K=512", "addmm", bf16, (4096, 4096), (4096, 512), (512, 4096))
-        for count, n in ((100000, 4), (20000, 16), (4096, 32), (64, 512)):
-            yield product_work(f"{count}x{n}^3", "bmm", f32, (count, n, n), (count, n, n))
-        yield product_work("broadcast", "matmul", f32, (16, 1, 128, 256), (1, 16, 256, 128))
-        yield product_work("4096x1024x1024", "linear", f32, (4096, 1024), (1024, 1024), (1024,))
-    elif family == "complex":
+    elif family == "epilogue":
+        for dtype, k in ((bf16, 256), (bf16, 512), (bf16, 1024), (f32, 512)):
+            yield product_work(f"2-D C 4096^2 K={k}", "addmm", dtype, (4096, 4096), (4096, k), (k, 4096))
+        yield product_work("2-D C", "baddbmm", bf16, (64, 512, 512), (64, 512, 256), (64, 256, 512))
+        for dtype in (bf16, f32):
+            yield product_work("4096x1024x1024 bias", "linear", dtype, (4096, 1024), (1024, 1024), (1024,))
+    elif family == "odd":
+        for dtype in (bf16, f16):
+            yield product_work("K=588", "mm", dtype, (9477, 588), (588, 1152))
+        yield product_work("K=1157", "mm", bf16, (4096, 1157), (1157, 1024))
+        yield product_work("N=1157", "mm", bf16, (4096, 1024), (1024, 1157))
+        yield product_work("K=588 nt", "mm", bf16, (9477, 588), (588, 1152), flip="b")
+        yield product_work("1023^3", "mm", bf16, (1023, 1023), (1023, 1023))
+    elif family == "decode":
+        for m, (k, n) in itertools.product((1, 2, 4, 8, 16), ((4096, 4096), (7168, 2112))):
+            yield product_work(f"M={m} K={k} N={n} nt", "mm", bf16, (m, k), (k, n), flip="b")
+        for m in (1, 8):
+            yield product_work(f"M={m} K=4096 N=14336 nt", "mm", bf16, (m, 4096), (4096, 14336), flip="b")
+            yield product_work(f"M={m} K=4096 N=4096", "mm", bf16, (m, 4096), (4096, 4096))
+            yield product_work(f"M={m} K=4096 N=4096", "mm", f32, (m, 4096), (4096, 4096))
+        yield product_work("M=1 K=7168 N=576 nt", "mm", bf16, (1, 7168), (7168, 576), flip="b")
+        yield product_work("N=1", "mm", f32, (16384, 4096), (4096, 1))
+    elif family == "batch":
+        for n in (4, 8, 16, 32):
+            yield product_work(f"100000x{n}^3", "bmm", f32, (100000, n, n), (100000, n, n))
+        yield product_work("100000x3^3", "bmm", f32, (100000, 3, 3), (100000, 3, 3))
+        yield product_work("100000x16^3", "bmm", bf16, (100000, 16, 16), (100000, 16, 16))
+        yield product_work("100000x4^3, one B", "matmul", f32, (100000, 4, 4), (1, 4, 4))
+        for dtype in (f32, bf16):
+            yield product_work("broadcast 16x16", "matmul", dtype, (16, 1, 128, 256), (1, 16, 256, 128))
+        yield product_work("8x1024^3", "bmm", bf16, (8, 1024, 1024), (8, 1024, 1024))
+        yield product_work("64x512x64x512", "bmm", bf16, (64, 512, 64), (64, 64, 512))
+        yield product_work("decode attention", "bmm", bf16, (512, 1, 128), (512, 128, 2048))
+    elif family == "integer":
+        for dtype, n in itertools.product((torch.int8, torch.int16, torch.int32, torch.int64), (512, 2048)):
+            yield product_work(f"{n}^3", "mm", dtype, (n, n), (n, n))
+    elif family == "rest":
         for dtype, n in itertools.product(FAMILIES["complex"], (512, 1024)):
             yield product_work(f"{n}^3", "mm", dtype, (n, n), (n, n))
-    elif family == "integer":
-        for dtype, n in itertools.product(FAMILIES["integer"], (512, 2048)):
-            yield product_work(f"{n}^3", "mm", dtype, (n, n), (n, n))
-    elif family == "add":
         n = 1 << 13
         for dtype in (f32, bf16, torch.int64):
             yield product_work("8192^2", "add", dtype, (n, n), (n, n))
         yield product_work("8192^2 + row", "add", f32, (n, n), (n,))
         yield product_work("8192^2 transposed", "add", f32, (n, n), (n, n), flip="b")
-        yield product_work("1000", "add", f32, (1000,), (1000,))
 
 
 def timing_cases(family: str) -> Iterator[Case]:
@@ -194,9 +279,13 @@ def peak_bytes(device: Device, call: Call, arguments: tuple[Tensor, ...]) -> int
 
 def memory(device: Device, work: Work) -> dict[str, Any]:
     arguments = work.make(device)
-    ours, native = peak_bytes(device, work.ours, arguments), peak_bytes(device, work.native, arguments)
+    with route("own"):
+        ours = peak_bytes(device, work.ours, arguments)
+    native = peak_bytes(device, work.native, arguments)
     result = work.native(*arguments).nbytes
-    assert device.dry or ours <= result + (1 << 20), f"{ours} bytes for a result of {result}"
+    # Rows that are not aligned are packed first: as many bytes again as the operands have.
+    packed = sum(t.nbytes for t in arguments) * (17 / 16) if work.packs else 0
+    assert device.dry or ours <= result + packed + (2 << 20), f"{ours} bytes for a result of {result}"
     return {"ours_mib": ours / 2**20, "native_mib": native / 2**20, "result_mib": result / 2**20}
 
 
@@ -205,7 +294,7 @@ def memory_cases(family: str) -> Iterator[Case]:
         "float": [
             product_work("2-D C", "addmm", torch.float32, (4096, 4096), (4096, 64), (64, 4096)),
             product_work("broadcast", "matmul", torch.float32, (16, 1, 256, 512), (1, 16, 512, 256)),
-            product_work("tt", "mm", torch.bfloat16, (4097, 2047), (2047, 4097), flip="ab"),
+            replace(product_work("tt", "mm", torch.bfloat16, (4097, 2047), (2047, 4097), flip="ab"), packs=True),
         ],
         "integer": [product_work("2048^3", "mm", torch.int32, (2048, 2048), (2048, 2048))],
         "add": [product_work("transposed", "add", torch.float32, (4096, 4096), (4096, 4096), flip="b")],

@@ -15,6 +15,13 @@
 #pragma once
 #include <cstdint>
 
+// Functions that kernels call too.
+#if defined(__CUDACC__) || defined(MYOPS_CUDA_EMULATION)
+#define MYOPS_HOST_DEVICE __host__ __device__
+#else
+#define MYOPS_HOST_DEVICE
+#endif
+
 namespace myops {
 
 enum class DType : int8_t { f32, f64, bf16, f16, c64, c128, i8, u8, i16, i32, i64, boolean };
@@ -65,7 +72,7 @@ struct Gemm {
   // B.data is a packed weight (cpu/gemm/panels.h) and has no strides. CPU only; one weight for the whole batch.
   bool b_panels = false;
 
-  int64_t batch() const {
+  MYOPS_HOST_DEVICE int64_t batch() const {
     int64_t n = 1;
     for (int i = 0; i < batch_dims; ++i) n *= batch_size[i];
     return n;
@@ -73,16 +80,13 @@ struct Gemm {
 };
 
 // Splits a flat batch index into the offset of one operand, in elements. The last batch dimension is the innermost.
-#if defined(__CUDACC__) || defined(MYOPS_CUDA_EMULATION)
-__host__ __device__
-#endif
-    inline int64_t batch_offset(const Gemm& g, const MatrixView& v, int64_t item) {
+MYOPS_HOST_DEVICE inline int64_t batch_offset(const Gemm& g, const MatrixView& v, int64_t item) {
   int64_t offset = 0;
-  for (int i = g.batch_dims - 1; i >= 0; --i) {
+  for (int i = g.batch_dims - 1; i > 0; --i) {
     offset += (item % g.batch_size[i]) * v.batch_stride[i];
     item /= g.batch_size[i];
   }
-  return offset;
+  return g.batch_dims == 0 ? 0 : offset + item * v.batch_stride[0];  // no division where there is one batch dimension
 }
 
 // Elementwise problems keep every dimension; the caller merges what merges.

@@ -5,6 +5,7 @@ Skipped where no nvcc is found. What the kernels compute is tested by tests/test
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ STATIC_SHARED_LIMIT = 48 * 1024
 
 # The launchers and entry points hold no kernel: one architecture is enough, and they cost as much as a kernel each.
 HOST_ONLY = {"addmm.cu", "bmm.cu", "matmul.cu", "linear.cu", "add.cu", "spmm.cu", "spgemm.cu", "backend.cu"}
-HOST_ONLY |= {"gemm/gemm.cu", "sparse/spmm.cu"}
+HOST_ONLY |= {"native.cu", "tensor_map.cu", "gemm/gemm.cu", "gemm/by_name.cu", "sparse/spmm.cu"}
 UNITS = sorted(str(p.relative_to(CUDA)) for p in CUDA.rglob("*.cu"))
 
 
@@ -36,6 +37,37 @@ NVCC = find_nvcc()
 pytestmark = pytest.mark.skipif(
     NVCC is None, reason="nvcc is neither in CUDA_HOME, nor on PATH, nor in /usr/local/cuda/bin"
 )
+
+
+# What the machine code of a unit must contain: a kernel that fell back to something else would only be slow.
+INSTRUCTIONS = {
+    "gemm/wgmma_bf16.cu": ("sm_90a", ["HGMMA.64x256x16.F32.BF16", "HGMMA.64x128x16.F32.BF16", "UTMALDG.5D"]),
+    "gemm/wgmma_f16.cu": ("sm_90a", ["HGMMA.64x256x16.F32", "HGMMA.64x128x16.F32", "UTMALDG.5D"]),
+    "gemm/mma_half.cu": ("sm_80", ["HMMA.16816.F32.BF16", "HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS"]),
+    "gemm/mma_byte.cu": ("sm_80", ["IMMA.16832.S8.S8", "IMMA.16832.U8.U8", "LDSM.16.M88.4", "LDGSTS"]),
+    "gemm/skinny_half.cu": ("sm_80", ["HMMA.16816.F32.BF16", "HMMA.16816.F32", "LDG.E.128"]),
+}
+
+
+def find_cuobjdump() -> Path | None:
+    """Beside nvcc, on PATH, or in triton's wheel, which has it with a disassembler; the toolkit from PyPI has neither."""
+    places = [Path(found).parent for name in ("nvcc", "cuobjdump") if (found := shutil.which(name))]
+    if NVCC is not None:
+        places.append(Path(NVCC).parent)
+    triton = importlib.util.find_spec("triton")
+    if triton is not None and triton.origin is not None:
+        places.append(Path(triton.origin).parent / "backends" / "nvidia" / "bin")
+    return next((p / "cuobjdump" for p in places if (p / "cuobjdump").exists() and (p / "nvdisasm").exists()), None)
+
+
+def machine_code(unit: str, object_file: Path) -> str | None:
+    """The disassembly for the architecture in INSTRUCTIONS, None where there is no disassembler."""
+    cuobjdump = find_cuobjdump()
+    if cuobjdump is None:
+        return None
+    environment = {**os.environ, "PATH": f"{cuobjdump.parent}:{os.environ.get('PATH', '')}"}
+    command = [str(cuobjdump), "-sass", "-arch", INSTRUCTIONS[unit][0], str(object_file)]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120).stdout
 
 
 def compile_unit(unit: str, output: Path) -> str:
@@ -63,3 +95,8 @@ def test_unit_compiles_without_spills(unit, tmp_path):
     shared = [int(n) for n in re.findall(r"(\d+) bytes smem", log)]
     assert all(n <= STATIC_SHARED_LIMIT for n in shared), log
     assert bool(frames) == (unit not in HOST_ONLY), "HOST_ONLY above names the units without kernels"
+    code = machine_code(unit, tmp_path / "unit.o") if unit in INSTRUCTIONS else None
+    if code is not None:
+        missing = [name for name in INSTRUCTIONS[unit][1] if name not in code]
+        assert not missing, f"{unit} does not use {missing}"
+        assert not re.search(r"\b(LDL|STL)\b", code), f"{unit} uses local memory"

@@ -10,7 +10,20 @@ import itertools
 
 import pytest
 import torch
-from emulation.support import COMPLEX, DTYPES, FLOATS, load_library, same
+from emulation.support import (
+    COMPLEX,
+    DTYPES,
+    FLOATS,
+    WIDE,
+    contiguous,
+    integers,
+    lay_out,
+    load_library,
+    plan,
+    reference,
+    run_kernel,
+    same,
+)
 
 from myops._native import DTYPE_CODES
 
@@ -40,59 +53,327 @@ def test_bits_do_not_depend_on_the_schedule(ops, library, kind):
     assert all(torch.equal(r, results[0]) for r in results)
 
 
-def run_tile(library, a, b, large, max_blocks=2**31 - 1, column_major=False):
-    """A batch of products by a tile of our choice."""
-    batch, m, k = a.shape
-    n = b.shape[2]
-    d = torch.full((batch, n, m) if column_major else (batch, m, n), 9, dtype=a.dtype)
-    if column_major:
-        d = d.transpose(1, 2)
-    sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
-    strides = (ctypes.c_int64 * 9)(*(s for t in (a, b, d) for s in (t.stride(1), t.stride(2), t.stride(0))))
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (a, b, d)]
-    error = library.emulation_gemm(
-        DTYPE_CODES[a.dtype], sizes, strides, *pointers, int(large), ctypes.c_int64(max_blocks)
-    )
-    assert error == b"", error
-    return d
-
-
 @pytest.mark.parametrize("kind", DTYPES, ids=str)
 def test_tiles_agree_bit_for_bit(library, kind):
     torch.manual_seed(3)
     precise = torch.complex128 if kind.is_complex else torch.float64
     a, b = ((torch.randn(s, dtype=precise) * 20).to(kind) for s in ((2, 131, 37), (2, 37, 66)))
-    small = run_tile(library, a, b, large=False)
-    large = run_tile(library, a, b, large=True)
+    small, _ = run_kernel(library, "small tile", a, b)
+    large, _ = run_kernel(library, "large tile", a, b)
     assert torch.equal(small, large)
-    same(run_tile(library, a, b, large=False, max_blocks=3), small)  # blocks walk several tiles and items
-    same(run_tile(library, a, b, large=True, max_blocks=1), small)
+    # blocks walk several tiles and items
+    same(run_kernel(library, "small tile", a, b, max_blocks=3)[0], small)
+    same(run_kernel(library, "large tile", a, b, max_blocks=1)[0], small)
     for t in (a.transpose(1, 2).contiguous().transpose(1, 2), a):
-        same(run_tile(library, t, b, large=True, column_major=True), small)
+        same(run_kernel(library, "large tile", t, b, column_major=True)[0], small)
 
 
-@pytest.mark.parametrize("kind", FLOATS + COMPLEX, ids=str)
-def test_elements_do_not_depend_on_the_rest(ops, kind):
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, *COMPLEX], ids=str)
+def test_rows_do_not_depend_on_m(ops, kind):
+    """Within the kernels for few rows, and within those for many."""
     torch.manual_seed(4)
     a, b = torch.randn(150, 45, dtype=kind), torch.randn(45, 130, dtype=kind)
-    whole = ops.mm(a, b)
-    for rows in (1, 2, 33, 129):
+    whole, few = ops.mm(a, b), ops.mm(a[:16], b)
+    for rows in (17, 33, 129):
         assert torch.equal(ops.mm(a[:rows], b), whole[:rows])
-    for columns in (slice(0, 1), slice(90, 91), slice(3, 40), slice(1, 130)):
-        assert torch.equal(ops.mm(a, b[:, columns]), whole[:, columns])
-        assert torch.equal(ops.mm(a[5:38], b[:, columns].mT.contiguous().mT), whole[5:38, columns])
-    assert torch.equal(ops.mm(a[77:78], b), whole[77:78])
+    for rows in (1, 2, 3, 5, 9):
+        assert torch.equal(ops.mm(a[:rows], b), few[:rows])
+    if kind.is_complex:
+        assert torch.equal(few, whole[:16])
     batch = ops.bmm(a.expand(3, 150, 45), b.expand(3, 45, 130))
     assert all(torch.equal(item, whole) for item in batch)
 
 
-def plan(library, kind, m, n, k, batch=1, strides=None, multiprocessors=132):
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kind", FLOATS + COMPLEX, ids=str)
+def test_batch_invariance(ops, library, kind, capability):
+    """Under the mode an element depends on its row, its column and K alone, whichever kernel computes it."""
+    torch.manual_seed(4)
+    a, b = torch.randn(150, 45, dtype=kind), torch.randn(45, 130, dtype=kind)
+    library.emulation_machine(132, capability)
+    library.myops_set_batch_invariant(1)
+    try:
+        whole = ops.mm(a, b)
+        for rows in (1, 2, 16, 17, 129):
+            same(ops.mm(a[:rows], b), whole[:rows])
+        same(ops.mm(a[77:78], b), whole[77:78])
+        for columns in (slice(0, 1), slice(90, 91), slice(3, 40), slice(1, 130)):
+            same(ops.mm(a, b[:, columns]), whole[:, columns])
+            same(ops.mm(a[5:38], lay_out(b[:, columns], "transposed")), whole[5:38, columns])
+        batch = ops.bmm(a[:4].expand(300, 4, 45), b[:, :4].expand(300, 45, 4))
+        assert all(torch.equal(item, whole[:4, :4]) for item in batch)
+        # Four batch dimensions that do not merge: more than a tensor map has.
+        right = b[:, :16].reshape(45, 2, 2, 4).permute(1, 2, 0, 3)[None, :, None]
+        got = ops.matmul(a[:12].reshape(2, 1, 2, 1, 3, 45), right)
+        same(got, whole[:12, :16].reshape(2, 2, 3, 2, 2, 4).permute(0, 3, 1, 4, 2, 5))
+    finally:
+        library.myops_set_batch_invariant(0)
+        library.emulation_machine(132, 80)
+
+
+# ---- Few rows, few columns -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+@pytest.mark.parametrize("layout", ["n", "t", "strided", "offset"])
+def test_skinny(library, kind, layout):
+    """Every number of rows that has a kernel, K shared by lanes, warps and blocks, and tails of everything."""
+    for m, n, k, batch in [(1, 70, 1100, 1), (2, 9, 65, 3), (3, 130, 517, 1), (8, 12, 2100, 2), (16, 33, 130, 1)]:
+        a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
+        laid = {"n": b, "t": lay_out(b, "transposed")}.get(layout, lay_out(b, layout))
+        got, p = run_kernel(library, "skinny", lay_out(a, "strided" if layout == "strided" else "contiguous"), laid)
+        assert p["b_along_k"] == (layout == "t")
+        same(got, reference(None, a, b, 0, 1, kind))
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+def test_skinny_columns(library, kind):
+    """Few columns: computed as the transposed product."""
+    for m, n, k in [(70, 1, 1100), (33, 7, 300)]:
+        a, b = integers((2, m, k), kind, 1), integers((2, k, n), kind, 2)
+        for left in (a, lay_out(a, "transposed")):
+            got, p = run_kernel(library, "skinny", left, b)
+            assert p["transpose"] == 1
+            same(got, reference(None, a, b, 0, 1, kind))
+
+
+def test_skinny_splits(library, ops):
+    """The workspace is read where it was written, blocks walk several tiles, and beta * C comes once."""
+    torch.manual_seed(7)
+    a, b = integers((1, 3, 5000), torch.float32, 1), integers((1, 5000, 30), torch.float32, 2)
+    for blocks in (2**31 - 1, 3):
+        got, p = run_kernel(library, "skinny", a, b, max_blocks=blocks)
+        assert p["splits"] > 1
+        assert p["workspace_bytes"] == p["splits"] * 3 * 30 * 4
+        same(got, reference(None, a, b, 0, 1, torch.float32))
+    c = integers((3, 30), torch.float32, 3)
+    same(ops.addmm(c, a[0], b[0], beta=2, alpha=3), reference(c, a[0], b[0], 2, 3, torch.float32))
+    first = ops.mm(a[0] / 3, b[0])
+    for seed in range(5):
+        library.emulation_seed(ctypes.c_uint64(seed))
+        assert torch.equal(ops.mm(a[0] / 3, b[0]), first)
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+def test_tiny(library, kind):
+    for m, n, k in [(4, 4, 4), (3, 3, 3), (8, 8, 8), (5, 7, 19), (16, 16, 16), (1, 13, 8), (32, 32, 32), (20, 32, 50)]:
+        a, b = integers((37, m, k), kind, 1), integers((37, k, n), kind, 2)
+        for la, lb in [("contiguous", "contiguous"), ("transposed", "transposed"), ("strided", "offset")]:
+            got, _ = run_kernel(library, "tiny", lay_out(a, la), lay_out(b, lb), max_blocks=3)
+            same(got, reference(None, a, b, 0, 1, kind))
+        got, _ = run_kernel(library, "tiny", a, b[:1].expand(37, k, n), column_major=True)
+        same(got, reference(None, a, b[:1], 0, 1, kind))
+
+
+def test_tiny_has_the_bits_of_tile(library):
+    torch.manual_seed(8)
+    a, b = torch.randn(50, 11, 37), torch.randn(50, 37, 13)
+    same(run_kernel(library, "tiny", a, b)[0], run_kernel(library, "small tile", a, b)[0])
+
+
+def test_many_tiny_products(ops):
+    """As the operator chooses them: three batch dimensions, of which one is broadcast."""
+    a, b = integers((20, 1, 20, 4, 5), torch.float32, 1), integers((20, 3, 20, 5, 6), torch.float32, 2)
+    same(ops.matmul(a, b), reference(None, a, b, 0, 1, torch.float32))
+    c = integers((1200, 4, 4), torch.float32, 3)
+    same(ops.baddbmm(c, c, c, beta=2), reference(c, c, c, 2, 1, torch.float32))
+
+
+# ---- Torch's own kernels ---------------------------------------------------------------------------------------------
+
+
+def route(library, kind, m, n, k, batch=1, strides=None, mode="auto"):
     sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
-    strides = strides or [k, 1, m * k, n, 1, k * n, n, 1, m * n]
-    result = (ctypes.c_int64 * 8)()
-    library.emulation_plan(DTYPE_CODES[kind], sizes, (ctypes.c_int64 * 9)(*strides), multiprocessors, result)
-    names = ["large", "transpose", "a_along_k", "b_along_k", "tiles_m", "tiles_n", "tiles", "blocks"]
-    return dict(zip(names, result, strict=True))
+    strides = (ctypes.c_int64 * 9)(*(strides or contiguous(m, n, k)))
+    return ["own", "native"][library.myops_cuda_route(DTYPE_CODES[kind], sizes, strides, mode.encode())]
+
+
+def test_route_sends_plain_large_products_to_torch(library):
+    bf16, n = torch.bfloat16, 4096
+    assert route(library, bf16, n, n, n) == "native"
+    assert route(library, bf16, n, n, n, mode="own") == "own"
+    assert route(library, bf16, 16, n, n) == "own"
+    assert route(library, bf16, 16, n, n, mode="native") == "native"
+    assert route(library, bf16, 9477, 1152, 588) == "own"  # rows of A are not aligned
+    assert route(library, bf16, n, n, n, 8, [n, 1, 0, n, 1, n * n, n, 1, n * n]) == "own"  # A is broadcast
+    assert route(library, torch.int8, n, n, n, mode="native") == "own"  # torch has none
+    assert route(library, torch.float32, n, n, n, strides=[2 * n, 2, 0, n, 1, 0, n, 1, 0], mode="native") == "own"
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+def test_native_kernels_compute_the_same(ops, library, kind, monkeypatch):
+    """Every call that the native route makes of torch's kernels; here torch's CPU kernels stand in."""
+    monkeypatch.setenv("MYOPS_CUDA_GEMM", "native")
+    before = library.emulation_native_calls()
+    a, b, c = integers((6, 9), kind, 1), integers((9, 7), kind, 2), integers((6, 7), kind, 3)
+    same(ops.mm(a, b), reference(None, a, b, 0, 1, kind))
+    same(ops.mm(a, lay_out(b, "transposed")), reference(None, a, b, 0, 1, kind))
+    same(ops.addmm(c, a, b, beta=2, alpha=3), reference(c, a, b, 2, 3, kind))
+    same(ops.addmm(c, a, b, beta=0, alpha=3), reference(c, a, b, 0, 3, kind))
+    same(ops.addmm(c[0], a, b, beta=2), reference(c[0], a, b, 2, 1, kind))
+    x, y = integers((3, 6, 9), kind, 4), integers((3, 9, 7), kind, 5)
+    same(ops.bmm(x, y), reference(None, x, y, 0, 1, kind))
+    same(ops.baddbmm(c, x, y, beta=2, alpha=3), reference(c, x, y, 2, 3, kind))
+    assert library.emulation_native_calls() == before + 7
+    same(ops.matmul(x[:, None], y[None, :1]), reference(None, x[:, None], y[None, :1], 0, 1, kind))
+    t = c.clone()
+    ops.addmm_(t, a, b, beta=2)
+    same(t, reference(c, a, b, 2, 1, kind))
+    monkeypatch.setenv("MYOPS_CUDA_GEMM", "fast")
+    with pytest.raises(RuntimeError, match="MYOPS_CUDA_GEMM must be own, native or auto, but is fast"):
+        ops.mm(a, b)
+
+
+# ---- Tensor cores ----------------------------------------------------------------------------------------------------
+
+MMA_DTYPES = [torch.bfloat16, torch.float16, torch.int8, torch.uint8]
+
+
+@pytest.mark.parametrize("kind", MMA_DTYPES, ids=str)
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_mma_layouts(library, kind, size):
+    """Both operands along K and along their lines; aligned, where nothing is packed, and not, where it is."""
+    low, high = (0, 4) if kind == torch.uint8 else (-3, 4)
+    for m, n, k, aligned in [(72, 136, 80, True), (40, 16, 208, True), (33, 65, 37, False), (5, 130, 70, False)]:
+        a, b = integers((2, m, k), kind, 1, low, high), integers((2, k, n), kind, 2, low, high)
+        expected = reference(None, a, b, 0, 1, kind)
+        for la, lb in itertools.product(["contiguous", "transposed"], repeat=2):
+            got, p = run_kernel(library, f"{size} mma", lay_out(a, la), lay_out(b, lb))
+            same(got, expected)
+            if kind.is_floating_point:
+                assert (p["a_along_k"], p["b_along_k"]) == (la == "contiguous", lb == "transposed")
+                assert (p["workspace_bytes"] == 0) == aligned
+        got, _ = run_kernel(library, f"{size} mma", lay_out(a, "strided"), lay_out(b, "offset"), max_blocks=2)
+        same(got, expected)
+        got, _ = run_kernel(library, f"{size} mma", a, b[:1].expand(2, k, n), column_major=True)
+        same(got, reference(None, a, b[:1], 0, 1, kind))
+
+
+@pytest.mark.parametrize("kind", MMA_DTYPES, ids=str)
+def test_mma_operators(ops, kind):
+    """As the operators choose it, with the epilogue, out_dtype, and depths around the pipeline's."""
+    low, high = (0, 4) if kind == torch.uint8 else (-3, 4)
+    wide = dict(WIDE)[kind]
+    for k in (8, 63, 64, 65, 128, 200):
+        a, b = integers((70, k), kind, 1, low, high), integers((k, 90), kind, 2, low, high)
+        c = integers((70, 90), kind, 3, low, high)
+        same(ops.addmm(c, a, b, beta=2, alpha=3), reference(c, a, b, 2, 3, kind))
+        same(ops.mm(a, b, wide), reference(None, a, b, 0, 1, wide))
+    same(ops.addmm(c, a[:, :0], b[:0], beta=2), reference(c, a[:, :0], b[:0], 2, 1, kind))
+    a, b = integers((3, 1, 33, 72), kind, 4, low, high), integers((1, 2, 72, 40), kind, 5, low, high)
+    same(ops.matmul(a, b), reference(None, a, b, 0, 1, kind))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+def test_mma_bits_do_not_depend_on_anything_else(library, kind):
+    torch.manual_seed(9)
+    a, b = torch.randn(1, 140, 100).to(kind), torch.randn(1, 100, 150).to(kind)
+    whole, _ = run_kernel(library, "large mma", a, b)
+    for rows in (1, 33, 140):
+        for size in ("small mma", "large mma"):
+            same(run_kernel(library, size, a[:, :rows], b)[0], whole[:, :rows])
+    same(run_kernel(library, "small mma", lay_out(a, "strided"), lay_out(b, "transposed"))[0], whole)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_wgmma_layouts(library, kind, size):
+    """Tails of every side, both layouts of both operands, several tiles to a block, more steps than stages."""
+    for m, n, k, batch in [(72, 136, 80, 1), (136, 264, 24, 2), (130, 10, 455, 1)]:
+        a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
+        expected = reference(None, a, b, 0, 1, kind)
+        layouts = itertools.product(["contiguous", "transposed"], repeat=2)
+        for la, lb in layouts if k == 80 else [("contiguous", "transposed"), ("transposed", "strided")]:
+            got, p = run_kernel(library, f"{size} wgmma", lay_out(a, la), lay_out(b, lb), max_blocks=2)
+            same(got, expected)
+            assert p["a_along_k"] == (la == "contiguous")
+    a, b = integers((3, 40, 70), kind, 3), integers((3, 70, 24), kind, 4)
+    got, _ = run_kernel(
+        library, f"{size} wgmma", a[:, :1].expand(3, 40, 70), b[:1].expand(3, 70, 24), column_major=True
+    )
+    same(got, reference(None, a[:, :1].expand(3, 40, 70), b[:1], 0, 1, kind))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+def test_wgmma_operators(ops, library, kind):
+    """As the operators choose it on a Hopper: the epilogue, out_dtype, three batch dimensions of which two are broadcast."""
+    library.emulation_machine(2, 90)
+    try:
+        a, b, c = integers((300, 96), kind, 1), integers((96, 280), kind, 2), integers((300, 280), kind, 3)
+        same(ops.addmm(c, a, b, beta=2, alpha=3), reference(c, a, b, 2, 3, kind))
+        same(ops.mm(a, b, torch.float32), reference(None, a, b, 0, 1, torch.float32))
+        same(ops.addmm(c, a[:, :0], b[:0], beta=2), reference(c, a[:, :0], b[:0], 2, 1, kind))
+        a, b = integers((2, 1, 2, 130, 72), kind, 4), integers((1, 2, 2, 72, 130), kind, 5)
+        same(ops.matmul(a, b), reference(None, a, b, 0, 1, kind))
+    finally:
+        library.emulation_machine(132, 80)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "kernel"),
+    [
+        (torch.float32, (1, 4096, 4096, 1), "skinny"),
+        (torch.bfloat16, (16, 4096, 4096, 1), "skinny"),
+        (torch.bfloat16, (17, 4096, 4096, 1), "mma"),
+        (torch.float32, (17, 4096, 4096, 1), "tile"),
+        (torch.bfloat16, (9477, 1152, 588, 1), "mma"),  # packed
+        (torch.bfloat16, (17, 17, 17, 1), "tile"),  # not worth packing
+        (torch.int8, (512, 512, 512, 1), "mma"),
+        (torch.int16, (512, 512, 512, 1), "tile"),
+        (torch.float32, (4096, 16, 4096, 1), "skinny"),
+        (torch.float32, (100000, 16, 16, 1), "tile"),  # its stores would not be contiguous
+        (torch.float32, (4, 4, 4, 100000), "tiny"),
+        (torch.float32, (32, 32, 32, 100), "tile"),  # too few to fill the machine
+        (torch.complex64, (1, 64, 64, 1), "tile"),
+        (torch.int32, (4, 4, 4, 100000), "tile"),
+    ],
+    ids=str,
+)
+def test_plan_picks_the_kernel(library, kind, shape, kernel):
+    m, n, k, batch = shape
+    assert plan(library, kind, m, n, k, batch)["kernel"] == kernel
+
+
+def test_plan_on_a_hopper(library):
+    def on(kind, m, n, k, batch=1, capability=90, **options):
+        return plan(library, kind, m, n, k, batch, capability=capability, **options)
+
+    large = on(torch.bfloat16, 4096, 4096, 4096)
+    assert (large["kernel"], large["large"], large["tiles"], large["blocks"]) == ("wgmma", 1, 512, 132)
+    assert large["workspace_bytes"] == 0
+    odd = on(torch.float16, 9477, 1152, 588)
+    assert (odd["kernel"], odd["a_packed"], odd["b_packed"]) == ("wgmma", 0, 1)
+    assert odd["workspace_bytes"] == odd["a_pack_bytes"] >= 9477 * 592 * 2
+    assert on(torch.bfloat16, 64, 64, 64)["kernel"] == "mma"  # one small tile
+    assert on(torch.bfloat16, 1, 64, 64, batch_invariant=True)["kernel"] == "wgmma"
+    assert on(torch.bfloat16, 4096, 4096, 4096, capability=100)["kernel"] == "mma"  # sm_90a code does not run there
+    for kind in (torch.float32, torch.int32):
+        assert on(kind, 4096, 4096, 4096)["kernel"] == "tile"
+    assert on(torch.int8, 4096, 4096, 4096)["kernel"] == "mma"
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+def test_batch_invariant_plans_share_an_order_of_sums(library, kind):
+    """tile and tiny are one chain over K each; mma is another; skinny is a third, and the one that M chooses."""
+    kernels = set()
+    for m, n, k, batch in [(1, 64, 64, 1), (16, 4096, 4096, 1), (17, 33, 37, 1), (4096, 1, 64, 1), (4, 4, 4, 10000)]:
+        kernels.add(plan(library, kind, m, n, k, batch, batch_invariant=True)["kernel"])
+    assert kernels == ({"mma"} if kind.itemsize == 2 else {"tile", "tiny"})
+
+
+def test_skinny_plan_shares_k_as_far_as_it_must(library):
+    wide = plan(library, torch.bfloat16, 1, 200000, 4096)
+    assert (wide["warps_k"], wide["splits"], wide["workspace_bytes"]) == (1, 1, 0)
+    long = plan(library, torch.bfloat16, 1, 64, 1 << 20, strides=[1 << 20, 1, 0, 1, 1 << 20, 0, 64, 1, 0])
+    assert (long["b_along_k"], long["warps_k"]) == (1, 8)
+    assert long["blocks"] >= 132
+    wide_lanes = plan(library, torch.float32, 1, 64, 1 << 20, strides=[1 << 20, 1, 0, 1, 1 << 20, 0, 64, 1, 0])
+    assert wide_lanes["lanes_k"] == 32
+    for m in range(2, 17):  # the order of the sums does not depend on M
+        other = plan(library, torch.bfloat16, m, 64, 1 << 20, strides=[1 << 20, 1, 0, 1, 1 << 20, 0, 64, 1, 0])
+        assert {k: v for k, v in other.items() if k != "workspace_bytes"} == {
+            k: v for k, v in long.items() if k != "workspace_bytes"
+        }
 
 
 @pytest.mark.parametrize(
@@ -100,7 +381,7 @@ def plan(library, kind, m, n, k, batch=1, strides=None, multiprocessors=132):
     [(32, 32, 1, 0), (1, 4096, 1, 0), (256, 256, 1, 0), (4096, 4096, 1, 1), (16, 16, 100000, 0), (128, 128, 512, 1)],
 )
 def test_plan_picks_the_tile(library, m, n, batch, large):
-    p = plan(library, torch.float32, m, n, 64, batch)
+    p = plan(library, torch.int32, m, n, 64, batch)
     side = 128 if large else 32
     assert p["large"] == large
     assert (p["tiles_m"], p["tiles_n"]) == (-(-m // side), -(-n // side))
@@ -108,7 +389,7 @@ def test_plan_picks_the_tile(library, m, n, batch, large):
 
 
 def test_plan_limits_the_grid(library):
-    p = plan(library, torch.float32, 32, 32, 8, batch=2**33)
+    p = plan(library, torch.int32, 32, 32, 8, batch=2**33)
     assert p["tiles"] >= 2**33
     assert p["blocks"] == 2**31 - 1
 
@@ -164,13 +445,48 @@ def test_planted_bugs_are_found_in_every_order(library, name, expected):
             assert any(e in message for e in expected.split("|")), f"seed {seed}: {message!r}"
 
 
-def test_each_barrier_of_the_tile_kernel_is_needed(library):
-    for seed in range(5):
-        library.emulation_seed(ctypes.c_uint64(seed))
-        assert library.emulation_faulty_tile(-1) == b""
-        for barrier in (0, 1):
-            assert library.emulation_faulty_tile(barrier) != b"", f"barrier {barrier} is missing, seed {seed}"
-    assert library.emulation_faulty_tile(2) == b"", "the kernel has a third barrier; test it too"
+SYNCHRONISED = {
+    # kernel: dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that each has several tiles.
+    "small tile": (torch.float32, 40, 40, 40, 1, ["barrier"]),
+    "skinny": (torch.float32, 2, 300, 700, 1, ["barrier"]),
+    "tiny": (torch.float32, 8, 8, 20, 70, ["barrier"]),
+    "small mma": (torch.bfloat16, 72, 72, 160, 1, ["barrier", "async_wait"]),
+    "small wgmma": (
+        torch.bfloat16,
+        130,
+        136,
+        1000,
+        1,
+        ["barrier", "barrier_wait", "barrier_arrive", "wgmma_fence", "wgmma_commit", "wgmma_wait"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kernel", SYNCHRONISED)
+def test_each_barrier_and_wait_is_needed(library, kernel):
+    """Leaves out one call after the other: the emulation finds each one missing, in every order of threads."""
+    kind, m, n, k, batch, calls = SYNCHRONISED[kernel]
+    a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
+    expected = reference(None, a, b, 0, 1, kind)
+
+    def message():
+        try:
+            got, _ = run_kernel(library, kernel, a, b, max_blocks=1)
+        except AssertionError as error:
+            return str(error)
+        return "" if torch.equal(got, expected) else "a wrong result"
+
+    library.emulation_forget_calls()
+    assert message() == ""
+    for call in calls:
+        places = library.emulation_leave_out(call.encode(), -1)
+        assert places > 0
+        for place, seed in itertools.product(range(places), range(3)):
+            library.emulation_seed(ctypes.c_uint64(seed))
+            library.emulation_leave_out(call.encode(), place)
+            found = message()
+            library.emulation_leave_out(call.encode(), -1)
+            assert found != "", f"{kernel} without {call} number {place}, seed {seed}"
 
 
 def test_16_bit_conversions(library):

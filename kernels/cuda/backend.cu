@@ -7,6 +7,8 @@
 
 #include "add/add_kernel.h"
 #include "gemm/gemm.h"
+#include "gemm/route.h"
+#include "native.h"
 #include "sparse/sparse.h"
 
 // Exported by the CUDA build of torch only, and declared by torch's headers only under USE_CUDA, which this project
@@ -110,7 +112,23 @@ Status run_conversion(const char* kernel, cudaError_t (*launch)(const Problem&, 
 }  // namespace
 
 void Cuda::run(const Gemm& problem, const Tensor& like) {
-  launch_on_current_stream<Gemm>("gemm", launch_gemm, problem, like);
+  RouteMode mode = RouteMode::automatic;
+  const char* wish = std::getenv("MYOPS_CUDA_GEMM");
+  MYOPS_CHECK(wish == nullptr || *wish == 0 || parse_route_mode(wish, &mode),
+              "MYOPS_CUDA_GEMM must be own, native or auto, but is ", wish);
+  if (choose_route(problem, mode) == Route::native) return run_native(problem, like);
+  const CurrentStream stream(like);
+  Machine machine;
+  stream.check(query_machine(&machine), "gemm");
+  if (walks_outer_batch(problem, machine)) {
+    for (int64_t i = 0; i < problem.batch_size[0]; ++i) run(outer_item(problem, i), like);
+    return;
+  }
+  const GemmPlan plan = plan_gemm(problem, machine);
+  // Given back at the end of this call: torch's allocator hands it only to later work of the same stream.
+  std::optional<Tensor> workspace;
+  if (plan.workspace_bytes > 0) workspace = empty(&plan.workspace_bytes, 1, ScalarType::Byte, like);
+  stream.check(launch_gemm(problem, plan, workspace ? workspace->data_ptr() : nullptr, stream), "gemm");
 }
 
 void Cuda::run(const Add& problem, const Tensor& like) {

@@ -143,7 +143,7 @@ def linear_packed(input: Tensor, panels: Tensor, bias: Tensor | None, out_featur
     """`myops.linear` for the parts of a `PackedWeight`."""
     if input.device != panels.device or panels.device.type == "cuda":
         raise RuntimeError(
-            f"a packed weight is for products on the CPU, but weight is on {panels.device} and input on {input.device}; "
-            "on other devices pass the weight itself"
+            f"a packed weight is for products on the CPU, but weight is on {panels.device} and input on "
+            f"{input.device}; on other devices pass the weight itself"
         )
     return call(_linear_packed, input, panels, bias, out_features=out_features, dtype=dtype)

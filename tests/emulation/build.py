@@ -54,9 +54,8 @@ def _ninja_file(library: Path) -> str:
     cxx = os.environ.get("CXX", "g++")
     lines = [
         f"flags = {shlex.join(flags)}",
-        "extra =",
         "rule compile",
-        f"  command = {cxx} -MMD -MF $out.d $flags $extra -x c++ -c $in -o $out",
+        f"  command = {cxx} -MMD -MF $out.d $flags -x c++ -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
@@ -67,8 +66,6 @@ def _ninja_file(library: Path) -> str:
         name = str(source.relative_to(REPOSITORY)).replace("/", "_") + ".o"
         objects.append(name)
         lines.append(f"build {name}: compile {source}")
-        if source.name in ("faulty_tile.cpp", "faulty_sort.cpp"):  # their own copies of the kernels
-            lines.append("  extra = -Dmyops=myops_faulty")
     lines.append(f"build {library.name}: link {' '.join(objects)}")
     return "\n".join(lines) + "\n"
 

@@ -128,13 +128,18 @@ enum cudaError_t {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719
 };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin = 97
+};
 
 namespace emulation {
 
 inline std::string last_fault;  // the message behind the last cudaErrorLaunchFailure
 inline cudaError_t last_error = cudaSuccess;
-inline int multiprocessors = 132, shared_memory = Scheduler::kMaxShared;
+inline int multiprocessors = 132, capability = 80, shared_memory = Scheduler::kMaxShared;
 
 }  // namespace emulation
 
@@ -172,7 +177,10 @@ inline cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* 
   return cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = attribute == cudaDevAttrMultiProcessorCount ? emulation::multiprocessors : emulation::shared_memory;
+  *value = attribute == cudaDevAttrMultiProcessorCount      ? emulation::multiprocessors
+           : attribute == cudaDevAttrComputeCapabilityMajor ? emulation::capability / 10
+           : attribute == cudaDevAttrComputeCapabilityMinor ? emulation::capability % 10
+                                                            : emulation::shared_memory;
   return cudaSuccess;
 }
 
@@ -241,3 +249,7 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
 }
 
 }  // namespace myops
+
+#include "async_copy.h"
+#include "hopper.h"
+#include "mma.h"

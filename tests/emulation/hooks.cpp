@@ -1,7 +1,13 @@
-// What the tests reach through ctypes: the seed, the device's limits, the plan, products by a given plan, and the
-// stream that torch would give. Not here: the operators, which the library registers with torch like the real one.
+// What the tests reach through ctypes: the seed, the machine, planted bugs, plans and a sort alone; and what torch's
+// CUDA build would give. Not here: the operators, which the library registers with torch like the real one.
+#include <iterator>
+#include <memory>
+#include <string>
+#include <vector>
+
 #include "../../kernels/cuda/gemm/gemm.h"
 #include "../../kernels/cuda/sparse/rows.h"
+#include "../../kernels/cuda/sparse/sort.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -14,35 +20,42 @@ extern "C" int aoti_torch_get_current_cuda_stream(int32_t, void** stream) {
 // Bytes of shared memory that a block can ask for, as the device would say.
 EXPORT void emulation_shared_memory(int bytes) { emulation::shared_memory = bytes; }
 
+// torch's CUDA kernels: its CPU kernels, and how often they were called.
+namespace {
+int native_calls = 0;
+}
+EXPORT int emulation_native_calls() { return native_calls; }
+
+#define NATIVE(name, parameters, arguments)              \
+  extern "C" int32_t aoti_torch_cpu_##name parameters;   \
+  extern "C" int32_t aoti_torch_cuda_##name parameters { \
+    ++native_calls;                                      \
+    return aoti_torch_cpu_##name arguments;              \
+  }
+NATIVE(mm_out, (void* out, void* a, void* b), (out, a, b))
+NATIVE(bmm_out, (void* out, void* a, void* b), (out, a, b))
+NATIVE(addmm_out, (void* out, void* c, void* a, void* b, double beta, double alpha), (out, c, a, b, beta, alpha))
+NATIVE(baddbmm_out, (void* out, void* c, void* a, void* b, double beta, double alpha), (out, c, a, b, beta, alpha))
+#undef NATIVE
+
+EXPORT void emulation_machine(int multiprocessors, int capability) {
+  emulation::multiprocessors = multiprocessors, emulation::capability = capability;
+}
+
 EXPORT void emulation_seed(uint64_t seed) { emulation::Scheduler::get().set_seed(seed); }
 
-namespace {
-
-// sizes: M, N, K, batch. strides: row, column and batch of A, B and D.
-myops::Gemm make_gemm(int type, const int64_t* sizes, const int64_t* strides) {
-  myops::Gemm g;
-  g.M = sizes[0], g.N = sizes[1], g.K = sizes[2];
-  g.batch_dims = 1;
-  g.batch_size[0] = sizes[3];
-  g.in = g.c_type = g.out = static_cast<myops::DType>(type);
-  myops::MatrixView* views[3] = {&g.A, &g.B, &g.D};
-  for (int i = 0; i < 3; ++i) {
-    views[i]->row_stride = strides[3 * i];
-    views[i]->col_stride = strides[3 * i + 1];
-    views[i]->batch_stride[0] = strides[3 * i + 2];
+// How many places in the source have called `call` so far, of which `place` is left out from now on (-1: none).
+EXPORT int emulation_leave_out(const char* call, int place) {
+  auto& places = emulation::left_out.met[call];
+  emulation::left_out.call = "";
+  if (place >= 0 && place < static_cast<int>(places.size())) {
+    emulation::left_out.call = call;
+    emulation::left_out.place = *std::next(places.begin(), place);
   }
-  return g;
+  return static_cast<int>(places.size());
 }
 
-}  // namespace
-
-// plan: size, transpose, a_along_k, b_along_k, tiles_m, tiles_n, tiles, blocks.
-EXPORT void emulation_plan(int type, const int64_t* sizes, const int64_t* strides, int multiprocessors, int64_t* plan) {
-  const myops::GemmPlan p = myops::plan_gemm(make_gemm(type, sizes, strides), multiprocessors);
-  const int64_t values[] = {
-      static_cast<int64_t>(p.size), p.transpose, p.a_along_k, p.b_along_k, p.tiles_m, p.tiles_n, p.tiles, p.blocks};
-  std::memcpy(plan, values, sizeof(values));
-}
+EXPORT void emulation_forget_calls() { emulation::left_out = {}; }
 
 // plan: lanes along the columns, lanes of a team, tiles, segments, blocks.
 EXPORT void emulation_rows_plan(int64_t rows, int64_t nnz, int64_t n, int64_t vector, int64_t* plan) {
@@ -58,18 +71,33 @@ EXPORT void emulation_tile_at(int64_t index, int64_t tiles_m, int64_t tiles_n, i
   tile[0] = t.item, tile[1] = t.m, tile[2] = t.n;
 }
 
-// D = A @ B by a tile of the caller's choice and at most max_blocks blocks. Returns the error's text, empty for none.
-EXPORT const char* emulation_gemm(int type, const int64_t* sizes, const int64_t* strides, void* a, void* b, void* d,
-                                  int large, int64_t max_blocks) {
-  myops::Gemm g = make_gemm(type, sizes, strides);
-  g.A.data = a, g.B.data = b, g.D.data = d;
-  const myops::TileSize size = large ? myops::TileSize::large : myops::TileSize::small;
-  const cudaError_t error = myops::launch_gemm_planned(g, myops::plan_with_tile(g, size, max_blocks), nullptr);
-  return error == cudaSuccess ? "" : cudaGetErrorString(error);
-}
-
 // float32 to the 16-bit types and back, to compare with torch's.
 EXPORT uint16_t emulation_to_half(float x) { return __float2half_rn(x).bits; }
 EXPORT float emulation_from_half(uint16_t bits) { return __half2float(__half{bits}); }
 EXPORT uint16_t emulation_to_bfloat16(float x) { return __float2bfloat16_rn(x).bits; }
 EXPORT float emulation_from_bfloat16(uint16_t bits) { return __bfloat162float(__nv_bfloat16{bits}); }
+
+// Sorts 10000 keys of 12 bits. Returns the fault's text, or what is wrong with the result, "" for nothing.
+EXPORT const char* emulation_sort() {
+  using namespace myops;
+  using Held = std::vector<std::unique_ptr<char[]>>;
+  static std::string message;
+  Held held;
+  SparseSession session;
+  session.cookie = &held;
+  session.allocate = [](void* cookie, int64_t bytes) -> void* {
+    static_cast<Held*>(cookie)->emplace_back(new char[bytes]);
+    return static_cast<Held*>(cookie)->back().get();
+  };
+  std::vector<uint32_t> keys(10000), sorted(keys.size()), order(keys.size());
+  for (size_t i = 0; i < keys.size(); ++i) keys[i] = static_cast<uint32_t>(i * 2654435761u) >> 20;
+  const cudaError_t error =
+      launch_sort(keys.data(), static_cast<int64_t>(keys.size()), 12, sorted.data(), order.data(), session);
+  message = error == cudaSuccess ? "" : cudaGetErrorString(error);
+  for (size_t i = 0; i < keys.size() && message.empty(); ++i) {
+    const bool right = order[i] < keys.size() && keys[order[i]] == sorted[i];
+    const bool after = i == 0 || sorted[i - 1] < sorted[i] || (sorted[i - 1] == sorted[i] && order[i - 1] < order[i]);
+    if (!right || !after) message = "a wrong order";
+  }
+  return message.c_str();
+}

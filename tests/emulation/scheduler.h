@@ -21,10 +21,13 @@
 
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace emulation {
@@ -37,6 +40,23 @@ struct Dim3 {
 inline Dim3 thread_index, block_index, block_size, grid_size;
 
 struct Fault {};  // unwinds one fiber
+
+// A planted bug: one call of a synchronising function, told by its place in the source, does nothing. The places that a
+// run meets are kept, so that a test can leave out each of them in turn.
+struct LeftOut {
+  using Place = std::pair<std::string, int>;  // file, line
+
+  std::map<std::string, std::set<Place>> met;  // by the name of the function
+  std::string call;
+  Place place;
+
+  bool operator()(const char* name, const char* file, int line) {
+    const Place here(file, line);
+    met[name].insert(here);
+    return call == name && place == here;
+  }
+};
+inline LeftOut left_out;
 
 class Scheduler {
  public:
@@ -73,6 +93,7 @@ class Scheduler {
   }
 
   int thread() const { return current_; }
+  uint64_t block_number() const { return blocks_run_; }  // tells blocks apart, over all grids
 
   [[noreturn]] void fault(const std::string& message) {
     if (fault_.empty()) {
@@ -87,6 +108,7 @@ class Scheduler {
   // ---- Synchronisation -------------------------------------------------------------------------------------------
 
   void barrier(const char* file, int line) {
+    if (left_out("barrier", file, line)) return;
     Fiber& fiber = fibers_[current_];
     fiber.state = State::at_barrier;
     fiber.file = file, fiber.line = line;
@@ -119,6 +141,25 @@ class Scheduler {
     return warp.values[turn % 2];
   }
 
+  // Waits until someone calls wake(); for conditions that the caller looks at again.
+  void sleep(const char* what, const char* file, int line) {
+    Fiber& fiber = fibers_[current_];
+    fiber.state = State::asleep;
+    fiber.what = what, fiber.file = file, fiber.line = line;
+    suspend();
+  }
+
+  void wake() {
+    for (int t = 0; t < threads_; ++t)
+      if (fibers_[t].state == State::asleep) make_ready(t);
+  }
+
+  // What else goes on during this block. `step` is called when no thread can move, in every other block at random times
+  // too, and says whether anything happened; `end` says what is wrong with the state that the block leaves, or "".
+  void set_idle(bool (*step)(), const char* (*end)()) { idle_ = step, end_ = end; }
+
+  uint64_t random() { return next_random(); }
+
   // ---- Shared memory ---------------------------------------------------------------------------------------------
 
   // Storage of one statically declared object, the same for all threads of a block. `key` tells objects apart.
@@ -131,6 +172,16 @@ class Scheduler {
     if (offset + bytes > kMaxShared) fault("more than 227 KB of shared memory");
     statics_.push_back({key, offset});
     shared_used_ = offset + bytes;
+    return memory_.get() + offset;
+  }
+
+  uint32_t shared_offset(const void* address) {
+    const char* p = static_cast<const char*>(address);
+    if (p < memory_.get() || p >= memory_.get() + shared_used_) fault("an address outside shared memory");
+    return static_cast<uint32_t>(p - memory_.get());
+  }
+  char* shared_pointer(uint32_t offset) {
+    if (offset >= shared_used_) fault("an offset outside shared memory");
     return memory_.get() + offset;
   }
 
@@ -171,8 +222,15 @@ class Scheduler {
     }
   }
 
+  // What is under way to these bytes has not arrived: until they are written, reading them is a fault.
+  void poison_shared(void* address, size_t bytes) {
+    std::memset(address, 0xFF, bytes);
+    Shadow* shadow = shadow_.get() + (static_cast<char*>(address) - memory_.get());
+    for (size_t i = 0; i < bytes; ++i) shadow[i].writer.epoch = 0;
+  }
+
  private:
-  enum class State { ready, at_barrier, in_warp, finished };
+  enum class State { ready, at_barrier, in_warp, asleep, finished };
 
   struct Fiber {
     ucontext_t start;  // enters fiber_main on the fiber's own stack
@@ -180,7 +238,7 @@ class Scheduler {
     std::unique_ptr<char[]> stack;
     State state = State::finished;
     bool started = false;  // suspended inside its loop, ready to be resumed for another block
-    const char* file = "";
+    const char *what = "", *file = "";
     int line = 0;
   };
 
@@ -280,6 +338,7 @@ class Scheduler {
   }
 
   void run_block() {
+    ++blocks_run_;
     block_epoch_ = ++epoch_;
     statics_.clear();
     static_bytes_ = 0;
@@ -288,9 +347,12 @@ class Scheduler {
     for (Warp& warp : warps_) warp = Warp();
     ready_.clear();
     for (int t = 0; t < threads_; ++t) make_ready(t);
+    idle_ = nullptr, end_ = nullptr;
+    const bool restless = next_random() % 2 == 0;
     int finished = 0;
     while (finished < threads_ && fault_.empty()) {
       while (!ready_.empty() && fault_.empty()) {
+        if (restless && idle_ != nullptr && next_random() % 8 == 0) idle_();
         const size_t pick = next_random() % ready_.size();
         const int thread = ready_[pick];
         ready_[pick] = ready_.back();
@@ -298,8 +360,9 @@ class Scheduler {
         resume(thread);
         finished += fibers_[thread].state == State::finished;
       }
-      if (finished < threads_ && fault_.empty()) release_barrier(finished);
+      if (finished < threads_ && fault_.empty() && (idle_ == nullptr || !idle_())) release_barrier(finished);
     }
+    if (fault_.empty() && end_ != nullptr && *end_() != 0) record(end_());
     // Fibers that a fault left inside the kernel start afresh next time.
     for (int t = 0; t < threads_; ++t)
       if (fibers_[t].state != State::finished) fibers_[t].started = false;
@@ -310,18 +373,23 @@ class Scheduler {
 
   // No fiber can run: lets all of them pass the barrier they wait at, or says what they wait for in vain.
   void release_barrier(int finished) {
-    const Fiber* waiting = nullptr;
+    const Fiber *waiting = nullptr, *asleep = nullptr;
     int at_barrier = 0, in_warp = 0;
     bool one_place = true;
     for (int t = 0; t < threads_; ++t) {
       const Fiber& f = fibers_[t];
       in_warp += f.state == State::in_warp;
+      if (f.state == State::asleep) asleep = &f;
       if (f.state != State::at_barrier) continue;
       ++at_barrier;
       if (waiting != nullptr && (waiting->line != f.line || std::strcmp(waiting->file, f.file) != 0)) one_place = false;
       waiting = &f;
     }
     std::ostringstream text;
+    if (asleep != nullptr) {
+      text << "deadlock: threads wait for " << asleep->what << " at " << asleep->file << ":" << asleep->line;
+      return record(text.str());
+    }
     if (waiting != nullptr) text << " at " << waiting->file << ":" << waiting->line;
     if (in_warp > 0) return record("deadlock: a warp collective waits for lanes that do not come" + text.str());
     if (finished > 0) return record("divergence: some threads ended, the others wait at __syncthreads" + text.str());
@@ -347,7 +415,9 @@ class Scheduler {
   size_t dynamic_bytes_ = 0, static_bytes_ = 0, shared_used_ = 0, poisoned_ = kMaxShared + kGuard;
   int threads_ = 0, current_ = 0;
   uint32_t epoch_ = 0, block_epoch_ = 0;  // barriers passed since the start, and at the start of this block
-  uint64_t random_ = 1;
+  bool (*idle_)() = nullptr;
+  const char* (*end_)() = nullptr;
+  uint64_t random_ = 1, blocks_run_ = 0;
   std::string fault_;
 };
 

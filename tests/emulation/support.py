@@ -11,6 +11,8 @@ from functools import cache
 import pytest
 import torch
 
+from myops._native import DTYPE_CODES
+
 from . import build
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -35,7 +37,7 @@ def load_library():
         pytest.fail(str(error))
     torch.ops.load_library(str(path))
     lib = ctypes.CDLL(str(path))
-    for name in ("emulation_planted", "emulation_faulty_tile", "emulation_faulty_sort", "emulation_gemm"):
+    for name in ("emulation_planted", "emulation_sort", "myops_cuda_gemm", "myops_cuda_plan"):
         getattr(lib, name).restype = ctypes.c_char_p
     lib.emulation_from_half.restype = lib.emulation_from_bfloat16.restype = ctypes.c_float
     lib.emulation_to_half.restype = lib.emulation_to_bfloat16.restype = ctypes.c_uint16
@@ -94,6 +96,50 @@ def same(actual, expected):
     assert actual.dtype == expected.dtype
     assert actual.shape == expected.shape
     assert torch.equal(actual, expected), f"{(actual != expected).sum()} of {actual.numel()} elements differ"
+
+
+def contiguous(m, n, k):
+    """The strides of row-major operands: row, column and batch of A, B and D."""
+    return [k, 1, m * k, n, 1, k * n, n, 1, m * n]
+
+
+def plan(library, kind, m, n, k, batch=1, strides=None, multiprocessors=132, capability=80, batch_invariant=False):
+    """The plan of a product as a dictionary; strides: row, column and batch of A, B and D."""
+    sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
+    strides = (ctypes.c_int64 * 9)(*(strides or contiguous(m, n, k)))
+    return parse(
+        library.myops_cuda_plan(
+            DTYPE_CODES[kind], sizes, strides, b"", multiprocessors, capability, int(batch_invariant)
+        )
+    )
+
+
+def parse(text):
+    assert not text.startswith(b"error: "), text.decode()
+    pairs = dict(pair.split("=") for pair in text.decode().split())
+    return {key: value if key == "kernel" else int(value) for key, value in pairs.items()}
+
+
+def run_kernel(library, kernel, a, b, max_blocks=2**31 - 1, column_major=False, multiprocessors=132):
+    """A batch of products by a kernel of our choice: the result and the plan. The operands may have any strides."""
+    batch, m, k = a.shape
+    n = b.shape[2]
+    d = torch.full((batch, n, m) if column_major else (batch, m, n), 9, dtype=a.dtype)
+    if column_major:
+        d = d.transpose(1, 2)
+    sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
+    strides = (ctypes.c_int64 * 9)(*(s for t in (a, b, d) for s in (t.stride(1), t.stride(2), t.stride(0))))
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (a, b, d)]
+    workspace = torch.full((1 << 22,), 0xFF, dtype=torch.uint8)
+    library.emulation_machine(multiprocessors, 90)
+    try:
+        text = library.myops_cuda_gemm(
+            DTYPE_CODES[a.dtype], sizes, strides, *pointers, kernel.encode(), ctypes.c_int64(max_blocks),
+            ctypes.c_void_p(workspace.data_ptr()), ctypes.c_int64(workspace.numel()), None,
+        )  # fmt: skip
+    finally:
+        library.emulation_machine(132, 80)
+    return d, parse(text)
 
 
 class Canary:

@@ -1,19 +1,58 @@
-// Plans a product and hands it to the kernel family of its dtype.
+// Hands a planned product to the kernel family of its plan and dtype.
 #include "gemm.h"
 
 namespace myops {
 
-cudaError_t launch_gemm(const Gemm& problem, cudaStream_t stream) {
-  int device = 0, multiprocessors = 0;
+cudaError_t query_machine(Machine* machine) {
+  int device = 0, major = 0, minor = 0;
   cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  if (error != cudaSuccess) return error;
-  return launch_gemm_planned(problem, plan_gemm(problem, multiprocessors), stream);
+  const auto query = [&](int* value, cudaDeviceAttr attribute) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, device);
+  };
+  query(&machine->multiprocessors, cudaDevAttrMultiProcessorCount);
+  query(&major, cudaDevAttrComputeCapabilityMajor);
+  query(&minor, cudaDevAttrComputeCapabilityMinor);
+  machine->capability = 10 * major + minor;
+  return error;
 }
 
-cudaError_t launch_gemm_planned(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream) {
+namespace {
+
+// Packs what the plan wants packed, and returns the problem with those operands.
+cudaError_t pack_operands(Gemm* g, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
+  cudaError_t error = cudaSuccess;
+  const auto pack = [&](PackOperand p, MatrixView* view, int64_t offset, bool is_a) {
+    p.to.data = static_cast<char*>(workspace) + offset;
+    error = launch_pack(p, element_size(g->in), stream);
+    *view = p.to;
+    if (!is_a) swap_matrix_dims(*view);
+  };
+  if (g->K == 0) return error;
+  if (plan.a_pack_bytes > 0) pack(pack_a(*g, plan), &g->A, 0, true);
+  if (plan.b_pack_bytes > 0 && error == cudaSuccess) pack(pack_b(*g, plan), &g->B, plan.a_pack_bytes, false);
+  return error;
+}
+
+}  // namespace
+
+cudaError_t launch_gemm(const Gemm& problem, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
   if (plan.tiles == 0) return cudaSuccess;
-  const Gemm g = plan.transpose ? transposed(problem) : problem;
+  Gemm g = plan.transpose ? transposed(problem) : problem;
+  switch (plan.kernel) {
+    case GemmKernel::skinny:
+      return element_size(g.in) == 2 ? launch_skinny_half(g, plan, workspace, stream)
+                                     : launch_skinny_float(g, plan, workspace, stream);
+    case GemmKernel::tiny: return launch_tiny(g, plan, stream);
+    case GemmKernel::mma:
+    case GemmKernel::wgmma: {
+      const cudaError_t error = pack_operands(&g, plan, workspace, stream);
+      if (error != cudaSuccess) return error;
+      if (plan.kernel == GemmKernel::wgmma)
+        return g.in == DType::bf16 ? launch_wgmma_bf16(g, plan, stream) : launch_wgmma_f16(g, plan, stream);
+      return is_floating(g.in) ? launch_mma_half(g, plan, stream) : launch_mma_byte(g, plan, stream);
+    }
+    case GemmKernel::tile: break;
+  }
   if (is_complex(g.in)) return launch_complex_tile(g, plan, stream);
   if (is_floating(g.in)) return launch_float_tile(g, plan, stream);
   return launch_integer_tile(g, plan, stream);

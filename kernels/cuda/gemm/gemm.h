@@ -5,15 +5,24 @@
 
 namespace myops {
 
-// Enqueues the product on `stream` of the current device; allocates nothing and waits for nothing.
-cudaError_t launch_gemm(const Gemm& problem, cudaStream_t stream);
+// The current device, as a plan sees it.
+cudaError_t query_machine(Machine* machine);
 
-// The same by a given plan, which must be one for this problem. For tests and for tuning.
-cudaError_t launch_gemm_planned(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+// Enqueues the product on `stream` of the current device by a plan for this problem; allocates nothing and waits for
+// nothing. workspace: plan.workspace_bytes of device memory, 16 bytes aligned, whose contents do not matter.
+cudaError_t launch_gemm(const Gemm& problem, const GemmPlan& plan, void* workspace, cudaStream_t stream);
 
-// The families of tile.cuh, one translation unit each; defined for the dtypes that the name says.
+// The families, one or more translation units each; defined for the dtypes that the name says.
 cudaError_t launch_float_tile(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 cudaError_t launch_complex_tile(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 cudaError_t launch_integer_tile(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+cudaError_t launch_skinny_float(const Gemm& problem, const GemmPlan& plan, void* workspace, cudaStream_t stream);
+cudaError_t launch_skinny_half(const Gemm& problem, const GemmPlan& plan, void* workspace, cudaStream_t stream);
+cudaError_t launch_mma_half(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+cudaError_t launch_mma_byte(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+cudaError_t launch_wgmma_bf16(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+cudaError_t launch_wgmma_f16(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+cudaError_t launch_pack(const PackOperand& operand, int element_bytes, cudaStream_t stream);
+cudaError_t launch_tiny(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 
 }  // namespace myops

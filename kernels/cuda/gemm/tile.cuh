@@ -1,6 +1,7 @@
 // One tiled matrix product for every dtype and every stride, in the arithmetic of ordinary (SIMT) instructions.
 //
-// Not here: tensor cores, the choice of the tile (plan.h), the switch over dtypes (float_tile.cu and its neighbours).
+// Not here: tensor cores, the choice of the tile (plan_tile.h), the switch over dtypes (float_tile.cu and its
+// neighbours).
 //
 //            n ->                     A block owns a tile of D. Per step of K it copies m x k of A and k x n of B into
 //      k     +-------------+          shared memory, widened to the accumulator's type and laid out along m and n:
@@ -16,6 +17,7 @@
 // rounding: bits depend on the row of A, the column of B and C alone. C is read by the thread that writes D.
 #pragma once
 #include "../element.cuh"
+#include "epilogue.cuh"
 #include "gemm.h"
 
 namespace myops {
@@ -89,46 +91,12 @@ struct OperandLoader {
   }
 };
 
-// N neighbours along a row of C or D, of which `left` exist; one access where they are contiguous and aligned.
-template <int N, class T>
-__device__ __forceinline__ bool is_pack(const T* address, int64_t stride, int64_t left) {
-  return N > 1 && stride == 1 && left >= N && reinterpret_cast<uintptr_t>(address) % (N * sizeof(T)) == 0;
-}
-
-template <int N, class T, class Acc>
-__device__ __forceinline__ void load_row(Acc (&row)[N], const T* address, int64_t stride, int64_t left, bool conj) {
-  if (is_pack<N>(address, stride, left)) {
-    const Pack<T, N> pack = load_pack<Pack<T, N>>(address);
-#pragma unroll
-    for (int j = 0; j < N; ++j) row[j] = conjugate_if(conj, widen<Acc>(pack.v[j]));
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < N; ++j)
-    if (j < left) row[j] = conjugate_if(conj, widen<Acc>(address[j * stride]));
-}
-
-template <int N, class T, class Acc>
-__device__ __forceinline__ void store_row(const Acc (&row)[N], T* address, int64_t stride, int64_t left, bool conj) {
-  if (is_pack<N>(address, stride, left)) {
-    Pack<T, N> pack;
-#pragma unroll
-    for (int j = 0; j < N; ++j) pack.v[j] = narrow<T>(conjugate_if(conj, row[j]));
-    store_pack(address, pack);
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < N; ++j)
-    if (j < left) address[j * stride] = narrow<T>(conjugate_if(conj, row[j]));
-}
-
 template <DType kIn, TileSize kSize>
 __global__ void __launch_bounds__(TileLayout<kIn, kSize>::kThreads)
     gemm_tile(const __grid_constant__ Gemm g, const __grid_constant__ GemmPlan plan) {
   using Layout = TileLayout<kIn, kSize>;
   using In = typename Element<kIn>::Type;
   using Acc = typename Element<kIn>::Acc;
-  using Wide = typename Element<kIn>::Wide;
   using Vector = Pack<Acc, Layout::kVector>;
   constexpr TileShape shape = Layout::kShape;
   constexpr int kVector = Layout::kVector;
@@ -139,7 +107,6 @@ __global__ void __launch_bounds__(TileLayout<kIn, kSize>::kThreads)
   // The thread's first row and column; its groups lie kThreadsM * kVector rows and kThreadsN * kVector columns apart.
   const int thread_row = (warp / kWarpsN * 4 + lane / 8) * kVector;
   const int thread_col = (warp % kWarpsN * 8 + lane % 8) * kVector;
-  const auto alpha = Scalar<Acc>::of(g.alpha), beta = Scalar<Acc>::of(g.beta);
 
   for (int64_t index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
     const TileIndex tile = tile_at(index, plan.tiles_m, plan.tiles_n);
@@ -192,35 +159,16 @@ __global__ void __launch_bounds__(TileLayout<kIn, kSize>::kThreads)
       }
     }
 
-    const int64_t c_base = g.C.data == nullptr ? 0 : batch_offset(g, g.C, tile.item);
-    const int64_t d_base = batch_offset(g, g.D, tile.item);
-    const bool wide_c = g.c_type != kIn, wide_d = g.out != kIn;
+    const Epilogue<kIn> epilogue(g, tile.item);
 #pragma unroll
     for (int i = 0; i < shape.thread_m; ++i) {
       const int64_t row = row0 + thread_row + i / kVector * Layout::kThreadsM * kVector + i % kVector;
-      if (row >= g.M) continue;
 #pragma unroll
       for (int j = 0; j < Layout::kGroupsN; ++j) {
-        const int64_t col = col0 + thread_col + j * Layout::kThreadsN * kVector, left = g.N - col;
-        if (left <= 0) continue;
         Acc values[kVector];
 #pragma unroll
-        for (int v = 0; v < kVector; ++v) values[v] = scale(alpha, acc[i][j * kVector + v]);
-        if (g.C.data != nullptr) {
-          const int64_t at = c_base + row * g.C.row_stride + col * g.C.col_stride;
-          Acc c[kVector] = {};
-          if (wide_c)
-            load_row(c, static_cast<const Wide*>(g.C.data) + at, g.C.col_stride, left, g.C.conj);
-          else
-            load_row(c, static_cast<const In*>(g.C.data) + at, g.C.col_stride, left, g.C.conj);
-#pragma unroll
-          for (int v = 0; v < kVector; ++v) values[v] = scale_add(beta, c[v], values[v]);
-        }
-        const int64_t at = d_base + row * g.D.row_stride + col * g.D.col_stride;
-        if (wide_d)
-          store_row(values, static_cast<Wide*>(g.D.data) + at, g.D.col_stride, left, g.D.conj);
-        else
-          store_row(values, static_cast<In*>(g.D.data) + at, g.D.col_stride, left, g.D.conj);
+        for (int v = 0; v < kVector; ++v) values[v] = acc[i][j * kVector + v];
+        epilogue.store(values, row, col0 + thread_col + j * Layout::kThreadsN * kVector);
       }
     }
   }

@@ -1,0 +1,211 @@
+"""What benchmarks/gpu.py knows of single kernels: each against float64, and each against the others.
+
+Reaches kernels/cuda/gemm/by_name.cu through ctypes, so that a kernel runs whether or not the plan would choose it. On a
+dry run the library is the emulated one (tests/emulation). Not here: operators (gpu_cases.py), torch's times
+(gpu_timing.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import math
+from collections.abc import Iterator
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from myops import _native
+
+from .gpu_cases import Case, Device, equal, layouts, random, short, whole
+
+KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma", "small wgmma", "large wgmma"]
+FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+HALVES = [torch.bfloat16, torch.float16]
+DTYPES = {"skinny": FLOATS, "tiny": FLOATS, "mma": [*HALVES, torch.int8, torch.uint8], "wgmma": HALVES}
+SHAPES = {  # batch, M, N, K: whole tiles, tails of every side, more steps of K than stages, unaligned rows
+    "tile": [(1, 128, 128, 64), (2, 129, 257, 65), (1, 1, 300, 17)],
+    "skinny": [(1, 1, 4096, 4096), (1, 16, 1000, 3000), (3, 5, 130, 1155), (1, 777, 8, 2050), (1, 3, 64, 100000)],
+    "tiny": [(1000, 4, 4, 4), (1000, 3, 5, 7), (777, 8, 8, 8), (300, 16, 16, 16), (300, 32, 32, 32), (99, 20, 32, 50)],
+    "mma": [(1, 128, 128, 64), (1, 256, 384, 512), (2, 130, 264, 72), (1, 65, 33, 37), (1, 300, 1000, 1157)],
+    "wgmma": [(1, 128, 128, 64), (1, 256, 512, 1024), (2, 130, 264, 72), (1, 65, 33, 37), (1, 3000, 2000, 1160)],
+}
+
+
+@cache
+def library(dry: bool) -> ctypes.CDLL:
+    if dry:
+        from tests.emulation import build
+
+        found = ctypes.CDLL(str(build.build()))
+        found.emulation_machine(132, 90)
+    else:
+        _native.require()
+        found = ctypes.CDLL(str(_native._CUDA_LIBRARY))
+    found.myops_cuda_gemm.restype = found.myops_cuda_plan.restype = ctypes.c_char_p
+    return found
+
+
+class ByName:
+    """D = A @ B of 3-D operands by a named kernel, ready to be called again and again."""
+
+    def __init__(self, device: Device, kernel: str, a: Tensor, b: Tensor) -> None:
+        batch, m, k = a.shape
+        n = b.shape[2]
+        poison = float("nan") if a.is_floating_point() else 77
+        self.out = torch.full((batch, m, n), poison, dtype=a.dtype, device=a.device)
+        self.operands = (a, b, self.out)  # keeps them alive
+        self.device, self.kernel = device, kernel
+        # Both operands packed, with rounded pitches, and what skinny keeps of split sums.
+        room = 2 * (a.numel() + b.numel()) * a.element_size() + 64 * (m + n + k + 512) * batch * 16 + (1 << 24)
+        self.workspace = torch.full((room,), 0xFF, dtype=torch.uint8, device=a.device)
+        self.sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
+        self.strides = (ctypes.c_int64 * 9)(
+            *(s for t in self.operands for s in (t.stride(1), t.stride(2), t.stride(0)))
+        )
+
+    def __call__(self) -> str:
+        stream = 0 if self.device.dry else torch.cuda.current_stream().cuda_stream
+        pointers = [ctypes.c_void_p(t.data_ptr()) for t in (*self.operands, self.workspace)]
+        text = (
+            library(self.device.dry)
+            .myops_cuda_gemm(
+                _native.DTYPE_CODES[self.out.dtype], self.sizes, self.strides, *pointers[:3], self.kernel.encode(),
+                ctypes.c_int64(2**31 - 1), pointers[3], ctypes.c_int64(self.workspace.numel()), ctypes.c_void_p(stream),
+            )
+            .decode()
+        )  # fmt: skip
+        assert not text.startswith("error: "), text
+        return text
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """In float64 on the operands' device; whole numbers are exact, of which integers take the low bits."""
+    result = a.double() @ b.double()
+    return result if a.is_floating_point() else result.to(torch.int64).to(a.dtype)
+
+
+def kernel_exact(device: Device, kernel: str, dtype: torch.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Whole numbers, bit for bit, in every pair of layouts; twice, because a race may miss once."""
+    batch, m, n, k = shape if not device.dry else (min(shape[0], 3), *(min(s, 40 + s % 8) for s in shape[1:]))
+    a, b = whole(device, batch, m, k, dtype=dtype, seed=1), whole(device, batch, k, n, dtype=dtype, seed=2)
+    expected = product(a, b)
+    for (i, x), (j, y) in itertools.product(enumerate(layouts(a)), enumerate(layouts(b))):
+        call = ByName(device, kernel, x, y)
+        for _ in range(2):
+            plan = call()
+            try:
+                equal(call.out, expected.to(dtype).cpu())
+            except AssertionError as error:
+                names = ("contiguous", "transposed", "strided")
+                raise AssertionError(f"A {names[i]}, B {names[j]}: {error}; {plan}") from None
+            call.out.fill_(0)
+    return {"plan": plan}
+
+
+def kernel_error(device: Device, kernel: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Random numbers: the error against float64 is at most twice that of torch's kernel. 30 runs give the same bits."""
+    m, n, k = {"skinny": (7, 1000, 4096), "tiny": (30, 30, 60)}.get(kernel, (515, 776, 1032))
+    m, n, k = (device.size(s) if s > 64 else s for s in (m, n, k))
+    batch = device.size(500) if kernel == "tiny" else 1
+    torch.manual_seed(1)
+    a, b = random(device, batch, m, k, dtype=dtype), random(device, batch, k, n, dtype=dtype)
+    call, reference = ByName(device, kernel, a, b), a.double() @ b.double()
+    call()
+    first = call.out.clone()
+
+    def error(t: Tensor) -> float:
+        return float((t.double() - reference).abs().max() / reference.abs().max())
+
+    ours, native = error(first), error(a @ b)
+    assert ours <= 2 * native + (1e-13 if dtype == torch.float64 else 1e-6), f"error {ours:.3g}, native {native:.3g}"
+    for _ in range(2 if device.dry else 30):
+        call()
+        assert torch.equal(call.out, first), "another run gave other bits"
+    return {"error": ours, "native_error": native}
+
+
+def kernel_rows(device: Device, kernel: str, dtype: torch.dtype) -> dict[str, Any]:
+    """A row has the same bits whatever M, within one family of kernels and over its tiles."""
+    torch.manual_seed(2)
+    rows, k = device.size(700), device.size(1032)
+    a, b = random(device, 1, rows, k, dtype=dtype), random(device, 1, k, device.size(520), dtype=dtype)
+    call = ByName(device, kernel, a, b)
+    call()
+    for other, m in itertools.product((kernel, kernel.replace("small", "large")), (1, 17, 64, rows - 1)):
+        part = ByName(device, other, a[:, :m], b)
+        part()
+        assert torch.equal(part.out, call.out[:, :m]), f"{m} rows by {other} have other bits"
+    return {}
+
+
+def kernel_cases(kind: str) -> Iterator[Case]:
+    kernels = [kernel for kernel in KERNELS if kernel.split()[-1] == kind]
+    for kernel, dtype in itertools.product(kernels, DTYPES.get(kind, [*FLOATS, torch.int32])):
+        for shape in SHAPES[kind]:
+            yield f"{kernel} {short(dtype)} {shape}", partial(kernel_exact, kernel=kernel, dtype=dtype, shape=shape)
+        if dtype.is_floating_point:
+            yield f"{kernel} {short(dtype)} error", partial(kernel_error, kernel=kernel, dtype=dtype)
+        if kernel.startswith("small") and dtype.is_floating_point:
+            yield f"{kernel} {short(dtype)} rows", partial(kernel_rows, kernel=kernel, dtype=dtype)
+
+
+def sanitizer_cases(tool: str) -> Iterator[Case]:
+    """Every kernel once at a small shape: a tool slows it down a hundred times."""
+    for kernel in KERNELS:
+        kind = kernel.split()[-1]
+        for dtype in (DTYPES.get(kind, FLOATS)[0], DTYPES.get(kind, FLOATS)[-1]):
+            batch, m, n, k = min(SHAPES[kind], key=math.prod)
+            shape = (min(batch, 70), m, n, k)
+            yield f"{tool} {kernel} {short(dtype)}", partial(kernel_exact, kernel=kernel, dtype=dtype, shape=shape)
+
+
+# ---- Which kernel where: what the weights and thresholds of plan.h are to be made of --------------------------------
+
+
+def tuning(device: Device, dtype: torch.dtype, shape: tuple[int, ...], kernels: list[str]) -> dict[str, Any]:
+    from .gpu_timing import launch_time
+
+    batch, m, n, k = shape if not device.dry else tuple(min(s, 24) for s in shape)
+    copies = 1 if device.dry else max(1, min(16, (180 << 20) // max(1, (m * k + k * n + m * n) * batch * 2)))
+    found: dict[str, Any] = {}
+    for kernel in kernels:
+        calls = []
+        for _ in range(copies):
+            a, b = random(device, batch, m, k, dtype=dtype), random(device, batch, k, n, dtype=dtype)
+            calls.append(ByName(device, kernel, a, b))
+        measure = launch_time(device, lambda call: call(), [(call,) for call in calls])
+        found[f"{kernel} us"] = min(measure() for _ in range(2 if device.dry else 10)) * 1e6
+    return found
+
+
+def tuning_cases(family: str) -> Iterator[Case]:
+    squares = [(1, n, n, n) for n in (256, 512, 1024, 2048, 4096)]
+    others = [(1, 9477, 1152, 588), (64, 512, 512, 64), (1, 64, 4096, 4096), (1, 17, 4096, 4096), (8, 1024, 1024, 1024)]
+    for shape in squares + others:
+        yield (
+            f"tuning bfloat16 {shape}",
+            partial(
+                tuning,
+                dtype=torch.bfloat16,
+                shape=shape,
+                kernels=["small mma", "large mma", "small wgmma", "large wgmma"],
+            ),
+        )
+    for shape in squares:
+        yield (
+            f"tuning float32 {shape}",
+            partial(tuning, dtype=torch.float32, shape=shape, kernels=["small tile", "large tile"]),
+        )
+    for shape in [(1, 16, 4096, 4096), (1, 8, 4096, 4096), (1, 1, 4096, 4096)]:
+        yield (
+            f"tuning bfloat16 few rows {shape}",
+            partial(tuning, dtype=torch.bfloat16, shape=shape, kernels=["skinny", "small mma", "small wgmma"]),
+        )
+    for shape in [(100000, 4, 4, 4), (20000, 16, 16, 16), (4096, 32, 32, 32)]:
+        yield (
+            f"tuning float32 {shape}",
+            partial(tuning, dtype=torch.float32, shape=shape, kernels=["tiny", "small tile"]),
+        )

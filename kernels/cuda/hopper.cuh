@@ -1,0 +1,162 @@
+// What a Hopper (sm_90a) adds to a block: barriers in shared memory that count bytes, copies of whole tiles by the
+// tensor memory accelerator (TMA), and tensor-core products of a warpgroup (wgmma). One function, one instruction.
+//
+// On a CPU: tests/emulation/hopper.h. The other architectures compile a kernel that uses these to nothing
+// (MYOPS_HOPPER_CODE); plans do not choose it there.
+#pragma once
+#include "async_copy.cuh"
+#include "launch.h"
+#include "tensor_map.h"
+
+#if defined(MYOPS_CUDA_EMULATION) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define MYOPS_HOPPER_CODE 1
+#else
+#define MYOPS_HOPPER_CODE 0
+#endif
+
+#ifndef MYOPS_CUDA_EMULATION
+namespace myops {
+
+// ---- Barriers: a phase is over when `count` arrivals and all expected bytes have come; phases alternate in parity
+
+struct alignas(8) SharedBarrier {
+  uint64_t state;
+};
+
+// One thread, once; then barrier_init_fence and __syncthreads before anyone else uses it.
+__device__ __forceinline__ void barrier_init(SharedBarrier* barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
+}
+__device__ __forceinline__ void barrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// Arrives, and lets the phase wait for that many bytes of tma_load besides.
+__device__ __forceinline__ void barrier_arrive_expect(SharedBarrier* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+__device__ __forceinline__ void barrier_arrive(SharedBarrier* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
+// Waits for the end of the phase of that parity; that of a fresh barrier's first phase is 0, and 1 is over already.
+__device__ __forceinline__ void barrier_wait(SharedBarrier* barrier, uint32_t parity) {
+  uint32_t done = 0;
+  while (!done)
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.b32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
+}
+
+// ---- TMA -----------------------------------------------------------------------------------------------------------
+
+// One thread. Copies the map's box at these coordinates (elements, the innermost first) to `shared`, 1024 bytes
+// aligned; zeros where it reaches beyond the tensor. Its bytes, all of the box, arrive at `barrier`.
+__device__ __forceinline__ void tma_load(void* shared, const TensorMap* map, SharedBarrier* barrier,
+                                         const int32_t (&at)[5]) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6, %7}], "
+      "[%2];" ::"r"(shared_address(shared)),
+      "l"(map), "r"(shared_address(barrier)), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4])
+      : "memory");
+}
+
+// ---- Products of a warpgroup: 128 threads call together ------------------------------------------------------------
+
+// Before the first wgmma of a group, after the sums were touched by other instructions.
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+
+// All but the kGroups latest groups are done: their operands may be overwritten, and if 0, `sums` may be read.
+template <int kGroups, int kCount>
+__device__ __forceinline__ void wgmma_wait(float (&sums)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+}
+
+// The registers of each thread of this warpgroup, from here on. A multiple of 8; the sum over the block must fit.
+template <int kRegisters>
+__device__ __forceinline__ void registers_increase() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void registers_decrease() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// sums += A (64 x 16) * B (16 x kN), both in shared memory. Thread t, sum i is row 16 * (t / 32) + t % 32 / 4 + 8 * (i
+// % 4 / 2), column 8 * (i / 4) + 2 * (t % 4) + i % 2. kA-, kBAlongK: what the descriptor describes.
+template <class In, int kN, bool kAAlongK, bool kBAlongK>
+struct Wgmma;
+
+#define MYOPS_SUMS4(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
+#define MYOPS_SUMS16(i) MYOPS_SUMS4(i), MYOPS_SUMS4(i + 4), MYOPS_SUMS4(i + 8), MYOPS_SUMS4(i + 12)
+#define MYOPS_SUMS64(i) MYOPS_SUMS16(i), MYOPS_SUMS16(i + 16), MYOPS_SUMS16(i + 32), MYOPS_SUMS16(i + 48)
+
+#define MYOPS_WGMMA_128(In, type)                                                                      \
+  template <bool kAAlongK, bool kBAlongK>                                                              \
+  struct Wgmma<In, 128, kAAlongK, kBAlongK> {                                                          \
+    __device__ __forceinline__ static void add(float (&sums)[64], uint64_t a, uint64_t b) {            \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                        \
+                   " "                                                                                 \
+                   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+                   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "  \
+                   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "  \
+                   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, " \
+                   "%64, %65, 1, 1, 1, %66, %67;"                                                      \
+                   : MYOPS_SUMS64(0)                                                                   \
+                   : "l"(a), "l"(b), "n"(kAAlongK ? 0 : 1), "n"(kBAlongK ? 0 : 1));                    \
+    }                                                                                                  \
+  };
+MYOPS_WGMMA_128(__nv_bfloat16, "bf16")
+MYOPS_WGMMA_128(__half, "f16")
+#undef MYOPS_WGMMA_128
+
+#define MYOPS_WGMMA_256(In, type)                                                                                      \
+  template <bool kAAlongK, bool kBAlongK>                                                                              \
+  struct Wgmma<In, 256, kAAlongK, kBAlongK> {                                                                          \
+    __device__ __forceinline__ static void add(float (&sums)[128], uint64_t a, uint64_t b) {                           \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type                                        \
+                   " "                                                                                                 \
+                   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                           \
+                   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                  \
+                   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                  \
+                   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                  \
+                   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                  \
+                   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                  \
+                   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "      \
+                   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, " \
+                   "%128, %129, 1, 1, 1, %130, %131;"                                                                  \
+                   : MYOPS_SUMS64(0), MYOPS_SUMS64(64)                                                                 \
+                   : "l"(a), "l"(b), "n"(kAAlongK ? 0 : 1), "n"(kBAlongK ? 0 : 1));                                    \
+    }                                                                                                                  \
+  };
+MYOPS_WGMMA_256(__nv_bfloat16, "bf16")
+MYOPS_WGMMA_256(__half, "f16")
+#undef MYOPS_WGMMA_256
+#undef MYOPS_SUMS64
+#undef MYOPS_SUMS16
+#undef MYOPS_SUMS4
+
+}  // namespace myops
+#endif
+
+namespace myops {
+
+// An operand of Wgmma in shared memory, as tma_load writes it with a box that is 128 bytes wide: rows of 128 bytes,
+// whose 16-byte chunks are exchanged (chunk c of row r is at c ^ r % 8).
+//   along K      a row is a line, 64 values of K. `stride` bytes from 8 lines to the next 8. 16 values further along K
+//                are 32 bytes further.
+//   along lines  a row is a value of K, 64 lines. `stride` bytes from 8 values of K to the next 8, `leading` bytes from
+//                64 lines to the next 64.
+__device__ __forceinline__ uint64_t wgmma_descriptor(const void* tile, int leading, int stride) {
+  return uint64_t(shared_address(tile) & 0x3ffff) >> 4 | uint64_t(leading >> 4) << 16 | uint64_t(stride >> 4) << 32 |
+         uint64_t(1) << 62;
+}
+
+}  // namespace myops

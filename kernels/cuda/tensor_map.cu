@@ -1,0 +1,29 @@
+// The driver's side of tensor_map.h.
+#include "tensor_map.h"
+
+#ifndef MYOPS_CUDA_EMULATION
+#include <cudaTypedefs.h>
+
+namespace myops {
+
+cudaError_t make_tensor_map(const TensorMapSpec& spec, TensorMap* map) {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult found;
+  const cudaError_t error =
+      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
+  if (error != cudaSuccess) return error;
+  if (found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
+  const cuuint32_t box[5] = {spec.box[0], spec.box[1], 1, 1, 1}, element_strides[5] = {1, 1, 1, 1, 1};
+  cuuint64_t size[5], stride[4];
+  for (int i = 0; i < 5; ++i) size[i] = spec.size[i];
+  for (int i = 0; i < 4; ++i) stride[i] = spec.stride[i];
+  const CUtensorMapDataType type =
+      spec.type == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const CUresult result = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function)(
+      map, type, 5, const_cast<void*>(spec.data), size, stride, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+}  // namespace myops
+#endif

@@ -1,0 +1,341 @@
+// kernels/cuda/hopper.cuh and tensor_map.h on a CPU: barriers that count bytes, TMA, wgmma.
+//
+// What arrives late on the machine arrives as late as it may here, or at random:
+//   tma_load    poisons its destination and lands when no thread can move (in every other block, at any time)
+//   wgmma       reads its operands at once, computes at the wait, and compares: they must not have changed. Until then
+//               the sums are NaN.
+// Faults besides: a barrier that gets more arrivals than it counts or is used before its initialisation, a copy onto
+// operands of a wgmma in flight, a wgmma of what a copy has not delivered, a missing wgmma_fence, descriptors on which
+// the lanes of a warp differ, copies under way at the end of a block, misaligned maps and tiles.
+//
+// Layouts of descriptors, swizzle and sums are a reading of the PTX ISA; benchmarks/gpu.py compares them with a GPU.
+// Included by cuda_emulation.h.
+#pragma once
+#include <deque>
+#include <map>
+#include <vector>
+
+namespace myops {
+struct TensorMap;
+}
+#include "../../kernels/cuda/tensor_map.h"
+
+namespace myops {
+
+struct TensorMap {
+  TensorMapSpec spec;
+};
+
+inline cudaError_t make_tensor_map(const TensorMapSpec& spec, TensorMap* map) {
+  const auto bytes = static_cast<uint64_t>(element_size(spec.type));
+  bool valid = reinterpret_cast<uintptr_t>(spec.data) % 16 == 0 && spec.box[0] * bytes == 128 && spec.box[1] >= 1 &&
+               spec.box[1] <= 256;
+  for (uint64_t size : spec.size) valid &= size >= 1 && size <= uint64_t(1) << 32;
+  for (uint64_t stride : spec.stride) valid &= stride >= 16 && stride % 16 == 0 && stride < uint64_t(1) << 40;
+  map->spec = spec;
+  if (valid) return cudaSuccess;
+  emulation::last_fault = "a tensor map that the driver would refuse";
+  return cudaErrorLaunchFailure;
+}
+
+struct alignas(8) SharedBarrier {
+  uint64_t state;
+};
+
+inline uint32_t shared_address(const void* address) { return emulation::Scheduler::get().shared_offset(address); }
+
+}  // namespace myops
+
+namespace emulation {
+
+// 128-byte swizzle: bits 4-6 of an address are exchanged by bits 7-9.
+inline uint32_t swizzle(uint32_t address) { return address ^ (address >> 3 & 0x70); }
+
+class Hopper {
+ public:
+  struct Barrier {
+    int count, pending;
+    int64_t bytes;
+    unsigned phase;
+  };
+
+  struct Copy {
+    char* target;
+    myops::TensorMapSpec spec;
+    int32_t at[5];
+    const void* barrier;
+    int64_t bytes;
+  };
+
+  struct Range {
+    uint32_t begin = UINT32_MAX, end = 0;
+    bool meets(uint32_t b, uint32_t e) const { return begin < e && b < end; }
+  };
+
+  // One wgmma as one warp sees it: its 16 rows of A, all of B. Values as read at the issue, row by row of K.
+  struct Product {
+    uint64_t a, b;
+    int n;
+    std::vector<uint32_t> places;  // of A, then of B
+    std::vector<uint16_t> bits;
+    std::vector<float> values;
+    Range range_a, range_b;
+    bool checked = false;
+  };
+
+  struct Sums {
+    float* registers = nullptr;
+    std::vector<float> kept;
+    int in_flight = 0;
+  };
+
+  struct Lane {
+    size_t issued = 0, completed = 0;
+    std::deque<size_t> groups;  // how many had been issued at each commit
+    Sums sums;
+    bool fenced = false;
+  };
+
+  struct Warp {
+    std::vector<Product> products;
+    Lane lanes[Scheduler::kWarp];
+  };
+
+  static Hopper& get() {
+    static Hopper hopper;
+    Scheduler& scheduler = Scheduler::get();
+    if (hopper.block_ != scheduler.block_number()) {
+      hopper.block_ = scheduler.block_number();
+      hopper.barriers_.clear();
+      hopper.copies_.clear();
+      for (Warp& warp : hopper.warps_) warp = Warp();
+      scheduler.set_idle([] { return get().land(); },
+                         [] { return get().copies_.empty() ? "" : "a TMA copy is under way at the end of a block"; });
+    }
+    return hopper;
+  }
+
+  Barrier& barrier(const void* address) {
+    const auto found = barriers_.find(address);
+    if (found == barriers_.end()) Scheduler::get().fault("a shared barrier is used before its initialisation");
+    return found->second;
+  }
+
+  void init(const void* address, int count) {
+    Scheduler::get().shared_offset(address);
+    if (!barriers_.insert({address, {count, count, 0, 0}}).second)
+      Scheduler::get().fault("a shared barrier is initialised twice");
+  }
+
+  void arrive(const void* address) {
+    Barrier& b = barrier(address);
+    if (--b.pending < 0) Scheduler::get().fault("a shared barrier gets more arrivals than it counts");
+    end_phase(b);
+  }
+
+  void end_phase(Barrier& b) {
+    if (b.pending != 0 || b.bytes != 0) return;
+    ++b.phase;
+    b.pending = b.count;
+    Scheduler::get().wake();
+  }
+
+  void load(void* shared, const myops::TensorMapSpec& spec, const void* bar, const int32_t (&at)[5]) {
+    Scheduler& scheduler = Scheduler::get();
+    Copy copy{static_cast<char*>(shared), spec, {}, bar, int64_t(spec.box[1]) * 128};
+    std::memcpy(copy.at, at, sizeof(copy.at));
+    const uint32_t begin = scheduler.shared_offset(shared), end = begin + static_cast<uint32_t>(copy.bytes);
+    scheduler.shared_offset(copy.target + copy.bytes - 1);
+    if (begin % 1024 != 0) scheduler.fault("tma_load: the tile is not 1024 bytes aligned");
+    barrier(bar);
+    for (const Warp& warp : warps_)
+      for (const Product& p : warp.products)
+        if (p.range_a.meets(begin, end) || p.range_b.meets(begin, end))
+          scheduler.fault("a TMA copy overwrites operands of a wgmma in flight");
+    std::memset(copy.target, 0xFF, static_cast<size_t>(copy.bytes));
+    copies_.push_back(copy);
+  }
+
+  // One copy under way, any one, arrives. Whether there was one.
+  bool land() {
+    if (copies_.empty()) return false;
+    const size_t pick = Scheduler::get().random() % copies_.size();
+    const Copy copy = copies_[pick];
+    copies_.erase(copies_.begin() + static_cast<std::ptrdiff_t>(pick));
+    const uint32_t begin = Scheduler::get().shared_offset(copy.target);
+    for (uint32_t row = 0; row < copy.spec.box[1]; ++row)
+      for (uint32_t column = 0; column < copy.spec.box[0]; ++column) {
+        const int64_t at[5] = {copy.at[0] + int64_t(column), copy.at[1] + int64_t(row), copy.at[2], copy.at[3],
+                               copy.at[4]};
+        int64_t offset = 0;
+        bool inside = true;
+        for (int i = 0; i < 5; ++i) {
+          inside &= at[i] >= 0 && static_cast<uint64_t>(at[i]) < copy.spec.size[i];
+          offset += at[i] * (i == 0 ? 2 : static_cast<int64_t>(copy.spec.stride[i - 1]));
+        }
+        uint16_t bits = 0;
+        if (inside) std::memcpy(&bits, static_cast<const char*>(copy.spec.data) + offset, 2);
+        std::memcpy(Scheduler::get().shared_pointer(swizzle(begin + row * 128 + column * 2)), &bits, 2);
+      }
+    Barrier& b = barrier(copy.barrier);
+    b.bytes -= copy.bytes;
+    end_phase(b);
+    return true;
+  }
+
+  Warp& warp() { return warps_[Scheduler::get().thread() / Scheduler::kWarp]; }
+  Lane& lane() { return warp().lanes[Scheduler::get().thread() % Scheduler::kWarp]; }
+
+  template <class In, bool kAAlongK, bool kBAlongK>
+  void issue(float* sums, int n, uint64_t a, uint64_t b) {
+    Scheduler& scheduler = Scheduler::get();
+    Warp& w = warp();
+    Lane& l = lane();
+    if (!l.fenced) scheduler.fault("wgmma without wgmma_fence");
+    if (l.issued == w.products.size()) {
+      Product p;
+      p.a = a, p.b = b, p.n = n;
+      const int first_row = scheduler.thread() / Scheduler::kWarp % 4 * 16;
+      for (int row = 0; row < 16; ++row)
+        for (int k = 0; k < 16; ++k) p.places.push_back(place(a, kAAlongK, first_row + row, k, p.range_a));
+      for (int column = 0; column < n; ++column)
+        for (int k = 0; k < 16; ++k) p.places.push_back(place(b, kBAlongK, column, k, p.range_b));
+      for (const Copy& copy : copies_) {
+        const uint32_t begin = scheduler.shared_offset(copy.target), end = begin + static_cast<uint32_t>(copy.bytes);
+        if (p.range_a.meets(begin, end) || p.range_b.meets(begin, end))
+          scheduler.fault("wgmma of what a TMA copy has not delivered");
+      }
+      for (uint32_t at : p.places) {
+        uint16_t bits;
+        std::memcpy(&bits, scheduler.shared_pointer(at), 2);
+        In value;
+        std::memcpy(&value, &bits, 2);
+        p.bits.push_back(bits);
+        p.values.push_back(widen_half(value));
+      }
+      w.products.push_back(std::move(p));
+    } else if (w.products[l.issued].a != a || w.products[l.issued].b != b) {
+      scheduler.fault("wgmma: the lanes of a warp give different descriptors");
+    }
+    ++l.issued;
+    if (l.sums.in_flight > 0 && l.sums.registers != sums) scheduler.fault("wgmma: two sets of sums are in flight");
+    if (l.sums.in_flight++ == 0) {
+      l.sums.registers = sums;
+      l.sums.kept.assign(sums, sums + n / 2);
+      for (int i = 0; i < n / 2; ++i) sums[i] = NAN;
+    }
+  }
+
+  void wait(size_t groups) {
+    Scheduler& scheduler = Scheduler::get();
+    scheduler.exchange(0xffffffffu, 0, "wgmma_wait");
+    Warp& w = warp();
+    Lane& l = lane();
+    l.fenced = false;
+    const int lane_index = scheduler.thread() % Scheduler::kWarp;
+    while (l.groups.size() > groups) {
+      for (; l.completed < l.groups.front(); ++l.completed) {
+        Product& p = w.products[l.completed];
+        if (!p.checked) {
+          p.checked = true;
+          p.range_a = p.range_b = Range();
+          for (size_t i = 0; i < p.places.size(); ++i)
+            if (std::memcmp(scheduler.shared_pointer(p.places[i]), &p.bits[i], 2) != 0)
+              scheduler.fault("shared memory changed under a wgmma in flight");
+          p.places = {};
+          p.bits = {};
+        }
+        for (int i = 0; i < p.n / 2; ++i) {
+          const int row = lane_index / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + lane_index % 4 * 2 + i % 2;
+          double products = 0;
+          for (int k = 0; k < 16; ++k)
+            products += double(p.values[static_cast<size_t>(row * 16 + k)]) *
+                        p.values[static_cast<size_t>(256 + column * 16 + k)];
+          l.sums.kept[static_cast<size_t>(i)] = static_cast<float>(l.sums.kept[static_cast<size_t>(i)] + products);
+        }
+        if (--l.sums.in_flight == 0) std::copy(l.sums.kept.begin(), l.sums.kept.end(), l.sums.registers);
+      }
+      l.groups.pop_front();
+    }
+  }
+
+ private:
+  static float widen_half(__nv_bfloat16 x) { return __bfloat162float(x); }
+  static float widen_half(__half x) { return __half2float(x); }
+
+  // Where a descriptor has the element (line, k).
+  static uint32_t place(uint64_t descriptor, bool along_k, int line, int k, Range& range) {
+    if (descriptor >> 62 != 1) Scheduler::get().fault("wgmma: the descriptor's swizzle is not that of 128 bytes");
+    const auto field = [&](int shift) { return static_cast<uint32_t>(descriptor >> shift & 0x3fff) << 4; };
+    const uint32_t start = field(0), leading = field(16), stride = field(32);
+    const auto l = static_cast<uint32_t>(line), d = static_cast<uint32_t>(k);
+    const uint32_t logical =
+        along_k ? l % 8 * 128 + l / 8 * stride + d * 2 : l % 64 * 2 + l / 64 * leading + d % 8 * 128 + d / 8 * stride;
+    const uint32_t at = swizzle(start + logical);
+    range.begin = at < range.begin ? at : range.begin;
+    range.end = at + 2 > range.end ? at + 2 : range.end;
+    return at;
+  }
+
+  uint64_t block_ = 0;
+  std::map<const void*, Barrier> barriers_;
+  std::vector<Copy> copies_;
+  Warp warps_[Scheduler::kMaxThreads / Scheduler::kWarp];
+};
+
+}  // namespace emulation
+
+namespace myops {
+
+inline void barrier_init(SharedBarrier* barrier, int count) { emulation::Hopper::get().init(barrier, count); }
+inline void barrier_init_fence() {}
+
+inline void barrier_arrive(SharedBarrier* barrier, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (!emulation::left_out("barrier_arrive", file, line)) emulation::Hopper::get().arrive(barrier);
+}
+inline void barrier_arrive_expect(SharedBarrier* barrier, int bytes, const char* file = __builtin_FILE(),
+                                  int line = __builtin_LINE()) {
+  if (emulation::left_out("barrier_arrive", file, line)) return;
+  emulation::Hopper::get().barrier(barrier).bytes += bytes;
+  emulation::Hopper::get().arrive(barrier);
+}
+inline void barrier_wait(SharedBarrier* barrier, uint32_t parity, const char* file = __builtin_FILE(),
+                         int line = __builtin_LINE()) {
+  if (emulation::left_out("barrier_wait", file, line)) return;
+  while ((emulation::Hopper::get().barrier(barrier).phase & 1) == parity)
+    emulation::Scheduler::get().sleep("a shared barrier", file, line);
+}
+
+inline void tma_load(void* shared, const TensorMap* map, SharedBarrier* barrier, const int32_t (&at)[5]) {
+  emulation::Hopper::get().load(shared, map->spec, barrier, at);
+}
+
+inline void wgmma_fence(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (!emulation::left_out("wgmma_fence", file, line)) emulation::Hopper::get().lane().fenced = true;
+}
+inline void wgmma_commit(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  auto& lane = emulation::Hopper::get().lane();
+  if (!emulation::left_out("wgmma_commit", file, line)) lane.groups.push_back(lane.issued);
+}
+template <int kGroups, int kCount>
+void wgmma_wait(float (&)[kCount], const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (!emulation::left_out("wgmma_wait", file, line)) emulation::Hopper::get().wait(kGroups);
+}
+
+template <int kRegisters>
+void registers_increase() {
+  static_assert(kRegisters % 8 == 0 && kRegisters >= 24 && kRegisters <= 256, "what setmaxnreg takes");
+}
+template <int kRegisters>
+void registers_decrease() {
+  registers_increase<kRegisters>();
+}
+
+template <class In, int kN, bool kAAlongK, bool kBAlongK>
+struct Wgmma {
+  static void add(float (&sums)[kN / 2], uint64_t a, uint64_t b) {
+    emulation::Hopper::get().issue<In, kAAlongK, kBAlongK>(sums, kN, a, b);
+  }
+};
+
+}  // namespace myops
