@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .autograd import needs_graph
 from .calls import Number, call
 from .csr import CSR
 from .ops._csr import rows_of
@@ -235,7 +236,9 @@ def _times_dense(
     a: Parts, dense: Tensor, input: Tensor | None = None, beta: float = 1.0, alpha: float = 1.0, mean: bool = False
 ) -> Tensor:
     columns = a.rows if a.transposed else a.cols  # of what the parts describe
-    if a.ready[0] is None and input is None and not a.transposed and not mean and alpha == 1:
+    plain = input is None and not a.transposed and not mean and alpha == 1
+    # Every argument costs, and only a gradient reads the transposed pattern.
+    if plain and (a.ready[0] is None or not (torch.compiler.is_compiling() or needs_graph((a.values, dense)))):
         return call(_spmm, a.crow, a.col, a.values, dense)
     return call(
         _spmm, a.crow, a.col, a.values, dense, input, *a.ready,
@@ -289,13 +292,14 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, but got {reduce!r}")
     _check_inner(a, b)
     _check_types(a, b)
-    if reduce != "sum" and (not is_sparse(a) or is_sparse(b)):
+    left, right = is_sparse(a), is_sparse(b)
+    if reduce != "sum" and (not left or right):
         raise ValueError(f"reduce={reduce!r} needs a sparse a and a strided b, got {_describe(a)} and {_describe(b)}")
-    if is_sparse(a) and is_sparse(b):
+    if left and right:
         return _times_sparse(a, b)
-    if is_sparse(b):
+    if right:
         return _times_dense(_parts(b, "b").t(), a.mT).mT
-    if not is_sparse(a):
+    if not left:
         return torch.ops.myops.mm(a, b)
     if reduce in ("sum", "mean"):
         return _times_dense(_parts(a, "a"), b, mean=reduce == "mean")
