@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from . import _native
+from .activation import GELU, GELU_TANH, RELU
 from .autograd import without_wrapper
 from .registration import OPERATORS, Operator
 
@@ -65,11 +66,8 @@ def _activated(form: Callable[[Operator], Callable[..., Tensor]]) -> Callable[[O
         product = form(row)
 
         def call(*args: Any, use_gelu: bool = False, **kwargs: Any) -> Tensor:
-            if not use_gelu:
-                return torch.relu_(product(*args, **kwargs))
-            if args[0].device.type != "cpu":
-                raise RuntimeError("gelu after addmm is cuBLASLt's approximation on CUDA, which myops does not have")
-            return torch.ops.aten.gelu_.default(product(*args, **kwargs))
+            gelu = GELU if args[0].device.type == "cpu" else GELU_TANH  # as cuBLASLt has it
+            return product(*args, **kwargs, activation=gelu if use_gelu else RELU)
 
         return call
 

@@ -12,10 +12,12 @@
 //   +-----+  +-------------+
 //
 // Contract: rules of ../../matrix_view.h. Nothing outside the operands is read or written; edges are padded with zeros.
-// Every result is one chain of multiply_add over ascending K from zero, then alpha * acc, then + beta * C, then one
-// rounding: bits depend on the row of A, the column of B and C alone. C is read by the thread that writes D.
+// Every result is one chain of multiply_add over ascending K from zero, then alpha * acc, then + beta * C, then the
+// activation, then one rounding: bits depend on the row of A, the column of B and C alone. C is read by the thread that
+// writes D.
 #pragma once
 #include "../element.cuh"
+#include "activation.cuh"
 #include "gemm.h"
 
 namespace myops {
@@ -122,6 +124,19 @@ __device__ __forceinline__ void store_row(const Acc (&row)[N], T* address, int64
     if (j < left) address[j * stride] = narrow<T>(conjugate_if(conj, row[j]));
 }
 
+// Stores a row of results; where there is an activation, of what it makes of them, and what it was applied to beside
+// it.
+template <class T, int N, class Acc>
+__device__ __forceinline__ void finish_row(Acc (&row)[N], const Gemm& g, int64_t at, int64_t left) {
+  if (g.activation != Activation::none) {
+    if (g.preactivation != nullptr)
+      store_row(row, static_cast<T*>(g.preactivation) + at, g.D.col_stride, left, g.D.conj);
+#pragma unroll
+    for (int v = 0; v < N; ++v) row[v] = activate<T>(row[v], g.activation);
+  }
+  store_row(row, static_cast<T*>(g.D.data) + at, g.D.col_stride, left, g.D.conj);
+}
+
 template <DType kIn, TileSize kSize>
 __global__ void __launch_bounds__(TileLayout<kIn, kSize>::kThreads)
     gemm_tile(const __grid_constant__ Gemm g, const __grid_constant__ GemmPlan plan) {
@@ -218,9 +233,9 @@ __global__ void __launch_bounds__(TileLayout<kIn, kSize>::kThreads)
         }
         const int64_t at = d_base + row * g.D.row_stride + col * g.D.col_stride;
         if (wide_d)
-          store_row(values, static_cast<Wide*>(g.D.data) + at, g.D.col_stride, left, g.D.conj);
+          finish_row<Wide>(values, g, at, left);
         else
-          store_row(values, static_cast<In*>(g.D.data) + at, g.D.col_stride, left, g.D.conj);
+          finish_row<In>(values, g, at, left);
       }
     }
   }
