@@ -100,7 +100,7 @@ def test_error_of_float64(device: str, activation: str) -> None:
                 error = abs(mpmath.mpf(result) - expected) / (abs(v) * 2**-52 + mpmath.mpf(2) ** -1000)
                 worst[i] = max(worst[i], float(error))
     assert worst[0] <= 2 * worst[1], worst
-    assert worst[0] <= 1.3, worst
+    assert worst[0] <= 1.4, worst
 
 
 @pytest.mark.parametrize("activation", NAMES)
