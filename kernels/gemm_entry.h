@@ -28,10 +28,12 @@ struct GemmCall {
   const Tensor* c = nullptr;  // input or bias, broadcastable to the result
   const char* c_name = "input";
   double beta = 0, alpha = 1;
+  int64_t activation = 0;
   std::optional<ScalarType> out_dtype = std::nullopt;
   const Tensor* out = nullptr;  // write here; nullptr: allocate
   const char* out_name = "out";
-  const Operand* panels = nullptr;  // the matrix that the tensor b holds packed
+  std::optional<Tensor>* preactivation = nullptr;  // where what the activation is applied to is asked for
+  const Operand* panels = nullptr;                 // the matrix that the tensor b holds packed
 };
 
 // The dtype of the result: that of the operands, or an accumulator's.
@@ -44,6 +46,20 @@ inline ScalarType result_dtype(const GemmCall& call, DType in) {
   MYOPS_CHECK(ok, "out_dtype must be the dtype of ", call.a_name, " (", dtype_name(type),
               "), float32 for bfloat16 and float16, or int32 for int8 and uint8, but got ", dtype_name(wide));
   return wide;
+}
+
+// The activation that a call names by its number.
+inline Activation activation_of(const GemmCall& call, DType type) {
+  static constexpr const char* names[] = {"none", "relu", "gelu", "gelu_tanh", "silu"};
+  MYOPS_CHECK(call.activation >= 0 && call.activation < 5,
+              "activation must be 0 (none), 1 (relu), 2 (gelu), 3 (gelu_tanh) or 4 (silu), but got ", call.activation);
+  const auto f = static_cast<Activation>(call.activation);
+  MYOPS_CHECK(f == Activation::none || is_floating(type) || (f == Activation::relu && is_integral(type)), "myops.",
+              call.op, ": activation ", names[call.activation], " is not implemented for ", call.a_name, " of dtype ",
+              dtype_name(call.a.scalar_type()));
+  MYOPS_CHECK(f != Activation::none || call.preactivation == nullptr, "activation must not be 0 (none) in myops.",
+              call.op);
+  return f;
 }
 
 // a_row, b_column: the operand is 1-D and stands for one row or one column, which the result does not have.
@@ -68,6 +84,7 @@ Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_
   check_scalar(call.alpha, "alpha", in);
 
   GemmOperands p;
+  p.activation = activation_of(call, in);
   if (call.c != nullptr) {
     const Tensor& c = *call.c;
     check_same_device(c, call.c_name, call.a, call.a_name);
@@ -83,6 +100,10 @@ Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_
   if (call.out != nullptr) check_out(*call.out, sizes.data(), dims, type, call.a, call.a_name, call.out_name);
   Tensor out = call.out != nullptr ? *call.out : empty(sizes.data(), dims, type, call.a);
 
+  if (call.preactivation != nullptr) {
+    call.preactivation->emplace(empty(sizes.data(), dims, type, call.a));
+    p.preactivation = (*call.preactivation)->data_ptr();
+  }
   p.alpha = call.alpha;
   p.beta = call.beta;
   p.batch_invariant = batch_invariant.load(std::memory_order_relaxed);

@@ -62,6 +62,8 @@ struct GemmOperands {
   Operand a, b, d;
   Operand c;  // c.data == nullptr: absent
   double alpha = 1, beta = 1;
+  Activation activation = Activation::none;
+  void* preactivation = nullptr;  // laid out as d
   bool batch_invariant = false, b_panels = false;
 };
 
@@ -99,6 +101,7 @@ void for_each_gemm(const GemmOperands& p, const Run& run) {
   g.K = p.alpha == 0 ? 0 : p.a.size[p.a.dims - 1];
   g.alpha = g.K == 0 ? 1 : p.alpha;  // so that alpha = inf or nan does not meet the empty sum
   g.beta = p.beta;
+  g.activation = p.activation;
   g.batch_invariant = p.batch_invariant;
   g.b_panels = p.b_panels;
   g.in = p.a.type;
@@ -154,6 +157,8 @@ void for_each_gemm(const GemmOperands& p, const Run& run) {
     for (int o = 0; o < 4; ++o)
       if (operand[o]->data != nullptr)
         view[o]->data = static_cast<char*>(operand[o]->data) + offset[o] * element_size(operand[o]->type);
+    if (p.preactivation != nullptr)
+      g.preactivation = static_cast<char*>(p.preactivation) + offset[3] * element_size(p.d.type);
     run(static_cast<const Gemm&>(g));
   }
 }

@@ -3,7 +3,8 @@
 //
 // Why `float` for alpha and beta: Scalar does not cross the Stable ABI. Complex scalars and integers beyond 2^53 take
 // the .Scalar overloads, which Python adds (myops/registration.py). Why `-> ()` for out and in-place forms: an operator
-// that returns an alias of an argument cannot be functionalised.
+// that returns an alias of an argument cannot be functionalised. Why `int` for activation (Activation in
+// matrix_view.h): the ABI's conversion of a `str` leaks it.
 #include "torch_bridge.h"
 
 MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
@@ -15,29 +16,42 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
   m.def("mm.out(Tensor input, Tensor mat2, ScalarType? out_dtype=None, *, Tensor(a!) out) -> ()");
 
   m.def(
-      "addmm(Tensor input, Tensor mat1, Tensor mat2, ScalarType? out_dtype=None, *, float beta=1, float alpha=1) -> "
-      "Tensor");
+      "addmm(Tensor input, Tensor mat1, Tensor mat2, ScalarType? out_dtype=None, *, float beta=1, float alpha=1, int "
+      "activation=0) -> Tensor");
   m.def(
       "addmm.out(Tensor input, Tensor mat1, Tensor mat2, ScalarType? out_dtype=None, *, float beta=1, float alpha=1, "
-      "Tensor(a!) out) -> ()");
-  m.def("addmm_(Tensor(a!) input, Tensor mat1, Tensor mat2, *, float beta=1, float alpha=1) -> ()");
+      "int activation=0, Tensor(a!) out) -> ()");
+  m.def("addmm_(Tensor(a!) input, Tensor mat1, Tensor mat2, *, float beta=1, float alpha=1, int activation=0) -> ()");
 
   m.def("bmm(Tensor input, Tensor mat2, ScalarType? out_dtype=None) -> Tensor");
   m.def("bmm.out(Tensor input, Tensor mat2, ScalarType? out_dtype=None, *, Tensor(a!) out) -> ()");
 
   m.def(
-      "baddbmm(Tensor input, Tensor batch1, Tensor batch2, ScalarType? out_dtype=None, *, float beta=1, float alpha=1) "
-      "-> Tensor");
+      "baddbmm(Tensor input, Tensor batch1, Tensor batch2, ScalarType? out_dtype=None, *, float beta=1, float alpha=1, "
+      "int activation=0) -> Tensor");
   m.def(
       "baddbmm.out(Tensor input, Tensor batch1, Tensor batch2, ScalarType? out_dtype=None, *, float beta=1, float "
-      "alpha=1, Tensor(a!) out) -> ()");
-  m.def("baddbmm_(Tensor(a!) input, Tensor batch1, Tensor batch2, *, float beta=1, float alpha=1) -> ()");
+      "alpha=1, int activation=0, Tensor(a!) out) -> ()");
+  m.def(
+      "baddbmm_(Tensor(a!) input, Tensor batch1, Tensor batch2, *, float beta=1, float alpha=1, int activation=0) -> "
+      "()");
 
   m.def("matmul(Tensor input, Tensor other) -> Tensor");
   m.def("matmul.out(Tensor input, Tensor other, *, Tensor(a!) out) -> ()");
 
-  m.def("linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor");
-  m.def("linear.out(Tensor input, Tensor weight, Tensor? bias=None, *, Tensor(a!) out) -> ()");
+  m.def("linear(Tensor input, Tensor weight, Tensor? bias=None, *, int activation=0) -> Tensor");
+  m.def("linear.out(Tensor input, Tensor weight, Tensor? bias=None, *, int activation=0, Tensor(a!) out) -> ()");
+
+  // What keeps (activated, before the activation) for the gradient; activation is never 0.
+  m.def(
+      "linear_with_preactivation(Tensor input, Tensor weight, Tensor? bias=None, *, int activation) -> (Tensor, "
+      "Tensor)");
+  m.def(
+      "addmm_with_preactivation(Tensor input, Tensor mat1, Tensor mat2, ScalarType? out_dtype=None, *, float beta=1, "
+      "float alpha=1, int activation) -> (Tensor, Tensor)");
+  m.def(
+      "baddbmm_with_preactivation(Tensor input, Tensor batch1, Tensor batch2, ScalarType? out_dtype=None, *, float "
+      "beta=1, float alpha=1, int activation) -> (Tensor, Tensor)");
 
   // A packed weight is a uint8 vector that says itself what it holds; shape and dtype are for those who may not look.
   m.def("pack_weight(Tensor weight) -> Tensor");

@@ -1,4 +1,5 @@
-// linear: input @ weight.T + bias over the last dimension of input; the bias is read by the kernel, never expanded.
+// linear: activation(input @ weight.T + bias) over the last dimension of input; the bias is read by the kernel, never
+// expanded.
 #pragma once
 #include "gemm_entry.h"
 
@@ -29,32 +30,45 @@ inline std::vector<int64_t> linear_shape(const Tensor& input, const Tensor& weig
 }
 
 template <class Backend>
-Tensor run_linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor* out) {
+Tensor run_linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t activation,
+                  const Tensor* out, std::optional<Tensor>* preactivation = nullptr) {
   GemmCall call{"linear", input, "input", weight, "weight"};
   if (bias) {
     call.c = &*bias;
     call.c_name = "bias";
     call.beta = 1;
   }
+  call.activation = activation;
   call.out = out;
+  call.preactivation = preactivation;
   const bool vector = weight.dim() == 1;
   return run_gemm<Backend>(call, linear_shape(input, weight, bias), input.dim() == 1, vector, !vector);
 }
 
 template <class Backend>
-Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
-  return run_linear<Backend>(input, weight, bias, nullptr);
+Tensor linear(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t activation) {
+  return run_linear<Backend>(input, weight, bias, activation, nullptr);
 }
 
 template <class Backend>
-void linear_out(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& out) {
-  run_linear<Backend>(input, weight, bias, &out);
+void linear_out(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, int64_t activation,
+                const Tensor& out) {
+  run_linear<Backend>(input, weight, bias, activation, &out);
+}
+
+template <class Backend>
+std::tuple<Tensor, Tensor> linear_with_preactivation(const Tensor& input, const Tensor& weight,
+                                                     const std::optional<Tensor>& bias, int64_t activation) {
+  std::optional<Tensor> preactivation;
+  const Tensor result = run_linear<Backend>(input, weight, bias, activation, nullptr, &preactivation);
+  return {result, *preactivation};
 }
 
 template <class Backend>
 void register_linear(torch::stable::detail::StableLibrary& m) {
   m.impl("linear", TORCH_BOX(&linear<Backend>));
   m.impl("linear.out", TORCH_BOX(&linear_out<Backend>));
+  m.impl("linear_with_preactivation", TORCH_BOX(&linear_with_preactivation<Backend>));
 }
 
 }  // namespace myops

@@ -2,7 +2,7 @@
 //
 // Not here: tensors, errors, allocation (torch_bridge.h), and how a product is computed (cpu/, cuda/).
 //
-//   Gemm      D[b] = alpha * A[b] @ B[b] + beta * C[b]      for every batch item b
+//   Gemm      D[b] = f(alpha * A[b] @ B[b] + beta * C[b])   for every batch item b, f the activation
 //             A is M x K, B is K x N, C and D are M x N.
 //   Add       D = X + alpha * Y, element by element.
 //
@@ -57,6 +57,10 @@ struct MatrixView {
   bool conj = false;  // the elements are the conjugates of what is stored (complex dtypes only)
 };
 
+// What a product's epilogue applies to each element. The order is that of ACTIVATIONS in myops/activation.py, whose
+// indices are what the operators take. Complex dtypes have none, integers none and relu.
+enum class Activation : int8_t { none, relu, gelu, gelu_tanh, silu };
+
 struct Gemm {
   int64_t M = 0, N = 0, K = 0;
   int batch_dims = 0;
@@ -66,6 +70,8 @@ struct Gemm {
   DType c_type = DType::f32;  // of C: `in` or `out`
   DType out = DType::f32;     // of D: `in`, f32 for 16-bit floats, i32 for i8 and u8
   double alpha = 1, beta = 1;
+  Activation activation = Activation::none;
+  void* preactivation = nullptr;  // where what f is applied to goes too, laid out as D and of its dtype
   // The bits of a result depend on its row of A, its column of B, its element of C, K and the dtypes; not on M, N, the
   // batch or strides. Engines that are like this anyway ignore it.
   bool batch_invariant = false;

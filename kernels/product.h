@@ -1,5 +1,5 @@
-// The five forms that a pair of operators shares: a plain product (mm, bmm) and one that adds beta * input (addmm,
-// baddbmm).
+// The five forms that a pair of operators shares: a plain product (mm, bmm) and one that adds beta * input and has an
+// activation (addmm, baddbmm).
 //
 // Rule is the family: the names of its operators and operands, and the shape of its result (addmm.h, bmm.h).
 #pragma once
@@ -29,25 +29,36 @@ struct Product {
   }
 
   static GemmCall added(const Tensor& input, const Tensor& first, const Tensor& second, OutDtype out_dtype, double beta,
-                        double alpha, const Tensor* out) {
+                        double alpha, int64_t activation, const Tensor* out) {
     GemmCall call{Rule::kAdded, first, Rule::kFirst, second, Rule::kSecond};
     call.c = &input;
     call.beta = beta;
     call.alpha = alpha;
+    call.activation = activation;
     call.out_dtype = out_dtype;
     call.out = out;
     return call;
   }
   static Tensor addmm(const Tensor& input, const Tensor& first, const Tensor& second, OutDtype out_dtype, double beta,
-                      double alpha) {
-    return run(added(input, first, second, out_dtype, beta, alpha, nullptr));
+                      double alpha, int64_t activation) {
+    return run(added(input, first, second, out_dtype, beta, alpha, activation, nullptr));
+  }
+  static std::tuple<Tensor, Tensor> addmm_with_preactivation(const Tensor& input, const Tensor& first,
+                                                             const Tensor& second, OutDtype out_dtype, double beta,
+                                                             double alpha, int64_t activation) {
+    GemmCall call = added(input, first, second, out_dtype, beta, alpha, activation, nullptr);
+    std::optional<Tensor> preactivation;
+    call.preactivation = &preactivation;
+    const Tensor result = run(call);
+    return {result, *preactivation};
   }
   static void addmm_out(const Tensor& input, const Tensor& first, const Tensor& second, OutDtype out_dtype, double beta,
-                        double alpha, const Tensor& out) {
-    run(added(input, first, second, out_dtype, beta, alpha, &out));
+                        double alpha, int64_t activation, const Tensor& out) {
+    run(added(input, first, second, out_dtype, beta, alpha, activation, &out));
   }
-  static void addmm_(const Tensor& input, const Tensor& first, const Tensor& second, double beta, double alpha) {
-    GemmCall call = added(input, first, second, std::nullopt, beta, alpha, &input);
+  static void addmm_(const Tensor& input, const Tensor& first, const Tensor& second, double beta, double alpha,
+                     int64_t activation) {
+    GemmCall call = added(input, first, second, std::nullopt, beta, alpha, activation, &input);
     call.out_name = "input";
     run(call);
   }
@@ -59,6 +70,7 @@ struct Product {
     m.impl(added_name.c_str(), TORCH_BOX(&Product::addmm));
     m.impl((added_name + ".out").c_str(), TORCH_BOX(&Product::addmm_out));
     m.impl((added_name + "_").c_str(), TORCH_BOX(&Product::addmm_));
+    m.impl((added_name + "_with_preactivation").c_str(), TORCH_BOX(&Product::addmm_with_preactivation));
   }
 };
 

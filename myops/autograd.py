@@ -114,6 +114,8 @@ def differentiable_kernel(op: OpOverload, row: Row) -> Kernel:
     def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
         try:
             if needs_graph(args[:tensors]):
+                if (other := row.with_graph(args, kwargs)) is not None:
+                    return other
                 with enable_single_level_autograd_function():
                     return apply(*signature.flatten(args, kwargs))
             return redispatch(keyset & _after_autograd_keyset, *args, **kwargs)

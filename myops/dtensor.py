@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from .registration import OPERATORS
+from .registration import COMPONENTS, OPERATORS
 
 # A mesh dimension over a dimension of the product: rows of the left operand, columns of the right one, the batch, or
 # the depth, which leaves partial sums.
@@ -46,10 +46,16 @@ def _plain(a: Any, b: Any, *rest: Any) -> list[tuple[list[Any], list[Any]]]:
     return [([out], [left, right, *others]) for out, left, right in _choices(len(a.shape) - 2)]
 
 
+def _activated(choices: list[Choice], scalars: dict[str, Any]) -> list[Choice]:
+    """Those that an activation leaves: f of a sum is not the sum of f of its parts."""
+    return [choice for choice in choices if not (scalars.get("activation") and choice[0].is_partial())]
+
+
 def _added(c: Any, a: Any, b: Any, *rest: Any, **scalars: Any) -> list[tuple[list[Any], list[Any]]]:
     shape, others = (*a.shape[:-1], b.shape[-1]), [None] * (len(rest) + len(scalars))
     return [
-        ([out], [_addend(out, c.shape, shape), left, right, *others]) for out, left, right in _choices(len(a.shape) - 2)
+        ([out], [_addend(out, c.shape, shape), left, right, *others])
+        for out, left, right in _activated(_choices(len(a.shape) - 2), scalars)
     ]
 
 
@@ -65,12 +71,17 @@ def _rows(n: int, right: int, depth: int) -> list[Choice]:
     ]
 
 
-def _linear(x: Any, w: Any, *bias: Any) -> list[tuple[list[Any], list[Any]]]:
-    shape = (*x.shape[:-1], *w.shape[:-1])
+def _linear(x: Any, w: Any, *bias: Any, **scalars: Any) -> list[tuple[list[Any], list[Any]]]:
+    shape, others = (*x.shape[:-1], *w.shape[:-1]), [None] * len(scalars)
     return [
-        ([out], [left, right, *(None if b is None else _addend(out, b.shape, shape) for b in bias)])
-        for out, left, right in _rows(len(x.shape) - 1, len(w.shape), len(w.shape) - 1)
+        ([out], [left, right, *(None if b is None else _addend(out, b.shape, shape) for b in bias), *others])
+        for out, left, right in _activated(_rows(len(x.shape) - 1, len(w.shape), len(w.shape) - 1), scalars)
     ]
+
+
+def _twice(rule: Callable[..., Any]) -> Callable[..., Any]:
+    """The rule of an operator with its pre-activation beside its result."""
+    return lambda *args, **scalars: [(out * 2, operands) for out, operands in rule(*args, **scalars)]
 
 
 def _matmul(a: Any, b: Any) -> list[tuple[list[Any], list[Any]]]:
@@ -97,3 +108,5 @@ def register() -> None:
     for name, rule in RULES.items():
         row = OPERATORS[name]
         register_sharding(row.op)(rule)
+        if (with_preactivation := COMPONENTS.get(f"{name}_with_preactivation")) is not None:
+            register_sharding(with_preactivation.op)(_twice(rule))

@@ -1,4 +1,4 @@
-"""Rewrites FX graphs of aten operators to myops operators: products, and sums of a product and an addend.
+"""Rewrites FX graphs of aten operators to myops operators: products, sums of these with an addend, activations.
 
 Works on functional graphs with fake values in `node.meta["val"]`, as AOTAutograd makes them, forward or backward. Knows
 nothing of Inductor (compile.py); the way back, from myops to aten, is `Operator.decompose`.
@@ -6,14 +6,20 @@ nothing of Inductor (compile.py); the way back, from myops to aten, is `Operator
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from . import _native
-from .registration import OPERATORS, fits_float
+from .activation import GELU_TANH, SILU, activations_of, apply
+from .registration import COMPONENTS, OPERATORS, fits_float
 
 aten = torch.ops.aten
 
@@ -24,14 +30,48 @@ PRODUCTS: dict[Any, str] = {
     if overload in getattr(aten, name).overloads()
 }
 ADDED = {"mm": "addmm", "bmm": "baddbmm"}
+ACTIVATED = ("mm", "addmm", "baddbmm")
 VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 
+# How activations are written: by torch's functions, and by hand as in transformers (NewGELUActivation, of GPT-2).
+FORMS: tuple[tuple[int, Callable[[Tensor], Tensor]], ...] = (
+    *((activation, functools.partial(apply, activation)) for activation in activations_of(torch.float32)),
+    (SILU, lambda x: x * torch.sigmoid(x)),
+    (GELU_TANH, lambda x: 0.5 * x * (1.0 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))),
+)
 
-def rewrite(graph: fx.Graph) -> Counter[str]:
+# For a dtype and the target of the last node: activations, and the last nodes of the graphs that compute them.
+Patterns = Mapping[torch.dtype, Mapping[Any, list[tuple[int, fx.Node]]]]
+
+
+def activation_patterns(decompositions: Mapping[Any, Callable[..., Any]]) -> Patterns:
+    """The activations as graphs that were made with these decompositions have them, in every floating dtype."""
+    patterns: dict[torch.dtype, dict[Any, list[tuple[int, fx.Node]]]] = {}
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        for activation, form in FORMS:
+            graph = make_fx(form, dict(decompositions), tracing_mode="fake")(torch.empty(2, 3, dtype=dtype)).graph
+            last = graph.output_node().args[0]
+            assert isinstance(last, fx.Node)
+            patterns.setdefault(dtype, {}).setdefault(last.target, []).append((activation, last))
+    return patterns
+
+
+@functools.cache
+def aten_patterns() -> Patterns:
+    """The activations where nothing was decomposed."""
+    return activation_patterns({})
+
+
+def rewrite(graph: fx.Graph, patterns: Patterns | None = None) -> Counter[str]:
     """Replace what myops takes, in place, and return how many of each operator the graph has got.
 
     A product that is only used by `aten.add` of a tensor that broadcasts to it becomes addmm or baddbmm, also where a
-    view stands between them and the tensor is a row, as in `linear` of a strided batch. The caller recompiles.
+    view stands between them and the tensor is a row, as in `linear` of a strided batch. An activation of a product or
+    of such a sum goes into it; where something else reads what it is applied to, as a backward does, the operator
+    returns both. The caller recompiles.
+
+    Args:
+        patterns: what activations look like in this graph; default: as aten's own operators.
     """
     made: Counter[str] = Counter()
     for node in list(graph.nodes):
@@ -45,6 +85,14 @@ def rewrite(graph: fx.Graph) -> Counter[str]:
             with graph.inserting_before(node):
                 _replace(node, graph.call_function(OPERATORS[name].op, node.args, scalars))
             made[name] += 1
+    for node in list(graph.nodes):
+        value = _value(node)
+        if node.op == "call_function" and value is not None:
+            for activation, last in (patterns or aten_patterns()).get(value.dtype, {}).get(node.target, ()):
+                found: dict[fx.Node, fx.Node] = {}
+                if _matches(last, node, found):
+                    made += _activate(graph, node, activation, found)
+                    break
     return made
 
 
@@ -116,6 +164,68 @@ def _product_below(node: Any) -> list[fx.Node] | None:
             return None
         node = node.args[0]
     return None
+
+
+def _matches(pattern: Any, value: Any, found: dict[fx.Node, fx.Node]) -> bool:
+    """Whether `value` is computed as `pattern` is, from one tensor; `found` gets what stands for each of its nodes."""
+    if isinstance(pattern, tuple | list):
+        return len(pattern) == len(value) and all(_matches(p, v, found) for p, v in zip(pattern, value, strict=True))
+    if not isinstance(pattern, fx.Node) or not isinstance(value, fx.Node):
+        return not isinstance(pattern, fx.Node) and not isinstance(value, fx.Node) and bool(pattern == value)
+    if pattern in found:
+        return found[pattern] is value
+    found[pattern] = value
+    if pattern.op == "placeholder":
+        return True
+    return (
+        pattern.target is value.target
+        and pattern.kwargs.keys() == value.kwargs.keys()
+        and _matches(pattern.args, value.args, found)
+        and all(_matches(p, value.kwargs[key], found) for key, p in pattern.kwargs.items())
+    )
+
+
+def _activate(graph: fx.Graph, last: fx.Node, activation: int, found: dict[fx.Node, fx.Node]) -> Counter[str]:
+    """The activation that `last` ends as part of the product below it; an empty count where there is none."""
+    product = next(value for pattern, value in found.items() if pattern.op == "placeholder")
+    views: list[fx.Node] = []
+    while product.target in VIEWS and isinstance(product.args[0], fx.Node):
+        views.append(product)
+        product = product.args[0]
+    plain = next((name for name in ACTIVATED if product.target is OPERATORS[name].op), None)
+    if plain is None or "activation" in product.kwargs or (plain == "mm" and len(product.args) > 2):
+        return Counter()
+    computing = [value for pattern, value in found.items() if pattern.op != "placeholder"]
+    inside = {product, *views, *computing}
+    is_read = any(user not in inside for node in inside - {last} for user in node.users)
+    name = "linear" if plain == "mm" else plain
+    row = COMPONENTS[f"{name}_with_preactivation"] if is_read else OPERATORS[name]
+    with graph.inserting_before(product):
+        args = product.args
+        if plain == "mm":
+            columns = graph.call_function(aten.permute.default, (args[1], [1, 0]))
+            columns.meta["val"] = args[1].meta["val"].permute(1, 0)  # type: ignore[union-attr]
+            args = (args[0], columns)
+        new = graph.call_function(row.op, args, {**product.kwargs, "activation": activation})
+        new.meta = _meta(product)
+        if is_read:
+            value = product.meta["val"]
+            new.meta["val"] = (torch.empty_like(value), value)
+            result, before = (graph.call_function(operator.getitem, (new, i)) for i in range(2))
+            result.meta, before.meta = ({**_meta(product), "val": each} for each in new.meta["val"])
+            product.replace_all_uses_with(before, delete_user_cb=lambda user: user is not new)
+            new = result
+    with graph.inserting_before(last):
+        for view in reversed(views):
+            new = graph.create_node("call_function", view.target, (new, *view.args[1:]))
+            new.meta = _meta(view)
+    _replace(last, new)
+    for node in reversed(list(graph.nodes)):
+        if node in inside and not node.users:
+            graph.erase_node(node)
+    made = Counter([row.name])
+    made.subtract([plain])
+    return made
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch._inductor.decomposition import select_decomp_table
 
 from . import __version__, _native
 from .compile import GraphPass, log
-from .graph import rewrite
+from .graph import Patterns, activation_patterns, rewrite
 
 # What decides what compiled code looks like.
-SOURCES = tuple(str(Path(__file__).with_name(name)) for name in ("compile.py", "graph.py", "inductor.py"))
+SOURCES = tuple(str(Path(__file__).with_name(f"{name}.py")) for name in ("activation", "compile", "graph", "inductor"))
+
+
+@functools.cache
+def patterns() -> Patterns:
+    """The activations after Inductor's decompositions."""
+    return activation_patterns(select_decomp_table())
 
 
 class MyopsPass(CustomGraphPass):
@@ -27,7 +35,7 @@ class MyopsPass(CustomGraphPass):
             each(graph)
         if _native.flag("MYOPS_DISABLE"):
             return
-        made = rewrite(graph)
+        made = rewrite(graph, patterns())
         log.info("graph of %d nodes: %s", len(graph.nodes), dict(made) or "no product that myops takes")
 
     def uuid(self) -> Any:

@@ -16,7 +16,7 @@ import torch
 
 from . import _native
 from .override import REROUTES
-from .registration import COMPONENTS, OPERATORS
+from .registration import COMPONENTS, OPERATORS, Decomposable, Row
 
 VARIABLES = {
     "MYOPS_ENABLE": "1: the switch is on from the import of torch or myops",
@@ -44,13 +44,13 @@ def _devices() -> dict[str, str]:
 def collect() -> dict[str, Any]:
     """Everything that is printed, as plain data. Never initialises CUDA beyond asking whether there is a device."""
     devices = _devices()
-    tables = {**OPERATORS, **COMPONENTS}
+    tables: dict[str, Row] = {**OPERATORS, **COMPONENTS}
     operators = {
         name: {
             "overloads": [str(op) for op in row.overloads] if _native.cpu_error is None else [],
             "rerouted": [f"aten.{r.overload} ({', '.join(r.keys)})" for r in REROUTES if r.name == name],
             **devices,
-            **({"others": "no"} if name in COMPONENTS else {}),
+            **({} if isinstance(row, Decomposable) else {"others": "no"}),
         }
         for name, row in tables.items()
     }
@@ -79,15 +79,15 @@ def text(info: dict[str, Any]) -> str:
         "",
         *(f"{device:8}{state}" for device, state in info["devices"].items()),
         "",
-        f"{'operator':18}{'cpu':6}{'cuda':6}{'overloads':11}under the switch",
+        f"{'operator':28}{'cpu':6}{'cuda':6}{'overloads':11}under the switch",
     ]
     for name, row in info["operators"].items():
         cells = ["yes" if row[device].startswith("ok") else "no" for device in ("cpu", "cuda")]
         switch = ", ".join(dict.fromkeys(r.partition(" ")[0] for r in row["rerouted"])) or "-"
-        lines.append(f"{name:18}{cells[0]:6}{cells[1]:6}{len(row['overloads']):<11}{switch}")
+        lines.append(f"{name:28}{cells[0]:6}{cells[1]:6}{len(row['overloads']):<11}{switch}")
     lines += ["", "sparse calls of torch that the switch takes"]
     for name, rerouted in info["rerouted_sparse"].items():
-        lines.append(f"{name:22}{', '.join(dict.fromkeys(r.partition(' ')[0] for r in rerouted))}")
+        lines.append(f"{name:28}{', '.join(dict.fromkeys(r.partition(' ')[0] for r in rerouted))}")
     lines.append("")
     lines += [f"{name} = {info['environment'][name] or ''}  ({what})" for name, what in VARIABLES.items()]
     return "\n".join(lines)

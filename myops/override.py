@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from . import _native, override_sparse
+from .activation import GELU, GELU_TANH, RELU
 from .autograd import without_wrapper
 from .registration import OPERATORS
 
@@ -66,11 +67,8 @@ def _activated(form: Callable[[str], Callable[..., Tensor]]) -> Callable[[str], 
         product = form(name)
 
         def call(*args: Any, use_gelu: bool = False, **kwargs: Any) -> Tensor:
-            if not use_gelu:
-                return torch.relu_(product(*args, **kwargs))
-            if args[0].device.type != "cpu":
-                raise RuntimeError("gelu after addmm is cuBLASLt's approximation on CUDA, which myops does not have")
-            return torch.ops.aten.gelu_.default(product(*args, **kwargs))
+            gelu = GELU if args[0].device.type == "cpu" else GELU_TANH  # as cuBLASLt has it
+            return product(*args, **kwargs, activation=gelu if use_gelu else RELU)
 
         return call
 

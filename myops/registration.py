@@ -26,7 +26,8 @@ from .errors import translate
 _LIBRARY = torch.library.Library("myops", "FRAGMENT")
 
 OPERATORS: dict[str, Operator] = {}
-# The sparse operators, which take the parts of a matrix and have no out= or in-place form.
+# Operators without out= or in-place forms: the sparse ones, on the parts of a matrix, and what dense ones record for
+# their gradients.
 COMPONENTS: dict[str, Row] = {}
 
 
@@ -98,6 +99,10 @@ class Row(ABC):
     def reference(self, *args: Any, **kwargs: Any) -> Any:
         """The same function made of torch operators, for tensors of float64, complex128 or int64."""
 
+    def with_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result from another differentiable operator, for a call whose gradient needs more than `keep` sees."""
+        return None
+
     @cached_property
     def packet(self) -> Any:
         return getattr(torch.ops.myops, self.name)
@@ -121,7 +126,15 @@ class Row(ABC):
         return [getattr(packet, overload) for packet in packets for overload in packet.overloads()]
 
 
-class Operator(Row):
+class Decomposable(Row):
+    """A row whose operator can be made of aten's."""
+
+    @abstractmethod
+    def decompose(self, *args: Any, **kwargs: Any) -> Any:
+        """The operator made of aten's: for devices without a kernel of ours, and for exported programs."""
+
+
+class Operator(Decomposable):
     """A row of the table of dense operators: one result, which can also be written to an `out`."""
 
     reads_conjugates = True
@@ -131,10 +144,6 @@ class Operator(Row):
     @abstractmethod
     def shape(self, *args: Any) -> tuple[Any, ...]:
         """The result's shape, after the checks on shapes."""
-
-    @abstractmethod
-    def decompose(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The operator made of aten's: for devices without a kernel of ours, and for exported programs."""
 
     @abstractmethod
     def save(self, ctx: Any, *flat: Any) -> None:
@@ -170,7 +179,7 @@ def register(row: Operator) -> Operator:
 
 
 def register_component(row: Row) -> Row:
-    """`register` for the sparse operators."""
+    """`register` for operators of one form, the functional one."""
     COMPONENTS[row.name] = row
     return register_row(row)
 
@@ -180,6 +189,8 @@ def register_row(row: Row) -> Row:
     if _native.cpu_error is not None:
         return row
     _register_functional(row, row.op)
+    if isinstance(row, Decomposable):
+        _register_decomposition(row)
     register_flop_formula(row.packet)(row.flops)
     if _native.cuda_error is not None and torch.version.cuda is not None:
         _LIBRARY.impl(row.name, _missing_cuda, "CUDA")
@@ -245,15 +256,15 @@ def _register_mutable(row: Operator, name: str, op: OpOverload, kernel: autograd
     _LIBRARY.impl(name, autograd.version_kernel(op), "ADInplaceOrView", with_keyset=True)
 
 
-def _register_decomposition(row: Operator) -> None:
+def _register_decomposition(row: Decomposable) -> None:
     """The kernels of every device that has none of its own."""
 
-    def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def checked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if any(isinstance(value, Tensor) and value.layout != torch.strided for value in args):
             raise translate(RuntimeError("sparse layouts take other operators"), row.name, args)
         return row.decompose(*args, **kwargs)
 
-    def functional(*args: Any, **kwargs: Any) -> Tensor:
+    def functional(*args: Any, **kwargs: Any) -> Any:
         return checked(args, kwargs)
 
     def out(*args: Any, out: Tensor, **kwargs: Any) -> None:
@@ -268,6 +279,8 @@ def _register_decomposition(row: Operator) -> None:
         args[0].copy_(autograd.check_in_place(args[0], checked(args, kwargs), row.name))
 
     _LIBRARY.impl(row.name, functional, "CompositeExplicitAutograd")
+    if not isinstance(row, Operator):
+        return
     _LIBRARY.impl(f"{row.name}.out", out, "CompositeExplicitAutograd")
     if row.in_place:
         _LIBRARY.impl(f"{row.name}_", in_place, "CompositeExplicitAutograd")
@@ -282,7 +295,8 @@ def decompositions() -> dict[OpOverload, autograd.Kernel]:
     Covers the functional forms. `out=` and the in-place forms stay in the program.
     """
     _native.require()
-    return {row.op: row.decompose for row in OPERATORS.values()}
+    rows = (*OPERATORS.values(), *COMPONENTS.values())
+    return {row.op: row.decompose for row in rows if isinstance(row, Decomposable)}
 
 
 def _register_lazy_bits(name: str, op: OpOverload) -> None:

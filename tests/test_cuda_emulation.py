@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from emulation.support import (
     COMPLEX,
     DTYPES,
@@ -252,6 +253,64 @@ def test_linear(ops, kind):
     out = torch.empty_like(plain)
     ops.linear.out(x, weight, bias, out=out)
     same(out, plain + bias)
+
+
+# ---- activations -----------------------------------------------------------------------------------------------------
+
+ACTIVATIONS = [torch.relu, F.gelu, lambda x: F.gelu(x, approximate="tanh"), F.silu]
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+@pytest.mark.parametrize("activation", [1, 2, 3, 4])
+def test_activation_of_floats(ops, kind, activation):
+    # Whole numbers times 0.25: sums are exact, around zero, and all of them are met.
+    a, b, c = integers((37, 18), kind, 1), integers((18, 66), kind, 2), integers((66,), kind, 3)
+    for layout, out_dtype in itertools.product(LAYOUTS, {kind, dict(WIDE).get(kind, kind)}):
+        before = reference(c, a, b, 0.5, 0.25, out_dtype)
+        exact = ACTIVATIONS[activation - 1](before.double())
+        args = (lay_out(c, layout), lay_out(a, layout), b, out_dtype)
+        scalars = {"beta": 0.5, "alpha": 0.25, "activation": activation}
+        got = ops.addmm(*args, **scalars)
+        bound = torch.finfo(out_dtype).eps * (before.double().abs() + exact.abs()) + torch.finfo(out_dtype).tiny
+        assert bool(((got.double() - exact).abs() <= bound).all())
+        canary = Canary((37, 66), out_dtype, layout)
+        ops.addmm.out(*args, **scalars, out=canary.out)
+        same(canary.out, got)
+        canary.check()
+        result, kept = ops.addmm_with_preactivation(*args, **scalars)
+        same(result, got)
+        same(kept, before)
+    special = torch.tensor([[float("inf"), float("-inf"), float("nan"), -0.0]], dtype=kind)
+    got = ops.addmm(special, a[:1, :0], b[:0, :4], activation=activation)
+    of_minus_infinity = 0.0 if activation == 1 else float("nan")
+    expected = torch.tensor([[float("inf"), of_minus_infinity, float("nan"), 0]], dtype=kind)
+    torch.testing.assert_close(got, expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+def test_relu_of_integers(ops, kind):
+    info = torch.iinfo(kind)
+    a = torch.randint(info.min, info.max, (9, 33), dtype=kind)
+    b = torch.randint(info.min, info.max, (33, 8), dtype=kind)
+    x = ops.mm(a, b)
+    result, kept = ops.linear_with_preactivation(a, b.t(), activation=1)
+    same(result, torch.relu(x))
+    same(kept, x)
+    with pytest.raises(RuntimeError, match="activation gelu is not implemented for"):
+        ops.linear(a, b.t(), activation=2)
+
+
+def test_activation_of_a_batch(ops):
+    x, weight, bias = (integers(s, torch.float32, i) for i, s in enumerate([(2, 3, 18), (35, 18), (35,)]))
+    plain = ops.linear(x, weight, bias)
+    same(ops.linear(x, weight, bias, activation=1), plain.relu())
+    a, b = integers((5, 4, 17), torch.float32, 4), integers((5, 17, 6), torch.float32, 5)
+    result, kept = ops.baddbmm_with_preactivation(bias[:6], a, b, activation=1)
+    same(kept, a @ b + bias[:6])
+    same(result, kept.relu())
+    column = torch.empty(35, 6).t()  # the transposed problem
+    ops.linear.out(x.view(6, 18), weight, bias, activation=1, out=column)
+    same(column, plain.relu().view(6, 35))
 
 
 # ---- add -------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import myops
+from myops.activation import GELU, RELU, SILU
 
 pytestmark = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="torch is built without gloo"
@@ -107,8 +108,11 @@ def sharded(rank: int, folder: str) -> None:
 
     myops.dtensor.register()
     mesh, kept = init_device_mesh("cpu", (WORLD,)), set()
-    for name, shapes in OPERANDS.items():
-        scalars = {"beta": 0.5, "alpha": 2.0} if "add" in name else {}
+    activated = [(name, activation) for name in ("addmm", "baddbmm", "linear") for activation in (RELU, GELU, SILU)]
+    for name, activation in [*((name, 0) for name in OPERANDS), *activated]:
+        shapes, scalars = OPERANDS[name], {"beta": 0.5, "alpha": 2.0} if "add" in name else {}
+        if activation:
+            scalars["activation"] = activation
         torch.manual_seed(7)
         plain = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
         expected = getattr(myops, name)(*plain, **scalars)
@@ -120,7 +124,7 @@ def sharded(rank: int, folder: str) -> None:
             ]
             result = getattr(torch.ops.myops, name)(*args, **scalars)
             assert isinstance(result, DTensor)
-            kept.add((name, result.placements[0]))
+            kept.add((name, activation, result.placements[0]))
             torch.testing.assert_close(result.full_tensor(), expected, msg=f"{name} {chosen}")
             if name == "linear" and chosen[0] == Shard(1) and torch.__version__ < "2.12":
                 continue  # that DTensor cannot flatten a dimension that is sharded, with torch's own linear either
@@ -128,8 +132,9 @@ def sharded(rank: int, folder: str) -> None:
             for got, reference in zip(found, grads, strict=True):
                 torch.testing.assert_close(got.full_tensor(), reference, msg=f"{name} {chosen}")
     # Rows, columns, batch and depth stay spread: nothing was gathered to compute them.
-    assert {str(p) for name, p in kept if name == "mm"} == {"R", "S(0)", "S(1)", "P(sum)"}, kept
-    assert {"S(0)", "S(1)", "S(2)", "P(sum)"} <= {str(p) for name, p in kept if name == "bmm"}, kept
+    assert {str(p) for name, _, p in kept if name == "mm"} == {"R", "S(0)", "S(1)", "P(sum)"}, kept
+    assert {"S(0)", "S(1)", "S(2)", "P(sum)"} <= {str(p) for name, _, p in kept if name == "bmm"}, kept
+    assert {str(p) for name, f, p in kept if name == "addmm" and f} == {"R", "S(0)", "S(1)"}, kept
 
 
 def fully_sharded(rank: int, folder: str) -> None:

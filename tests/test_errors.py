@@ -34,6 +34,8 @@ def test_types_are_torchs(row: Operator, device: str) -> None:
     for call in row.bad_calls(device):
         if any(isinstance(a, torch.dtype) for a in call.sample.args):
             continue  # out_dtype is CUDA's in torch: NotImplementedError here, whatever the mistake
+        if "activation" in call.sample.kwargs:
+            continue  # which torch does not have
         try:
             native(row.name)(*call.sample.args, **call.sample.kwargs)
         except Exception as error:

@@ -25,7 +25,8 @@ import myops
 from myops.compile import FIELD, backend
 from myops.graph import rewrite
 
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+ACTIVATED_PRODUCTS = ("addmm", "baddbmm", "linear")
+PRODUCTS = ("mm", "bmm", *ACTIVATED_PRODUCTS, *(f"{name}_with_preactivation" for name in ACTIVATED_PRODUCTS))
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +37,10 @@ def fresh_dynamo() -> Iterator[None]:
 
 
 def products(graph: fx.Graph) -> list[str]:
-    """The products of a graph, in order, ours and torch's."""
-    names = [str(node.target).removesuffix(".default") for node in graph.nodes if node.op == "call_function"]
-    return [name for name in names if name.partition(".")[2].partition(".")[0] in PRODUCTS]
+    """The products of a graph, in order, ours and torch's, with a + where there is an activation."""
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    names = [str(node.target).removesuffix(".default") + "+" * ("activation" in node.kwargs) for node in calls]
+    return [name for name in names if name.partition(".")[2].partition(".")[0].removesuffix("+") in PRODUCTS]
 
 
 class Rewriting:
@@ -55,7 +57,8 @@ class Rewriting:
                 module.graph.lint()
                 module.recompile()
                 kept.extend(products(module.graph))
-                assert counted == Counter(name.removeprefix("myops.") for name in kept if name.startswith("myops."))
+                ours = [name.removesuffix("+") for name in kept if name.startswith("myops.")]
+                assert counted == Counter(name.removeprefix("myops.") for name in ours)
                 return make_boxed_func(module)
 
             return compile_one
@@ -159,7 +162,112 @@ def test_devices_without_a_kernel_stay() -> None:
     assert products(graph) == ["aten.mm"]
 
 
+# Activations.
+
+gelu, silu = nn.functional.gelu, nn.functional.silu
+
+
+def new_gelu(x: Tensor) -> Tensor:
+    """As GPT-2 in transformers has it, but for sqrt(2 / pi): with dynamic=True, Dynamo takes math.pi for an argument."""
+    return 0.5 * x * (1.0 + torch.tanh(0.7978845608028654 * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+BOTH = "_with_preactivation+"
+
+# Name, function, shapes of its arguments, products of the forward graph where something needs a gradient and where not.
+ACTIVATED: list[tuple[str, Callable[..., Tensor], list[tuple[int, ...]], str, str]] = [
+    ("relu", lambda x, w, b: linear(x, w, b).relu(), [(4, 5), (6, 5), (6,)], "addmm+", "addmm+"),
+    ("gelu", lambda x, w, b: gelu(linear(x, w, b)), [(4, 5), (6, 5), (6,)], "addmm" + BOTH, "addmm+"),
+    ("silu of a batch", lambda x, w, b: silu(linear(x, w, b)), [(2, 4, 5), (6, 5), (6,)], "addmm" + BOTH, "addmm+"),
+    ("relu of a batch", lambda x, w, b: linear(x, w, b).relu(), [(2, 4, 5), (6, 5), (6,)], "addmm+", "addmm+"),
+    ("silu without bias", lambda x, w: silu(linear(x, w)), [(2, 4, 5), (6, 5)], "linear" + BOTH, "linear+"),
+    ("relu of mm", lambda a, b: torch.mm(a, b).relu(), [(4, 5), (5, 6)], "linear+", "linear+"),
+    ("tanh", lambda a, b, c: gelu(a @ b + c, approximate="tanh"), [(4, 5), (5, 6), (6,)], "addmm" + BOTH, "addmm+"),
+    ("silu by hand", lambda a, b, c: (y := a @ b + c) * y.sigmoid(), [(4, 5), (5, 6), (6,)], "addmm" + BOTH, "addmm+"),
+    ("tanh by hand", lambda x, w, b: new_gelu(linear(x, w, b)), [(2, 4, 5), (6, 5), (6,)], "addmm" + BOTH, "addmm+"),
+    ("scalars", lambda c, a, b: torch.addmm(c, a, b, beta=2, alpha=3).relu(), [(6,), (4, 5), (5, 6)], "addmm+", "addmm+"),
+    (
+        "baddbmm", lambda c, a, b: gelu(torch.baddbmm(c, a, b)), [(6,), (3, 4, 5), (3, 5, 6)],
+        "baddbmm" + BOTH, "baddbmm+",
+    ),
+    ("twice", lambda c, a, b: gelu(torch.addmm(c, a, b)).relu(), [(6,), (4, 5), (5, 6)], "addmm" + BOTH, "addmm+"),
+    # What the activation is applied to is read by something else.
+    ("relu and sum", lambda a, b, c: (y := a @ b + c) * y.relu(), [(4, 5), (5, 6), (6,)], *["addmm" + BOTH] * 2),
+    ("silu and gelu", lambda x, w: silu(y := linear(x, w)) + gelu(y), [(4, 5), (6, 5)], *["linear" + BOTH] * 2),
+    # Left where they are.
+    ("of bmm", lambda a, b: torch.bmm(a, b).relu(), [(3, 4, 5), (3, 5, 6)], "bmm", "bmm"),
+    ("tanh alone", lambda a, b: torch.mm(a, b).tanh(), [(4, 5), (5, 6)], "mm", "mm"),
+    ("after a sum", lambda a, b, c: (a @ b + c).relu(), [(4, 5), (5, 6), (2, 4, 6)], "mm", "mm"),
+    ("after a permutation", lambda a, b: torch.mm(a, b).mT.relu(), [(4, 5), (5, 6)], "mm", "mm"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["static", "dynamic"])
+@pytest.mark.parametrize(
+    ("name", "function", "shapes", "training", "inference"), ACTIVATED, ids=[t[0] for t in ACTIVATED]
+)
+def test_activations_become_part_of_products(
+    name: str,
+    function: Callable[..., Tensor],
+    shapes: list[tuple[int, ...]],
+    training: str,
+    inference: str,
+    dynamic: bool,
+) -> None:
+    for needs_grad, expected in ((False, inference), (True, training)):
+        rewriting = Rewriting()
+        compiled = torch.compile(function, backend=rewriting, fullgraph=True, dynamic=dynamic)
+        args = tuple(leaf(*shape).requires_grad_(needs_grad) for shape in shapes)
+        for more in (0, 2) if dynamic else (0,):
+            args = tuple(leaf(*(n + more for n in shape)).requires_grad_(needs_grad) for shape in shapes)
+            with torch._dynamo.config.patch(error_on_recompile=more > 0):
+                if needs_grad:
+                    torch.testing.assert_close(with_grads(compiled, args), with_grads(function, args))
+                else:
+                    torch.testing.assert_close(compiled(*args), function(*args))
+        assert rewriting.forward == [f"myops.{expected}"]
+
+
+def test_activations_of_integers_stay() -> None:
+    rewriting, a = Rewriting(), torch.randint(-3, 4, (4, 4))
+    compiled = torch.compile(lambda a: torch.mm(a, a).relu(), backend=rewriting, fullgraph=True)
+    assert torch.equal(compiled(a), torch.mm(a, a).relu())
+    assert rewriting.forward == ["myops.mm"]
+
+
 # Inductor.
+
+
+class Block(nn.Module):
+    """Every activation, over a batch, and a last layer without one."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.ModuleList(nn.Linear(8, 8, dtype=dtype) for _ in range(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c, d, e, f = self.layers
+        x = gelu(c(gelu(b(a(x).relu()))), approximate="tanh")
+        return f(new_gelu(e(silu(d(x)))))
+
+
+@pytest.mark.usefixtures("no_cache")
+@pytest.mark.parametrize("dtype_", [torch.float32, torch.bfloat16], ids=str)
+def test_activations_in_inductor(dtype_: torch.dtype) -> None:
+    """After its decompositions, which for 16 bits have conversions in them; pinned."""
+    block, x = Block(dtype_), torch.randn(2, 3, 8, dtype=dtype_)
+    recorded = Recorded("last", myops.inductor_pass())
+    compiled = torch.compile(block, fullgraph=True, options={FIELD: recorded})
+    close = {"rtol": 0.02, "atol": 0.02} if dtype_ == torch.bfloat16 else {}
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), block(x), **close)
+    torch.testing.assert_close(training_step(compiled, x), training_step(block, x), **close)
+    assert recorded.seen == [
+        [*["myops.addmm+"] * 5, "myops.addmm"],
+        ["myops.addmm+", *["myops.addmm_with_preactivation+"] * 4, "myops.addmm"],
+        ["myops.mm"] * 11,
+    ]
 
 
 @pytest.fixture
@@ -214,7 +322,7 @@ def test_pass_in_inductor() -> None:
     recorded = Recorded("last", myops.inductor_pass())
     compiled = torch.compile(model(), fullgraph=True, options={FIELD: recorded})
     torch.testing.assert_close(training_step(compiled, x), training_step(model(), x))
-    assert recorded.seen == [["myops.addmm", "myops.mm"], ["myops.mm"] * 3]
+    assert recorded.seen == [["myops.addmm+", "myops.mm"], ["myops.mm"] * 3]
     assert calls_in(lambda: training_step(compiled, x)) == STEP
 
 
@@ -265,7 +373,7 @@ def test_other_passes_keep_running() -> None:
     with torch.no_grad():
         torch.compile(model(), options={FIELD: both})(x)
     assert configured.seen == optional.seen == [ours, ours]
-    assert both.seen == [["myops.addmm", "myops.mm"]]
+    assert both.seen == [["myops.addmm+", "myops.mm"]]
 
 
 def test_cache_key(monkeypatch: pytest.MonkeyPatch) -> None:

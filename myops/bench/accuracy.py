@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..activation import ACTIVATIONS, apply
 from .problem import ADDED_FIRST, Problem
 
 MAX_ROWS, MAX_COLUMNS, MAX_BATCHES = 24, 48, 8
@@ -63,6 +64,8 @@ def _sampled(problem: Problem, inputs: tuple[Tensor, ...], output: Tensor) -> tu
     if added is not None:
         added = added[..., rows, :] if added.dim() > 1 else added
         reference = reference + _wide(added[..., columns])
+    if problem.activation != "none":
+        reference = apply(ACTIVATIONS.index(problem.activation), torch.from_numpy(reference)).numpy()
     return reference, part
 
 

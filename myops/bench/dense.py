@@ -1,8 +1,9 @@
 """The dense suite: mm, addmm, bmm, baddbmm, matmul, linear and add over the classes of shapes that matter.
 
 Classes: squares, odd, skinny, decode (a few rows against a weight matrix; the sets rotate through 4 x L3, so that every
-weight comes from memory), batched (tiny cubes by the thousand, attention), integers, add, addmm, packed (linear with a
-packed weight), and fixed (the cost of a call). This file chooses what is measured; how is in `runner` and `timing`.
+weight comes from memory), batched (tiny cubes by the thousand, attention), integers, add, addmm, fused (linear with an
+activation, with and without gradients), packed (linear with a packed weight), and fixed (the cost of a call). This file
+chooses what is measured; how is in `runner` and `timing`.
 
 The other side is native torch, or with `--against myops` myops itself as it is without `--batch-invariant` and without
 packed weights: what these two cost or give.
@@ -23,8 +24,18 @@ import torch
 
 import myops
 
+from ..activation import keyword
 from . import accuracy, machine, runner, suite
-from .problem import Problem, flop_count, make_inputs, native_call, output_bytes, rotate, stored_bytes
+from .problem import (
+    Problem,
+    flop_count,
+    make_inputs,
+    native_call,
+    output_bytes,
+    rotate,
+    stored_bytes,
+    with_gradients,
+)
 from .timing import Side
 
 HELP = "dense operators against native torch, interleaved"
@@ -168,6 +179,20 @@ def addmm() -> Iterable[Case]:
         yield Case("addmm", Problem("matmul", dtype, 256, 768, 768), dtype == "float32")
 
 
+def fused() -> Iterable[Case]:
+    """linear with a bias and an activation, against torch's linear and activation; and a step of training with it."""
+    for dtype in MODEL_DTYPES:
+        for n in (256, 512, 1024, 2048):
+            for activation in ("relu", "gelu", "gelu_tanh", "silu"):
+                problem = Problem("linear", dtype, n, n, n, c="row", activation=activation)
+                yield Case("fused", problem, n == 512 and activation == "gelu")
+                if n <= 1024:
+                    yield Case("fused", replace(problem, training=True))
+        for activation in ("gelu", "silu"):  # the first layers of BERT and of a Llama of 1B parameters
+            m, n, k = (128, 3072, 768) if activation == "gelu" else (128, 5632, 2048)
+            yield Case("fused", Problem("linear", dtype, m, n, k, c="row", activation=activation))
+
+
 def packed() -> Iterable[Case]:
     """linear with a packed weight: from one row to the point where packing is a small part of the product."""
     for dtype in (*MODEL_DTYPES, "int8"):
@@ -191,7 +216,7 @@ def fixed() -> Iterable[Case]:
 
 CLASSES: dict[str, Callable[[], Iterable[Case]]] = {
     "squares": squares, "odd": odd, "skinny": skinny, "decode": decode, "batched": batched, "integers": integers,
-    "add": add, "addmm": addmm, "packed": packed, "fixed": fixed,
+    "add": add, "addmm": addmm, "fused": fused, "packed": packed, "fixed": fixed,
 }  # fmt: skip
 
 
@@ -231,7 +256,12 @@ def myops_side(problem: Problem, route: str) -> Side:
             return Side(_missing("use"))
         return Side(_with_out_dtype(native, problem.out_dtype), myops.use)
     call = getattr(torch.ops.myops if route == "op" else myops, problem.op, None)
-    return Side(_missing(problem.op) if call is None else _with_out_dtype(call, problem.out_dtype))
+    if call is None:
+        return Side(_missing(problem.op))
+    call = _with_out_dtype(call, problem.out_dtype)
+    if problem.activation != "none":
+        call = functools.partial(call, **keyword(problem.activation))
+    return Side(with_gradients(call) if problem.training else call)
 
 
 def peer_sides(problem: Problem) -> dict[str, Side]:

@@ -9,6 +9,8 @@ Layout is one letter per matrix operand:
     R  one row repeated (row stride 0)    C  one column repeated (column stride 0); add only
 
 C, the added matrix of addmm and baddbmm and the bias of linear: `none`, `row` (a vector over the columns) or `full`.
+The activation of linear is applied after torch's own operator, and in ours. A training problem is the call and the
+gradients of all operands for a gradient equal to the result.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..activation import ACTIVATIONS, apply
 
 ADDED_FIRST = frozenset({"addmm", "baddbmm"})
 BATCHED = frozenset({"bmm", "baddbmm"})
@@ -38,6 +42,8 @@ class Problem:
     layout: str = "NN"
     c: str = "none"
     out_dtype: str | None = None
+    activation: str = "none"
+    training: bool = False
 
     @property
     def shape(self) -> str:
@@ -48,8 +54,9 @@ class Problem:
 
     @property
     def layout_name(self) -> str:
-        """Layout letters, with the added matrix where there is one."""
-        return self.layout + ("" if self.c == "none" else f"+{self.c}")
+        """Layout letters, with the added matrix, the activation and the gradients where there are any."""
+        parts = [part for part in (self.c, self.activation) if part != "none"]
+        return "+".join([self.layout, *parts, *(["grad"] if self.training else [])])
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -63,13 +70,14 @@ def torch_dtype(name: str) -> torch.dtype:
 def flop_count(problem: Problem) -> int:
     """Real arithmetic operations of one call: 2 m n k per matrix product (8 when complex), 1 per added element.
 
-    The epilogue of addmm, baddbmm and linear (m n operations) is not counted, as is usual.
+    The epilogue of addmm, baddbmm and linear (m n operations) is not counted, as is usual. Training has three products.
     """
     is_complex = torch_dtype(problem.dtype).is_complex
     if problem.op == "add":
         return problem.m * problem.n * (2 if is_complex else 1)
     batch = problem.batch if problem.op in BATCHED else 1
-    return (8 if is_complex else 2) * batch * problem.m * problem.n * problem.k
+    products = 3 if problem.training else 1
+    return products * (8 if is_complex else 2) * batch * problem.m * problem.n * problem.k
 
 
 def stored_bytes(tensor: Tensor) -> int:
@@ -159,4 +167,19 @@ def native_call(problem: Problem) -> Callable[..., Any] | None:
         return getattr(torch, "_int_mm", None) if int8_to_int32 else None
     owner = torch.nn.functional if problem.op == "linear" else torch
     function: Callable[..., Any] = getattr(owner, problem.op)
-    return function
+    if problem.activation != "none":
+        index, plain = ACTIVATIONS.index(problem.activation), function
+        function = lambda *operands: apply(index, plain(*operands))  # noqa: E731
+    return with_gradients(function) if problem.training else function
+
+
+def with_gradients(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A step of training: the result, after the gradients of all operands for a gradient equal to it."""
+
+    def step(*operands: Tensor) -> Tensor:
+        leaves = [operand.detach().requires_grad_() for operand in operands]
+        result = function(*leaves)
+        torch.autograd.grad(result, leaves, result.detach())
+        return result.detach()
+
+    return step

@@ -8,8 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..activation import (
+    Activated,
+    WithPreactivation,
+    activations_of,
+    apply,
+    bad_activations,
+    check_activation,
+    keyword,
+)
 from ..calls import Number, call, call_in_place, call_out
-from ..registration import BadCall, Operator, Sample, register
+from ..registration import BadCall, Operator, Sample, register, register_component
 from ._gemm import (
     WIDE,
     addend_grad,
@@ -31,6 +40,11 @@ from ._gemm import (
     whole,
 )
 
+# Batch, m, k, n and beta.
+ACTIVATED_SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "addmm": [(3, 5, 4, 1), (2, 7, 9, 0), (4, 0, 3, 3)],
+    "baddbmm": [(2, 3, 5, 4, 1), (1, 2, 7, 9, 0), (2, 4, 0, 3, 3)],
+}
 SHAPES = [(2, 3, 4), (1, 1, 1), (5, 1, 7), (17, 33, 9), (8, 64, 65), (3, 0, 4), (0, 3, 4), (3, 4, 0)]
 
 
@@ -99,7 +113,7 @@ class Mm(Operator):
         return torch.mm(input, mat2)
 
 
-class Addmm(Operator):
+class Addmm(Activated):
     name = "addmm"
     tensors = 3
     in_place = True
@@ -119,12 +133,14 @@ class Addmm(Operator):
         *,
         beta: float = 1.0,
         alpha: float = 1.0,
+        activation: int = 0,
     ) -> Tensor:
         shape = self.shape(input, mat1, mat2)
         first, second = self.operands
         check_same_dtype(mat1, first, mat2, second)
         check_same_dtype(input, "input", mat1, first, out_dtype)
         dtype = check_pair(self.name, mat1, first, mat2, second, out_dtype)
+        check_activation(self.name, activation, mat1, first)
         check_addend(input, "input", shape)
         return mat1.new_empty(shape, dtype=dtype)
 
@@ -137,21 +153,23 @@ class Addmm(Operator):
         out_dtype: torch.dtype | None,
         beta: float,
         alpha: float,
+        _: int,
+        *kept: Tensor,
     ) -> None:
         ctx.input_shape, ctx.input_dtype = input.shape, input.dtype
         ctx.out_dtype, ctx.beta, ctx.alpha = out_dtype or mat1.dtype, beta, alpha
-        save_product(ctx, mat1, mat2)
+        save_product(ctx, mat1, mat2, *kept)
 
     product = staticmethod(lambda *args: ops().mm(*args))
 
-    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mat1, mat2 = ctx.saved_tensors
+    def sum_backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        mat1, mat2 = ctx.saved_tensors[:2]
         need_input, need1, need2 = ctx.needs_input_grad[:3]
         grad_input = addend_grad(grad, ctx.beta, ctx.input_shape, ctx.input_dtype) if need_input else None
         return grad_input, *product_grads(ctx, self.product, grad, mat1, mat2, need1, need2, ctx.alpha)
 
-    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        mat1, mat2 = ctx.saved_tensors
+    def sum_jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        mat1, mat2 = ctx.saved_tensors[:2]
         d_input, d1, d2 = tangents
         shape = (*mat1.shape[:-1], mat2.shape[-1])
         addend = None
@@ -171,6 +189,7 @@ class Addmm(Operator):
         *,
         beta: float = 1.0,
         alpha: float = 1.0,
+        activation: int = 0,
     ) -> Tensor:
         return ops().baddbmm(
             batched_addend(input, dims[0], size, 2),
@@ -179,6 +198,7 @@ class Addmm(Operator):
             out_dtype,
             beta=beta,
             alpha=alpha,
+            activation=activation,
         )
 
     def flops(self, c: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
@@ -195,14 +215,16 @@ class Addmm(Operator):
         *,
         beta: float = 1.0,
         alpha: float = 1.0,
+        activation: int = 0,
     ) -> Tensor:
+        check_activation(self.name, activation, mat1, self.operands[0])
         dtype = out_dtype or mat1.dtype
         shape = (*mat1.shape[:-1], mat2.shape[-1])
         if alpha == 0:  # of which torch has no one rule
             scaled = input.to(dtype) * whole(beta, dtype) if beta != 0 else input.new_zeros(input.shape, dtype=dtype)
-            return scaled.expand(shape).clone(memory_format=torch.contiguous_format)
+            return apply(activation, scaled.expand(shape).clone(memory_format=torch.contiguous_format))
         scalars = {"beta": whole(beta, dtype), "alpha": whole(alpha, dtype)}
-        return self.aten(input.to(dtype), mat1.to(dtype), mat2.to(dtype), **scalars)
+        return apply(activation, self.aten(input.to(dtype), mat1.to(dtype), mat2.to(dtype), **scalars))
 
     def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
         half = 0.5 if dtype.is_floating_point or dtype.is_complex else 3
@@ -227,6 +249,20 @@ class Addmm(Operator):
                 yield sample(
                     "out_dtype", c, tensor((9, 17), device, dtype), tensor((17, 5), device, dtype), WIDE[dtype]
                 )
+        yield from self.activated_samples(device, dtype, requires_grad)
+
+    def activated_samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        for activation in activations_of(dtype):
+            for *batch, m, k, n, beta in ACTIVATED_SHAPES[self.name]:
+                yield sample(
+                    f"{m}x{k}x{n} activation={activation} beta={beta}",
+                    tensor((n,), device, dtype, requires_grad),
+                    tensor((*batch, m, k), device, dtype, requires_grad),
+                    tensor((*batch, k, n), device, dtype, requires_grad),
+                    beta=beta,
+                    alpha=2 if dtype.is_floating_point else 1,  # in int8 sums do not wrap
+                    activation=activation,
+                )
 
     def bad_calls(self, device: str) -> Iterator[BadCall]:
         def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -244,6 +280,7 @@ class Addmm(Operator):
         yield bad("argument beta must not be a floating point number", c.int(), a.int(), b.int(), beta=0.5)
         yield bad("argument alpha must not be a floating point number", c.int(), a.int(), b.int(), alpha=1.5)
         yield bad("argument alpha must not be a complex number", c, a, b, alpha=1j)
+        yield from bad_activations((c, a, b))
 
     def reference(
         self,
@@ -254,15 +291,18 @@ class Addmm(Operator):
         *,
         beta: Any = 1,
         alpha: Any = 1,
+        activation: int = 0,
     ) -> Tensor:
         shape = (*mat1.shape[:-1], mat2.shape[-1])
         left = torch.zeros_like(input) if beta == 0 else input * beta
         right = torch.zeros_like(input).sum() if alpha == 0 else torch.matmul(mat1, mat2) * alpha
-        return (left + right).expand(shape)
+        return apply(activation, (left + right).expand(shape))
 
 
 _mm = register(Mm())
-_addmm = register(Addmm())
+_addmm = Addmm()
+register(_addmm)
+register_component(WithPreactivation(_addmm))
 
 
 def mm(input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -295,9 +335,10 @@ def addmm(
     *,
     beta: Number = 1,
     alpha: Number = 1,
+    activation: str = "none",
     out: Tensor | None = None,
 ) -> Tensor:
-    """`beta * input + alpha * (mat1 @ mat2)`; the counterpart of `torch.addmm`.
+    """`f(beta * input + alpha * (mat1 @ mat2))`; the counterpart of `torch.addmm`, with an activation f.
 
     Args:
         input: broadcastable to (M, N); dtype of the operands or of the result. Never read where beta == 0.
@@ -305,20 +346,23 @@ def addmm(
         mat2: (K, N), the dtype and device of `mat1`. Never read where alpha == 0.
         out_dtype: dtype of the result, as in `mm`.
         beta, alpha: any real number; complex for complex dtypes; integral for integral dtypes.
+        activation: "none", "relu", "gelu", "gelu_tanh" or "silu", as in `linear`.
         out: written to and returned; resized, with torch's warning, where its shape differs.
 
     Returns:
-        (M, N), rounded once after the addition.
+        (M, N), rounded once after the addition and the activation.
 
     Raises:
         RuntimeError: wrong rank, shape, dtype, device or scalar, or `out` with an argument that requires grad.
         NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
     """
     if out is None:
-        return call(_addmm, input, mat1, mat2, out_dtype, beta=beta, alpha=alpha)
-    return call_out(_addmm, out, input, mat1, mat2, out_dtype, beta=beta, alpha=alpha)
+        return call(_addmm, input, mat1, mat2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
+    return call_out(_addmm, out, input, mat1, mat2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
 
 
-def addmm_(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+def addmm_(
+    input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1, activation: str = "none"
+) -> Tensor:
     """`addmm` written to `input`, which must have the result's shape and dtype; returns `input`."""
-    return call_in_place(_addmm, input, mat1, mat2, beta=beta, alpha=alpha)
+    return call_in_place(_addmm, input, mat1, mat2, beta=beta, alpha=alpha, **keyword(activation))

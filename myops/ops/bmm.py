@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..activation import WithPreactivation, bad_activations, keyword
 from ..calls import Number, call, call_in_place, call_out
-from ..registration import BadCall, Sample, register
+from ..registration import BadCall, Sample, register, register_component
 from ._gemm import (
     WIDE,
     bad,
@@ -103,10 +104,13 @@ class Baddbmm(Addmm):
         *,
         beta: float = 1.0,
         alpha: float = 1.0,
+        activation: int = 0,
     ) -> Tensor:
         a, b = batched(mat1, dims[1], size), batched(mat2, dims[2], size)
         c = batched_addend(input, dims[0], size, 3).expand(size, a.shape[1], -1, -1)
-        flat = ops().baddbmm(c.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1), out_dtype, beta=beta, alpha=alpha)
+        flat = ops().baddbmm(
+            c.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1), out_dtype, beta=beta, alpha=alpha, activation=activation
+        )
         return flat.unflatten(0, (size, -1))
 
     def flops(self, c: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
@@ -134,6 +138,7 @@ class Baddbmm(Addmm):
             yield sample(
                 "out_dtype", c, tensor((2, 9, 17), device, dtype), tensor((2, 17, 5), device, dtype), WIDE[dtype]
             )
+        yield from self.activated_samples(device, dtype, requires_grad)
 
     def bad_calls(self, device: str) -> Iterator[BadCall]:
         def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -149,10 +154,13 @@ class Baddbmm(Addmm):
         yield bad("not implemented for", c.bool(), a.bool(), b.bool(), exception=NotImplementedError)
         yield bad("argument beta must not be a floating point number", c.int(), a.int(), b.int(), beta=0.5)
         yield bad("argument alpha must not be a complex number", c, a, b, alpha=1j)
+        yield from bad_activations((c, a, b))
 
 
 _bmm = register(Bmm())
-_baddbmm = register(Baddbmm())
+_baddbmm = Baddbmm()
+register(_baddbmm)
+register_component(WithPreactivation(_baddbmm))
 
 
 def bmm(input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:
@@ -185,9 +193,10 @@ def baddbmm(
     *,
     beta: Number = 1,
     alpha: Number = 1,
+    activation: str = "none",
     out: Tensor | None = None,
 ) -> Tensor:
-    """`beta * input[b] + alpha * (batch1[b] @ batch2[b])`; the counterpart of `torch.baddbmm`.
+    """`f(beta * input[b] + alpha * (batch1[b] @ batch2[b]))`; the counterpart of `torch.baddbmm`, with an activation f.
 
     Args:
         input: broadcastable to (B, M, N); dtype of the operands or of the result. Never read where beta == 0.
@@ -195,20 +204,23 @@ def baddbmm(
         batch2: (B, K, N), the dtype and device of `batch1`. Never read where alpha == 0.
         out_dtype: dtype of the result, as in `bmm`.
         beta, alpha: any real number; complex for complex dtypes; integral for integral dtypes.
+        activation: "none", "relu", "gelu", "gelu_tanh" or "silu", as in `linear`.
         out: written to and returned; resized, with torch's warning, where its shape differs.
 
     Returns:
-        (B, M, N), rounded once after the addition.
+        (B, M, N), rounded once after the addition and the activation.
 
     Raises:
         RuntimeError: wrong rank, shape, dtype, device or scalar, or `out` with an argument that requires grad.
         NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
     """
     if out is None:
-        return call(_baddbmm, input, batch1, batch2, out_dtype, beta=beta, alpha=alpha)
-    return call_out(_baddbmm, out, input, batch1, batch2, out_dtype, beta=beta, alpha=alpha)
+        return call(_baddbmm, input, batch1, batch2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
+    return call_out(_baddbmm, out, input, batch1, batch2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
 
 
-def baddbmm_(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+def baddbmm_(
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1, activation: str = "none"
+) -> Tensor:
     """`baddbmm` written to `input`, which must have the result's shape and dtype; returns `input`."""
-    return call_in_place(_baddbmm, input, batch1, batch2, beta=beta, alpha=alpha)
+    return call_in_place(_baddbmm, input, batch1, batch2, beta=beta, alpha=alpha, **keyword(activation))

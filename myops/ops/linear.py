@@ -8,9 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..activation import (
+    Activated,
+    WithPreactivation,
+    activations_of,
+    apply,
+    bad_activations,
+    check_activation,
+    keyword,
+)
 from ..calls import call, call_out
 from ..packed import PackedWeight
-from ..registration import BadCall, Operator, Sample, register
+from ..registration import BadCall, Sample, register, register_component
 from ._gemm import (
     bad,
     batched,
@@ -47,27 +56,28 @@ def result_shape(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[An
     return (*input.shape[:-1], *(weight.shape[:1] if weight.dim() == 2 else ()))
 
 
-class Linear(Operator):
+class Linear(Activated):
     name = "linear"
     tensors = 3
 
     def shape(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any) -> tuple[Any, ...]:
         return result_shape(input, weight, bias)
 
-    def fake(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def fake(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: int = 0) -> Tensor:
         shape = self.shape(input, weight, bias)
         check_same_dtype(input, "input", weight, "weight")
         if bias is not None:
             check_same_dtype(bias, "bias", input, "input")
         dtype = check_pair("linear", input, "input", weight, "weight", None)
+        check_activation("linear", activation, input, "input")
         return input.new_empty(shape, dtype=dtype)
 
-    def save(self, ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    def save(self, ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, _: int, *kept: Tensor) -> None:
         ctx.bias_shape = None if bias is None else bias.shape
-        save_product(ctx, input, weight)
+        save_product(ctx, input, weight, *kept)
 
-    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors
+    def sum_backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, weight = ctx.saved_tensors[:2]
         need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
         matrix = weight if weight.dim() == 2 else weight.unsqueeze(0)
         outer = grad if weight.dim() == 2 else grad.unsqueeze(-1)
@@ -80,16 +90,18 @@ class Linear(Operator):
             grad_bias = grad.sum_to_size(ctx.bias_shape)
         return grad_input, grad_weight, grad_bias
 
-    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        input, weight = ctx.saved_tensors
+    def sum_jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+        input, weight = ctx.saved_tensors[:2]
         d_input, d_weight, d_bias = tangents
         shape = result_shape(input, weight, None)
         product = product_tangent(ops().linear, input, weight, d_input, d_weight, input.dtype)
         return total((product, None if d_bias is None else d_bias.expand(shape)), input.new_zeros(shape))
 
-    def batch(self, size: int, dims: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def batch(
+        self, size: int, dims: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: int = 0
+    ) -> Tensor:
         if dims[1] is None and (bias is None or dims[2] is None):
-            return ops().linear(input.movedim(dims[0], 0), weight, bias)
+            return ops().linear(input.movedim(dims[0], 0), weight, bias, activation=activation)
         x = batched(input, dims[0], size)
         if dims[1] is None:
             result = ops().linear(x, weight)
@@ -98,16 +110,17 @@ class Linear(Operator):
             matrix = w if w.dim() == 3 else w.unsqueeze(1)
             flat = ops().bmm(x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1), matrix.mT)
             result = flat.reshape(*x.shape[:-1], *(matrix.shape[1:2] if w.dim() == 3 else ()))
-        if bias is None:
-            return result
-        b = batched(bias, dims[2], size)
-        return result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:])
+        if bias is not None:
+            b = batched(bias, dims[2], size)
+            result = result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:])
+        return apply(activation, result)
 
-    def decompose(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def decompose(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: int = 0) -> Tensor:
+        check_activation("linear", activation, input, "input")
         if weight.dim() == 2:
-            return torch.nn.functional.linear(input, weight, bias)
+            return apply(activation, torch.nn.functional.linear(input, weight, bias))
         product = torch.matmul(input, weight)
-        return product if bias is None else product + bias
+        return apply(activation, product if bias is None else product + bias)
 
     def flops(self, x: Any, w: Any, *args: Any, **kwargs: Any) -> int:
         count = 2 * (w[0] if len(w) == 2 else 1)
@@ -128,6 +141,16 @@ class Linear(Operator):
         yield sample("transposed weight", t(4, 3), tensor((3, 5), device, dtype).mT, t(5))
         yield sample("one bias", t(4, 3), t(5, 3), t(1))
         yield sample("wide", t(33, 65), t(70, 65), t(70))
+        yield from self.activated_samples(device, dtype, requires_grad)
+
+    def activated_samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        def t(*shape: int) -> Tensor:
+            return tensor(shape, device, dtype, requires_grad)
+
+        for activation in activations_of(dtype):
+            yield sample(f"bias activation={activation}", t(4, 3), t(5, 3), t(5), activation=activation)
+            yield sample(f"batch activation={activation}", t(2, 4, 3), t(5, 3), activation=activation)
+            yield sample(f"vector weight activation={activation}", t(3), t(3), t(), activation=activation)
 
     def bad_calls(self, device: str) -> Iterator[BadCall]:
         def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -139,38 +162,54 @@ class Linear(Operator):
         yield bad("input and weight must have the same dtype", t(2, 3), t(5, 3).double())
         yield bad("must have the same dtype", t(2, 3), t(5, 3), t(5).double())
         yield bad("not implemented for", t(2, 3).bool(), t(5, 3).bool(), exception=NotImplementedError)
+        yield from bad_activations((t(2, 3), t(5, 3)))
 
-    def reference(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def reference(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: int = 0) -> Tensor:
         result = torch.matmul(input, weight.mT if weight.dim() == 2 else weight)
-        return result if bias is None else result + bias
+        return apply(activation, result if bias is None else result + bias)
 
 
-_linear = register(Linear())
+_linear = Linear()
+register(_linear)
+register_component(WithPreactivation(_linear))
 
 
 def linear(
-    input: Tensor, weight: Tensor | PackedWeight, bias: Tensor | None = None, *, out: Tensor | None = None
+    input: Tensor,
+    weight: Tensor | PackedWeight,
+    bias: Tensor | None = None,
+    activation: str = "none",
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """`input @ weight.T + bias`; the counterpart of `torch.nn.functional.linear`.
+    """`f(input @ weight.T + bias)`; the counterpart of `torch.nn.functional.linear`, with an activation f.
 
     Args:
         input: (..., in_features), any strides.
         weight: (out_features, in_features) or (in_features,); the dtype and device of `input`. Or a `PackedWeight`,
             which is a constant: gradients reach `input` and `bias` only. Autocast then casts to its dtype.
         bias: (out_features,), or () for a vector weight. Read by the kernel, never expanded.
+        activation: what the kernel applies to the sum before it rounds: "none", "relu" (floating and integral dtypes),
+            "gelu", x * (1 + erf(x / sqrt(2))) / 2, "gelu_tanh", its approximation by tanh as in torch, or "silu",
+            x * sigmoid(x); the operator takes the index in this order. For its gradient the result of relu is kept, and
+            of the others what they are applied to.
         out: written to and returned; resized, with torch's warning, where its shape differs.
 
     Returns:
-        (..., out_features), or (...) for a vector weight; rounded once after the bias.
+        (..., out_features), or (...) for a vector weight; rounded once after the bias and the activation.
 
     Raises:
         RuntimeError: wrong rank, shape, dtype or device, or `out` with an argument that requires grad.
-        NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
+        NotImplementedError: bool and other dtypes without a kernel, sparse layouts, an activation of complex numbers or
+            one of integers other than relu.
+        ValueError: an unknown activation.
     """
     if isinstance(weight, PackedWeight):
         if out is not None:
             raise TypeError("myops.linear: out is not supported with a packed weight")
+        if activation != "none":
+            raise TypeError("myops.linear: activation is not supported with a packed weight")
         return linear_packed(input, weight.panels, bias, weight.shape[0], weight.dtype)
     if out is None:
-        return call(_linear, input, weight, bias)
-    return call_out(_linear, out, input, weight, bias)
+        return call(_linear, input, weight, bias, **keyword(activation))
+    return call_out(_linear, out, input, weight, bias, **keyword(activation))

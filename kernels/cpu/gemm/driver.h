@@ -19,15 +19,27 @@
 namespace myops::cpu {
 
 template <class T>
-using FinishFn = void (*)(const EpilogueArgs<T>&, const void* c, void* d);
+using FinishFn = void (*)(const EpilogueArgs<T>&, const void* c, void* preactivation, void* d);
 
-template <class Isa, class T, class CS, class DS>
-void finish_real_any(const EpilogueArgs<T>& e, const void* c, void* d) {
-  finish_real<Isa, T, CS, DS>(e, static_cast<const CS*>(c), static_cast<DS*>(d));
+template <class Isa, class T, class CS, class DS, Activation kF>
+void finish_real_any(const EpilogueArgs<T>& e, const void* c, void* preactivation, void* d) {
+  finish_real<Isa, T, CS, DS, kF>(e, static_cast<const CS*>(c), static_cast<DS*>(preactivation), static_cast<DS*>(d));
 }
 template <class Isa, class T>
-void finish_complex_any(const EpilogueArgs<T>& e, const void* c, void* d) {
+void finish_complex_any(const EpilogueArgs<T>& e, const void* c, void*, void* d) {
   finish_complex<Isa, T>(e, static_cast<const T*>(c), static_cast<T*>(d));
+}
+
+template <class Isa, class T, class CS, class DS>
+FinishFn<T> finish_with(Activation f) {
+  if (f == Activation::relu) return &finish_real_any<Isa, T, CS, DS, Activation::relu>;
+  if constexpr (std::is_floating_point_v<T>) switch (f) {
+      case Activation::gelu: return &finish_real_any<Isa, T, CS, DS, Activation::gelu>;
+      case Activation::gelu_tanh: return &finish_real_any<Isa, T, CS, DS, Activation::gelu_tanh>;
+      case Activation::silu: return &finish_real_any<Isa, T, CS, DS, Activation::silu>;
+      default: break;
+    }
+  return &finish_real_any<Isa, T, CS, DS, Activation::none>;
 }
 
 // S is the dtype of A and B, W the wide dtype that C and D may have instead.
@@ -35,8 +47,9 @@ template <class Isa, class T, class S, class W>
 FinishFn<T> choose_finish(const Gemm& g) {
   if (is_complex(g.in)) return &finish_complex_any<Isa, T>;
   const bool wide_c = g.c_type != g.in, wide_d = g.out != g.in;
-  return wide_d ? (wide_c ? &finish_real_any<Isa, T, W, W> : &finish_real_any<Isa, T, S, W>)
-                : (wide_c ? &finish_real_any<Isa, T, W, S> : &finish_real_any<Isa, T, S, S>);
+  const Activation f = g.activation;
+  return wide_d ? (wide_c ? finish_with<Isa, T, W, W>(f) : finish_with<Isa, T, S, W>(f))
+                : (wide_c ? finish_with<Isa, T, W, S>(f) : finish_with<Isa, T, S, S>(f));
 }
 
 template <class T>
@@ -267,6 +280,12 @@ struct Tiled {
     if (g.C.data != nullptr)
       t.c = at<Out>(g.C.data, q.c_offset + q.row * g.C.row_stride + q.col), t.c_row = g.C.row_stride;
     kernel(t);
+    if constexpr (!kDirectOnly)
+      if (g.activation != Activation::none) {  // in place, while the tile is in L1
+        const int rows = static_cast<int>(q.rows), cols = static_cast<int>(q.cols);
+        finish({t.d, t.d_row, rows, cols, false, false, false, T(1), T(0), 0, 0, t.d_row, 1}, nullptr,
+               preactivation(g, t.d), t.d);
+      }
   }
 
   void finish_tile(const Position& q, const T* sums, int64_t sums_row) const {
@@ -283,13 +302,19 @@ struct Tiled {
                             g.C.col_stride,
                             g.D.row_stride,
                             g.D.col_stride};
-    finish(e, element(g.C, g.c_type, q.c_offset, q.row, q.col / unit),
-           element(g.D, g.out, q.d_offset, q.row, q.col / unit));
+    char* const d = element(g.D, g.out, q.d_offset, q.row, q.col / unit);
+    finish(e, element(g.C, g.c_type, q.c_offset, q.row, q.col / unit), preactivation(g, d), d);
   }
 
   static char* element(const MatrixView& v, DType type, int64_t offset, int64_t row, int64_t col) {
     if (v.data == nullptr) return nullptr;
     return static_cast<char*>(v.data) + (offset + row * v.row_stride + col * v.col_stride) * element_size(type);
+  }
+
+  // The place of an element of D in the matrix beside it; nullptr where that is not asked for.
+  static char* preactivation(const Gemm& g, void* d) {
+    if (g.preactivation == nullptr) return nullptr;
+    return static_cast<char*>(g.preactivation) + (static_cast<char*>(d) - static_cast<char*>(g.D.data));
   }
 
   // Panels of a packed weight of 16-bit floats, widened for many rows once and not by each of their loads.
@@ -434,8 +459,9 @@ struct Dot {
         EpilogueArgs<T> e{sums,  kChunk, static_cast<int>(g.M), cols,           false,          false,         false,
                           alpha, beta,   g.C.row_stride,        g.C.col_stride, g.D.row_stride, g.D.col_stride};
         using Any = Tiled<Isa, Real<Isa, T, T>, T>;
+        char* const d = Any::element(g.D, g.out, batch_offset(g, g.D, item), 0, col);
         finish(e, Any::element(g.C, g.c_type, g.C.data == nullptr ? 0 : batch_offset(g, g.C, item), 0, col),
-               Any::element(g.D, g.out, batch_offset(g, g.D, item), 0, col));
+               Any::preactivation(g, d), d);
       }
     });
   }

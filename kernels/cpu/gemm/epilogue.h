@@ -1,6 +1,6 @@
 // The general epilogue: a finished tile of sums to D, whatever the dtype, stride or conjugation of C and D.
 //
-//   D = alpha * sums + beta * C, rounded once. Used where the micro-kernel cannot write D itself.
+//   D = f(alpha * sums + beta * C), f the activation, rounded once. Used where the micro-kernel cannot write D itself.
 //
 // A complex tile has two real rows for each row of D: sums of Re(a) * (re, im) and of Im(a) * (re, im) of b. They are
 // combined here, and a conjugated A or B only changes signs:
@@ -9,6 +9,7 @@
 //   re   r.re - i.im      r.re + i.im      r.re + i.im      r.re - i.im
 //   im   r.im + i.re      r.im - i.re     -r.im + i.re     -r.im - i.re
 #pragma once
+#include "activation.h"
 #include "microkernel.h"
 
 namespace myops::cpu {
@@ -42,16 +43,24 @@ struct EpilogueArgs {
   int64_t c_row, c_col, d_row, d_col;  // in elements of C and D
 };
 
-template <class Isa, class T, class CS, class DS>
-void finish_real(const EpilogueArgs<T>& e, const CS* c, DS* d) {
+template <class Isa, class T, class CS, class DS, Activation kF>
+void finish_real(const EpilogueArgs<T>& args, const CS* c, DS* preactivation, DS* d) {
   constexpr int L = Isa::template lanes<T>;
-  for (int i = 0; i < e.rows; ++i)
-    for (int j = 0; j < e.cols; j += L) {
-      const int n = e.cols - j < L ? e.cols - j : L;
-      typename Isa::template Vec<T> v = rounded(load_converted<Isa, T, T>(e.sums + i * e.sums_row + j, n) * e.alpha);
-      if (c != nullptr) v += rounded(gather<Isa, T, CS>(c + i * e.c_row + j * e.c_col, e.c_col, n) * e.beta);
-      scatter<Isa, T, DS>(d + i * e.d_row + j * e.d_col, e.d_col, v, n);
-    }
+  const EpilogueArgs<T> e = args;  // a copy: what is stored might be the caller's
+  const auto finish = [&](int i, int j, int n, int64_t c_col, int64_t d_col) __attribute__((always_inline)) {
+    typename Isa::template Vec<T> v = rounded(load_converted<Isa, T, T>(e.sums + i * e.sums_row + j, n) * e.alpha);
+    if (c != nullptr) v += rounded(gather<Isa, T, CS>(c + i * e.c_row + j * c_col, c_col, n) * e.beta);
+    const int64_t at = i * e.d_row + j * d_col;
+    if (kF != Activation::none && preactivation != nullptr) scatter<Isa, T, DS>(preactivation + at, d_col, v, n);
+    scatter<Isa, T, DS>(d + at, d_col, activate<Isa, T, DS, kF>(v), n);
+  };
+  const bool neighbours = e.d_col == 1 && (c == nullptr || e.c_col == 1);
+  for (int i = 0; i < e.rows; ++i) {
+    int j = 0;
+    if (neighbours)
+      for (; j + L <= e.cols; j += L) finish(i, j, L, 1, 1);
+    for (; j < e.cols; j += L) finish(i, j, e.cols - j < L ? e.cols - j : L, e.c_col, e.d_col);
+  }
 }
 
 template <class T>

@@ -175,7 +175,8 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   // Between chains the sums wait in D, which must not be what is added to them at the end.
   const bool d_waits = g.K <= p.chain || g.C.data == nullptr || g.C.data != g.D.data;
   // Rounded in the micro-kernel. Panels of 16-bit floats that are not multiplied as such have kernels for float32 only.
-  const bool narrow_d = is_16bit && g.out == g.in && g.K <= p.kc && (p.pack_b || (g.b_panels && own_bytes));
+  const bool narrow_d = is_16bit && g.out == g.in && g.K <= p.kc && (p.pack_b || (g.b_panels && own_bytes)) &&
+                        g.activation == Activation::none;
   p.direct_d = p.driver == Driver::tiled && ((d_same && d_waits) || narrow_d) && !p.complex &&
                unit(g.D.col_stride, g.N) && c_direct;
 

@@ -1,8 +1,9 @@
-// The end of every product kernel: D = alpha * acc + beta * C for neighbours of one row, rounded once.
+// The end of every product kernel: D = f(alpha * acc + beta * C) for neighbours of one row, rounded once.
 //
 // Every kernel family ends here, so what follows the sum is one function with one order of operations.
 #pragma once
 #include "../element.cuh"
+#include "activation.cuh"
 
 namespace myops {
 
@@ -87,12 +88,24 @@ class Epilogue {
     }
     const int64_t at = d_base_ + row * g_.D.row_stride + col * g_.D.col_stride;
     if (g_.out != kIn)
-      store_row(acc, static_cast<Wide*>(g_.D.data) + at, g_.D.col_stride, left, g_.D.conj);
+      finish<Wide>(acc, at, left);
     else
-      store_row(acc, static_cast<In*>(g_.D.data) + at, g_.D.col_stride, left, g_.D.conj);
+      finish<In>(acc, at, left);
   }
 
  private:
+  // Stores what the activation makes of a row of results, and what it was applied to where that is asked for.
+  template <class T, int N>
+  __device__ __forceinline__ void finish(Acc (&row)[N], int64_t at, int64_t left) const {
+    if (g_.activation != Activation::none) {
+      if (g_.preactivation != nullptr)
+        store_row(row, static_cast<T*>(g_.preactivation) + at, g_.D.col_stride, left, g_.D.conj);
+#pragma unroll
+      for (int v = 0; v < N; ++v) row[v] = activate<T>(row[v], g_.activation);
+    }
+    store_row(row, static_cast<T*>(g_.D.data) + at, g_.D.col_stride, left, g_.D.conj);
+  }
+
   const Gemm& g_;
   const typename Scalar<Acc>::Type alpha_, beta_;
   const int64_t c_base_, d_base_;

@@ -53,6 +53,8 @@ inline Gemm outer_item(const Gemm& g, int64_t i) {
     if (v->data != nullptr) v->data = static_cast<char*>(v->data) + i * v->batch_stride[0] * element_size(type);
     for (int d = 0; d < item.batch_dims; ++d) v->batch_stride[d] = v->batch_stride[d + 1];
   }
+  if (g.preactivation != nullptr)  // laid out as D
+    item.preactivation = static_cast<char*>(g.preactivation) + i * g.D.batch_stride[0] * element_size(g.out);
   for (int d = 0; d < item.batch_dims; ++d) item.batch_size[d] = g.batch_size[d + 1];
   return item;
 }

@@ -35,8 +35,9 @@ constexpr NativeRow kNativeIsFaster[] = {
 };
 
 // What torch's kernels take through strides, without a copy and at most one batch dimension: no conjugate views, no
-// mixed dtypes, no integers.
+// mixed dtypes, no integers, no activation.
 inline bool native_takes(const Gemm& g) {
+  if (g.activation != Activation::none) return false;
   if (is_integral(g.in) || g.out != g.in || g.c_type != g.in || g.batch_dims > 1 || g.K == 0) return false;
   if (g.A.conj || g.B.conj || g.C.conj || g.D.conj) return false;
   const auto blas = [](const MatrixView& v, int64_t rows, int64_t cols) {

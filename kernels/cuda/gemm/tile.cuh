@@ -13,8 +13,9 @@
 //   +-----+  +-------------+
 //
 // Contract: rules of ../../matrix_view.h. Nothing outside the operands is read or written; edges are padded with zeros.
-// Every result is one chain of multiply_add over ascending K from zero, then alpha * acc, then + beta * C, then one
-// rounding: bits depend on the row of A, the column of B and C alone. C is read by the thread that writes D.
+// Every result is one chain of multiply_add over ascending K from zero, then alpha * acc, then + beta * C, then the
+// activation, then one rounding: bits depend on the row of A, the column of B and C alone. C is read by the thread that
+// writes D.
 #pragma once
 #include "../element.cuh"
 #include "epilogue.cuh"
