@@ -193,13 +193,13 @@ struct Tiled {
     const int64_t s_row0 = tile_row(tile0) * unit, s_col0 = panel_column(panel0);
     alignas(64) T sums[C::kRows * C::kVectors * L];
 
-    int64_t k0 = 0;
+    const bool whole = p.direct_d && p.kc >= g.K;  // one block, and nothing waits
+    const BE* panels_k = reinterpret_cast<const BE*>(g.B.data);
+    int64_t k0 = 0, in_chain = 0;
     do {
-      const int64_t in_chain = k0 % p.chain;
       const int64_t kb = min64(min64(p.kc, p.chain - in_chain), g.K - k0), steps = steps_of(kb);
       const bool last = k0 + kb >= g.K;
-      const BE* const panels_k =
-          reinterpret_cast<const BE*>(g.B.data) + k0 / p.chain * vectors * L * (kc_steps + C::kStart);
+      const Block block{in_chain == 0, last || in_chain + kb == p.chain, k0 == in_chain, last};
       for (int64_t jc = panel0; jc < panel1; jc += nc_panels) {
         const int64_t jc_end = min64(jc + nc_panels, panel1);
         if (p.pack_b) pack_panels(b, k0, kb, jc, jc_end, b_packed);
@@ -220,65 +220,47 @@ struct Tiled {
                            : packed + (v0 - base_vector) * L * (steps + C::kStart);
             t.b_k = in_place ? g.B.row_stride * unit : nv * L;
             t.b_ahead = g.b_panels && !p.pack_b ? kBytesAhead / static_cast<int64_t>(sizeof(BE)) : 0;
-            t.start = nullptr, t.start_row = 0;
+            t.start = t.before = nullptr, t.start_row = 0;
+            t.alpha = alpha, t.beta = beta;
             if constexpr (C::kStart) t.start = t.b + steps * t.b_k;
             for (int64_t i = ic; i < ic_end; ++i) {
               const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
               set_a(t, a, k0, i, ic, a_packed);
               const auto kernel = Tiled::kernel(rows * unit, nv);
               t.rows = static_cast<int>(rows * unit);
-              const int64_t s_at = (row * unit - s_row0) * s_cols + (col - s_col0);
-              const Position at{row,
-                                rows,
-                                col,
-                                cols,
-                                c_offset,
-                                d_offset,
-                                in_chain == 0,
-                                last || in_chain + kb == p.chain,
-                                k0 == in_chain,
-                                last};
-              compute_tile(t, kernel, at, running + s_at, totals + s_at, sums, nv * L);
+              const Position at{row, rows, col, cols, c_offset, d_offset};
+              if constexpr (!kDirectOnly) {
+                if (!whole) {
+                  const int64_t s_at = (row * unit - s_row0) * s_cols + (col - s_col0);
+                  compute_tile(t, kernel, at, block, running + s_at, totals + s_at, sums, nv * L);
+                  continue;
+                }
+              }
+              write_direct(t, kernel, at);
             }
           }
         }
       }
       k0 += kb;
+      in_chain = block.closes ? 0 : in_chain + kb;
+      if (g.b_panels) panels_k += vectors * L * (steps + C::kStart);
     } while (k0 < g.K);
   }
 
-  // Where a tile lies: rows of D, real columns; and a block of k: whether it opens and closes its chain, whether that
-  // is the first one, and whether nothing comes after it.
+  // Where a tile lies: rows of D, real columns.
   struct Position {
     int64_t row, rows, col, cols, c_offset, d_offset;
+  };
+
+  // Whether a block of k opens and closes its chain, whether that is the first one, and whether nothing comes after it.
+  struct Block {
     bool opens, closes, first_chain, last;
   };
 
-  // The sums of a block, from where its chain stands to where they wait for the next block, the next chain or the end.
-  void compute_tile(Tile<C>& t, TileFn<C> kernel, const Position& q, T* running, T* totals, T* sums,
-                    int64_t sums_row) const {
-    t.c = nullptr, t.before = nullptr;
-    t.alpha = T(1);
-    if (p.direct_d) t.d = at<Out>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col), t.d_row = g.D.row_stride;
-    if constexpr (!kDirectOnly) {
-      if constexpr (!C::kStart)  // with its own start a chain is one block
-        if (!q.opens) t.start = running, t.start_row = s_cols;
-      if (!q.closes) {
-        t.d = running, t.d_row = s_cols;
-        return kernel(t);
-      }
-      if (!p.direct_d) t.d = totals, t.d_row = s_cols;
-      if (!q.first_chain) t.before = t.d, t.before_row = t.d_row;
-      if (!q.last) return kernel(t);
-      if (!p.direct_d) {
-        t.d = sums, t.d_row = sums_row;
-        kernel(t);
-        return finish_tile(q, sums, sums_row);
-      }
-    }
-    t.alpha = alpha, t.beta = beta;
-    if (g.C.data != nullptr)
-      t.c = at<Out>(g.C.data, q.c_offset + q.row * g.C.row_stride + q.col), t.c_row = g.C.row_stride;
+  void write_direct(Tile<C>& t, TileFn<C> kernel, const Position& q) const {
+    t.d = at<Out>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col), t.d_row = g.D.row_stride;
+    t.c = g.C.data == nullptr ? nullptr : at<Out>(g.C.data, q.c_offset + q.row * g.C.row_stride + q.col);
+    t.c_row = g.C.row_stride;
     kernel(t);
     if constexpr (!kDirectOnly)
       if (g.activation != Activation::none) {  // in place, while the tile is in L1
@@ -286,6 +268,32 @@ struct Tiled {
         finish({t.d, t.d_row, rows, cols, false, false, false, T(1), T(0), 0, 0, t.d_row, 1}, nullptr,
                preactivation(g, t.d), t.d);
       }
+  }
+
+  // The sums of a block, from where its chain stands to where they wait for the next block, the next chain or the end.
+  void compute_tile(Tile<C>& t, TileFn<C> kernel, const Position& q, const Block& block, T* running, T* totals, T* sums,
+                    int64_t sums_row) const {
+    t.c = nullptr, t.before = nullptr;
+    t.alpha = T(1);
+    if constexpr (!C::kStart)  // with its own start a chain is one block
+      if (!block.opens) t.start = running, t.start_row = s_cols;
+    if (!block.closes) {
+      t.d = running, t.d_row = s_cols;
+      return kernel(t);
+    }
+    if (p.direct_d)
+      t.d = at<T>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col), t.d_row = g.D.row_stride;
+    else
+      t.d = totals, t.d_row = s_cols;
+    if (!block.first_chain) t.before = t.d, t.before_row = t.d_row;
+    if (!block.last) return kernel(t);
+    if (p.direct_d) {
+      t.alpha = alpha;
+      return write_direct(t, kernel, q);
+    }
+    t.d = sums, t.d_row = sums_row;
+    kernel(t);
+    finish_tile(q, sums, sums_row);
   }
 
   void finish_tile(const Position& q, const T* sums, int64_t sums_row) const {
@@ -319,7 +327,7 @@ struct Tiled {
 
   // Panels of a packed weight of 16-bit floats, widened for many rows once and not by each of their loads.
   void widen_panels(int64_t k0, int64_t kb, int64_t jc, int64_t jc_end, T* widened) const {
-    const S* from = static_cast<const S*>(g.B.data) + k0 / p.chain * vectors * L * p.chain + panel_vector(jc) * L * kb;
+    const S* from = static_cast<const S*>(g.B.data) + (k0 * vectors + panel_vector(jc) * kb) * L;
     const int64_t count = (panel_vector(jc_end) - panel_vector(jc)) * L * kb;
     for (int64_t i = 0; i < count; i += L) Isa::template store<T>(widened + i, load_converted<Isa, T, S>(from + i, L));
   }
