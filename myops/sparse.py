@@ -114,9 +114,25 @@ class _Assembled(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         indices = ctx.saved_tensors
         if grad.layout != ctx.layout or not all(map(torch.equal, _indices(grad), indices)):
-            ones = grad.new_ones(indices[-1].shape[-1], layout=torch.strided)
-            grad = grad.sparse_mask(_native(ctx.layout, indices, ones, ctx.size))
+            grad = _at_pattern(grad, ctx.layout, indices, ctx.size)
         return None, _values_of(grad), None, *(None for _ in indices)
+
+
+def _at_pattern(matrix: Tensor, layout: torch.layout, indices: Any, size: Any) -> Tensor:
+    """Another tensor's entries at the places of a pattern, zeros where it stores none: COO, in the pattern's order.
+
+    Between compressed tensors torch's sparse_mask keeps only the places that both have.
+    """
+    if layout != torch.sparse_coo:
+        outer, inner = indices
+        indices = (torch.stack([rows_of(outer.long(), inner.shape[0]), inner.long()]),)
+        matrix = matrix if matrix.layout == torch.strided else matrix.to_sparse()
+        if layout == torch.sparse_csc:
+            matrix, size = matrix.transpose(0, 1), size[::-1]
+    if matrix.layout == torch.sparse_coo:
+        matrix = matrix.coalesce()
+    ones = matrix.new_ones(indices[0].shape[-1], layout=torch.strided)
+    return matrix.sparse_mask(_native(torch.sparse_coo, indices, ones, size))
 
 
 def _native(layout: torch.layout, indices: Any, values: Tensor, size: Any) -> Tensor:

@@ -291,6 +291,19 @@ def test_backward_takes_memory_for_the_entries_only(layout: str) -> None:
     torch.testing.assert_close(got.values()[at].item(), b[col].sum().item())
 
 
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+def test_a_gradient_with_other_entries_than_the_product(layout: str) -> None:
+    """What the gradient stores outside of the product's pattern is masked, what it does not store is zero."""
+    dense = torch.tensor([[1.0, 2, 0], [0, 3, 0], [0, 0, 6]], dtype=torch.float64)
+    incoming = torch.tensor([[0.0, 5, 7], [0, 0, 0], [0, 0, -2]], dtype=torch.float64)
+    a, b = (in_layout(dense, layout).requires_grad_() for _ in range(2))
+    product = myops.sparse.mm(a, b)
+    got = torch.autograd.grad(product, (a, b), in_layout(incoming, layout))
+    masked = incoming * ((dense != 0).double() @ (dense != 0).double() != 0)
+    for mine, expected in zip(got, (masked @ dense.mT, dense.mT @ masked), strict=True):
+        torch.testing.assert_close(mine.to_dense(), expected * (dense != 0))
+
+
 # Errors.
 
 
