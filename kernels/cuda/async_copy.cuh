@@ -3,7 +3,7 @@
 // A thread's copies since its last async_commit are a group. After async_wait<N> all but its N latest groups have
 // arrived, for that thread; other threads see them after the next barrier. On a CPU: tests/emulation/async_copy.h.
 #pragma once
-#ifndef MYOPS_CUDA_EMULATION
+#if !defined(MYOPS_CUDA_EMULATION) && !defined(USE_ROCM)  // HIP has no such instructions
 #include <cuda_runtime.h>
 
 #include <cstdint>

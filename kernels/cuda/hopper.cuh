@@ -14,7 +14,7 @@
 #define MYOPS_HOPPER_CODE 0
 #endif
 
-#ifndef MYOPS_CUDA_EMULATION
+#if !defined(MYOPS_CUDA_EMULATION) && !defined(USE_ROCM)  // HIP has no such instructions
 namespace myops {
 
 // ---- Barriers: a phase is over when `count` arrivals and all expected bytes have come; phases alternate in parity

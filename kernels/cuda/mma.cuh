@@ -4,7 +4,7 @@
 // bytes 4t .. 4t+3 each. B is 8 columns by 32 bytes of K, two registers: column g, bytes 4t .. 4t+3 of each half. The
 // sums are 16 x 8: d[0], d[1] are row g, columns 2t, 2t + 1; d[2], d[3] row g + 8. On a CPU: tests/emulation/mma.h.
 #pragma once
-#ifndef MYOPS_CUDA_EMULATION
+#if !defined(MYOPS_CUDA_EMULATION) && !defined(USE_ROCM)  // HIP has no such instructions
 #include "async_copy.cuh"
 #include "launch.h"
 

@@ -1,7 +1,7 @@
 // The driver's side of tensor_map.h.
 #include "tensor_map.h"
 
-#ifndef MYOPS_CUDA_EMULATION
+#if !defined(MYOPS_CUDA_EMULATION) && !defined(USE_ROCM)
 #include <cudaTypedefs.h>
 
 namespace myops {
