@@ -13,6 +13,6 @@ cp "$tests/../pyproject.toml" "$folder/"
 cd "$folder"
 "$python" -c "import myops; print(myops.build_info())"
 # What builds from sources, or needs the demo's packages, belongs to `make test`.
-"$python" -m pytest tests --ignore tests/test_packaging.py --ignore tests/test_cuda_build.py \
-  --ignore tests/test_cuda_emulation.py --ignore tests/test_cuda_tiles.py --ignore tests/test_demo.py \
+"$python" -m pytest tests --ignore-glob "tests/test_cuda_*" --ignore tests/test_cross_compile.py \
+  --ignore tests/test_packaging.py --ignore tests/test_gpu_script.py --ignore tests/test_demo.py \
   --ignore tests/test_bench.py "${@:3}"
