@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "../gemm/driver.h"
+#include "scalar.h"
 #include "stage.h"
 
 namespace myops::cpu {
@@ -337,19 +338,10 @@ Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
 
 template <class Isa>
 Status spmm(const Spmm& p, const Partition& cut, const Runtime& rt) {
-  switch (p.type) {
-    case DType::f32: return spmm_typed<Isa, float, float, false>(p, cut, rt);
-    case DType::f64: return spmm_typed<Isa, double, double, false>(p, cut, rt);
-    case DType::bf16: return spmm_typed<Isa, float, bf16, false>(p, cut, rt);
-    case DType::f16: return spmm_typed<Isa, float, f16, false>(p, cut, rt);
-    case DType::c64: return spmm_typed<Isa, float, float, true>(p, cut, rt);
-    case DType::c128: return spmm_typed<Isa, double, double, true>(p, cut, rt);
-    case DType::i8: return spmm_typed<Isa, uint32_t, int8_t, false>(p, cut, rt);
-    case DType::u8: return spmm_typed<Isa, uint32_t, uint8_t, false>(p, cut, rt);
-    case DType::i16: return spmm_typed<Isa, uint32_t, int16_t, false>(p, cut, rt);
-    case DType::i32: return spmm_typed<Isa, uint32_t, uint32_t, false>(p, cut, rt);
-    default: return spmm_typed<Isa, uint64_t, uint64_t, false>(p, cut, rt);
-  }
+  return with_types(p.type, [&](auto types) {
+    using Of = decltype(types);
+    return spmm_typed<Isa, typename Of::Lane, typename Of::StoredLane, Of::kComplex>(p, cut, rt);
+  });
 }
 
 }  // namespace myops::cpu
