@@ -118,7 +118,7 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
         if (slot != nullptr)
           store_converted<Isa, T, T>(slot + u * L, sum[0][u], n);
         else
-          out.finish(i, j + u * L, sum[0][u], n);
+          out.finish(i, j + u * L, {sum[0][u]}, n);
       }
     }
   }
@@ -190,7 +190,7 @@ Status sddmm_typed(const Sddmm& p, const Partition& cut, const Runtime& rt) {
   gather.N = p.N;
   gather.B = p.b;
   gather.b_row = p.b_row;
-  const SpmmOut<Isa, T, S, Cx> out{gather, T(1), T(0)};
+  const SpmmOut<Isa, T, S, Cx> out(gather);
   const Held<S> held{static_cast<const S*>(p.a), p.a_row * U};
   Flag bad;
   take_turns(rt, cut.count, [&](int64_t task) {
@@ -225,7 +225,7 @@ template <class Isa, class T, class S, bool Cx>
 Status spmm_backward_typed(const SpmmBackward& both, const Partition& cut, const Runtime& rt) {
   constexpr int U = Cx ? 2 : 1;
   const Spmm& p = both.spmm;
-  const SpmmOut<Isa, T, S, Cx> out{p, scalar<T>(p.alpha), T(0)};
+  const SpmmOut<Isa, T, S, Cx> out(p);
   const Held<S> held{static_cast<const S*>(both.a), both.a_row * U};
   T* const slots = make_slots<T>(cut, p.N * U, rt);
   Flag bad;
