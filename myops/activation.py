@@ -12,14 +12,15 @@ records the graph in the place of `name`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from .autograd import needs_graph
-from .registration import BadCall, Decomposable, Operator, Sample
+from .registration import BadCall, Decomposable, Operator, Sample, register, register_component
 
 # The operators take the index: a string crosses the Stable ABI at the price of a leak.
 ACTIVATIONS = ("none", "relu", "gelu", "gelu_tanh", "silu")
@@ -89,21 +90,21 @@ class Activated(Operator):
 
     recorded: WithPreactivation
 
+    @abstractmethod
     def save(self, ctx: Any, *flat: Any) -> None:
         """Keep the two factors and, where there is one more argument than the schema has, that as the third."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sum_backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """`backward` of the sum."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sum_jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
         """`jvp` of the sum."""
-        raise NotImplementedError
 
+    @abstractmethod
     def activated_samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
         """Samples that have an activation."""
-        raise NotImplementedError
 
     def with_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if kwargs.get("activation", 0) <= RELU:
@@ -179,6 +180,16 @@ class WithPreactivation(Decomposable):
         args = next(iter(self.of.activated_samples(device, torch.float32))).args
         words = "activation must not be 0 (none)"
         yield BadCall(Sample(args, {"activation": 0}, words), RuntimeError, words)
+
+
+_Activated = TypeVar("_Activated", bound=Activated)
+
+
+def register_activated(row: _Activated) -> _Activated:
+    """`register`, and the operator that records its gradients."""
+    register(row)
+    register_component(WithPreactivation(row))
+    return row
 
 
 def activations_of(dtype: torch.dtype) -> tuple[int, ...]:

@@ -41,6 +41,11 @@ def _devices() -> dict[str, str]:
     return {"cpu": cpu, "cuda": cuda, "others": "torch's own operators, through the decomposition"}
 
 
+def _rerouted(name: str) -> list[str]:
+    """The overloads of aten that the switch takes under a name, and at which keys."""
+    return [f"aten.{r.overload} ({', '.join(r.keys)})" for r in REROUTES if r.name == name]
+
+
 def collect() -> dict[str, Any]:
     """Everything that is printed, as plain data. Never initialises CUDA beyond asking whether there is a device."""
     devices = _devices()
@@ -48,23 +53,19 @@ def collect() -> dict[str, Any]:
     operators = {
         name: {
             "overloads": [str(op) for op in row.overloads] if _native.cpu_error is None else [],
-            "rerouted": [f"aten.{r.overload} ({', '.join(r.keys)})" for r in REROUTES if r.name == name],
+            "rerouted": _rerouted(name),
             **devices,
             **({} if isinstance(row, Decomposable) else {"others": "no"}),
         }
         for name, row in tables.items()
     }
-    sparse: dict[str, list[str]] = {r.name: [] for r in REROUTES if r.name not in OPERATORS}
-    for r in REROUTES:
-        if r.name in sparse:
-            sparse[r.name].append(f"aten.{r.overload} ({', '.join(r.keys)})")
     return {
         **_native.build_info(),
         "path": str(_native._FOLDER),
         "dtypes": [str(dtype).removeprefix("torch.") for dtype in _native.DTYPE_CODES],
         "devices": devices,
         "operators": operators,
-        "rerouted_sparse": sparse,
+        "rerouted_sparse": {r.name: _rerouted(r.name) for r in REROUTES if r.name not in OPERATORS},
         "environment": {name: os.environ.get(name) for name in VARIABLES},
     }
 

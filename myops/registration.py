@@ -161,20 +161,15 @@ def register(row: Operator) -> Operator:
     op = row.op
     _register_functional(row, op)
     _register_mutable(row, f"{row.name}.out", row.packet.out, autograd.out_kernel(row.packet.out, row))
-    _register_lazy_bits(f"{row.name}.out", row.packet.out)
     if row.in_place:
         in_place = row.in_place_packet.default
         _register_mutable(row, f"{row.name}_", in_place, autograd.in_place_kernel(in_place, op, row))
-        _register_lazy_bits(f"{row.name}_", in_place)
     if row.folds:
         _register_scalar_overloads(row)
     _register_decomposition(row)
     # Last: on torch 2.11 a new overload changes the hash of the packet, the key of this registry.
     register_flop_formula(row.packet)(row.flops)
-    if _native.cuda_error is not None and torch.version.cuda is not None:
-        names = [row.name, f"{row.name}.out", *([f"{row.name}_"] if row.in_place else [])]
-        for name in names:
-            _LIBRARY.impl(name, _missing_cuda, "CUDA")
+    _explain_missing_cuda(row.name, f"{row.name}.out", *([f"{row.name}_"] if row.in_place else []))
     return row
 
 
@@ -192,8 +187,7 @@ def register_row(row: Row) -> Row:
     if isinstance(row, Decomposable):
         _register_decomposition(row)
     register_flop_formula(row.packet)(row.flops)
-    if _native.cuda_error is not None and torch.version.cuda is not None:
-        _LIBRARY.impl(row.name, _missing_cuda, "CUDA")
+    _explain_missing_cuda(row.name)
     return row
 
 
@@ -201,8 +195,7 @@ def register_plain(name: str, fake: Any) -> None:
     """An operator on indices alone, which needs a fake and nothing else."""
     if _native.cpu_error is None:
         torch.library.register_fake(f"myops::{name}", fake, lib=_LIBRARY)
-        if _native.cuda_error is not None and torch.version.cuda is not None:
-            _LIBRARY.impl(name, _missing_cuda, "CUDA")
+        _explain_missing_cuda(name)
 
 
 def implement(name: str, kernel: autograd.Kernel, key: str) -> None:
@@ -215,6 +208,13 @@ def define_composite(schema: str, function: Any) -> None:
     """An operator made of others in Python."""
     _LIBRARY.define(schema)
     _LIBRARY.impl(schema.split("(")[0], function, "CompositeImplicitAutograd")
+
+
+def _explain_missing_cuda(*names: str) -> None:
+    """Kernels that say why there are none, where the library did not load under a torch with CUDA."""
+    if _native.cuda_error is not None and torch.version.cuda is not None:
+        for name in names:
+            _LIBRARY.impl(name, _missing_cuda, "CUDA")
 
 
 def _missing_cuda(*args: Any, **kwargs: Any) -> None:
@@ -254,6 +254,8 @@ def _register_mutable(row: Operator, name: str, op: OpOverload, kernel: autograd
     torch.library.register_fake(f"myops::{name}", fake, lib=_LIBRARY)
     _LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
     _LIBRARY.impl(name, autograd.version_kernel(op), "ADInplaceOrView", with_keyset=True)
+    for key, resolve in (("Conjugate", torch.resolve_conj), ("Negative", torch.resolve_neg)):
+        _LIBRARY.impl(name, autograd.lazy_bit_kernel(op, resolve), key)
 
 
 def _register_decomposition(row: Decomposable) -> None:
@@ -297,11 +299,6 @@ def decompositions() -> dict[OpOverload, autograd.Kernel]:
     _native.require()
     rows = (*OPERATORS.values(), *COMPONENTS.values())
     return {row.op: row.decompose for row in rows if isinstance(row, Decomposable)}
-
-
-def _register_lazy_bits(name: str, op: OpOverload) -> None:
-    for key, resolve in (("Conjugate", torch.resolve_conj), ("Negative", torch.resolve_neg)):
-        _LIBRARY.impl(name, autograd.lazy_bit_kernel(op, resolve), key)
 
 
 def _register_scalar_overloads(row: Operator) -> None:

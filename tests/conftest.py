@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,6 +22,18 @@ DTYPES = [*FLOATS, *COMPLEX, *INTEGERS]
 DEVICES = ["cpu"]
 if torch.cuda.is_available() and myops.is_available("cuda"):
     DEVICES.append("cuda")
+
+OTHER_LEVELS = [level for level in myops.isa_levels() if level != myops.isa()] if myops.is_available() else []
+
+
+def run_on_level(level: str, file: str, chosen: str = "") -> None:
+    """The tests of a file, those `chosen` as by -k, in a process that is forced to an instruction set level."""
+    if os.environ.get("MYOPS_TEST_ONE_ISA") == "1":
+        pytest.skip("already inside a forced level")
+    command = [sys.executable, "-m", "pytest", "-x", "-q", file, "-p", "no:cacheprovider", "-k", chosen]
+    environment = {**os.environ, "MYOPS_ISA": level, "MYOPS_TEST_ONE_ISA": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

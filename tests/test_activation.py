@@ -7,16 +7,13 @@ numbers are exact on every way through the engine, so the results of f are compa
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import mpmath
 import pytest
 import torch
-from conftest import COMPLEX, FLOATS, INTEGERS
+from conftest import COMPLEX, FLOATS, INTEGERS, OTHER_LEVELS, run_on_level
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
@@ -392,13 +389,7 @@ class Layer(torch.nn.Module):
         return torch.cat([myops.linear(x, w, None, activation) for activation in NAMES], -1)
 
 
-@pytest.mark.parametrize("level", [level for level in myops.isa_levels() if level != myops.isa()])
+@pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_other_isa_levels(level: str) -> None:
     """The values again in a process that is forced to another level of this machine."""
-    if os.environ.get("MYOPS_TEST_ONE_ISA") == "1":
-        pytest.skip("already inside a forced level")
-    chosen = "error or special or integers or every_way or layouts or forms"
-    command = [sys.executable, "-m", "pytest", "-x", "-q", __file__, "-p", "no:cacheprovider", "-k", chosen]
-    environment = {**os.environ, "MYOPS_ISA": level, "MYOPS_TEST_ONE_ISA": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_on_level(level, __file__, "error or special or integers or every_way or layouts or forms")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import COMPLEX, FLOATS, wide
+from conftest import COMPLEX, FLOATS, OTHER_LEVELS, run_on_level, wide
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
@@ -285,12 +285,7 @@ def test_nothing_is_kept() -> None:
     assert torch.equal(myops.linear(x, first), expected)
 
 
-@pytest.mark.parametrize("level", [level for level in myops.isa_levels() if level != myops.isa()])
+@pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_other_isa_levels(level: str) -> None:
     """The whole file again in a process that is forced to another level of this machine."""
-    if os.environ.get("MYOPS_TEST_ONE_ISA") == "1":
-        pytest.skip("already inside a forced level")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", __file__, "-p", "no:cacheprovider"]
-    environment = {**os.environ, "MYOPS_ISA": level, "MYOPS_TEST_ONE_ISA": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_on_level(level, __file__)

@@ -44,7 +44,7 @@ class TestDecisions(expecttest.TestCase):
             "\n".join(lines) + "\n",
             """\
 avx512_bf16 float32 1x1024x1024x1024 NN: tiled compute=f32 tile=6x64 pack=B chain=384 kc=384 mc=96 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
-avx512_bf16 float32 1x1x4096x4096 NN: tiled compute=f32 tile=1x64 pack= chain=384 kc=8 mc=6 nc=4096 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
+avx512_bf16 float32 1x1x4096x4096 NN: tiled compute=f32 tile=1x64 pack= chain=384 kc=16 mc=6 nc=4096 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
 avx512_bf16 float32 1x1x4096x4096 NT: dot compute=f32 tile=1x64 pack= chain=4096 kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 float32 1x4096x1x4096 NN: dot compute=f32 tile=1x64 pack= chain=4096 kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 bfloat16 1x64x768x768 NT: tiled compute=bf16_dot tile=6x64 pack=B chain=768 kc=768 mc=66 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
@@ -53,8 +53,8 @@ avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB chain=
 avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B chain=256 kc=256 mc=150 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
 avx512_bf16 int8 1x256x256x256 NN: tiled compute=i8_dot tile=6x64 pack=B chain=256 kc=256 mc=258 nc=256 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 float32 10000x4x4x4 NN: tiled compute=f32 tile=4x16 pack= chain=4 kc=4 mc=6 nc=64 direct_d=1 parts=1x1 parallel rule="B in place: few rows"
-amx bfloat16 1x1024x1024x1024 NN: tiled compute=matrix_unit tile=32x32 pack=B chain=1024 kc=1024 mc=64 nc=384 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-amx bfloat16 1x16x4096x4096 NT: tiled compute=matrix_unit tile=32x16 pack=B chain=2048 kc=2048 mc=32 nc=32 direct_d=0 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+amx bfloat16 1x1024x1024x1024 NN: tiled compute=matrix_unit tile=32x32 pack=B chain=1024 kc=1024 mc=128 nc=384 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+amx bfloat16 1x16x4096x4096 NT: tiled compute=matrix_unit tile=32x16 pack=B chain=2048 kc=2048 mc=128 nc=32 direct_d=0 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 amx bfloat16 4096x16x16x16 NN: tiled compute=bf16_dot tile=6x16 pack=B chain=16 kc=16 mc=18 nc=64 direct_d=1 parts=1x1 parallel rule="packed B: layout or dtype cannot be read in place"
 amx uint8 1x100x100x100 TN: tiled compute=matrix_unit tile=25x32 pack=AB chain=100 kc=100 mc=128 nc=128 direct_d=0 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
 amx float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB chain=256 kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"

@@ -7,15 +7,12 @@ is off, plus one rounding of the result.
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from typing import Any
 
 import numpy
 import pytest
 import torch
-from conftest import COMPLEX, FLOATS, INTEGERS, wide
+from conftest import COMPLEX, FLOATS, INTEGERS, OTHER_LEVELS, run_on_level, wide
 from torch import Tensor
 
 import myops
@@ -387,12 +384,7 @@ def test_every_layout_pair(device: str) -> None:
                 assert bool(((got.to(expected.dtype) - expected).abs() <= bound).all()), (dtype, a_name, b_name)
 
 
-@pytest.mark.parametrize("level", [level for level in myops.isa_levels() if level != myops.isa()])
+@pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_other_isa_levels(level: str) -> None:
     """The whole file again in a process that is forced to another level of this machine."""
-    if os.environ.get("MYOPS_TEST_ONE_ISA") == "1":
-        pytest.skip("already inside a forced level")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", __file__, "-p", "no:cacheprovider", "-k", "not materialised"]
-    environment = {**os.environ, "MYOPS_ISA": level, "MYOPS_TEST_ONE_ISA": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_on_level(level, __file__, "not materialised")

@@ -6,22 +6,18 @@ Iterates over the table (`registration.COMPONENTS`), as the tests of the dense o
 from __future__ import annotations
 
 import itertools
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from conftest import FLOATS
+from conftest import FLOATS, OTHER_LEVELS, run_on_level
 from sparse_data import BAD_PATTERNS, agrees_with_reference, exact_mm, pattern, sparse_samples, tensors_of, widen
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
-import myops
 from myops.ops._csr import dense_of
 from myops.ops._gemm import tensor
 from myops.registration import COMPONENTS, Row, Sample
@@ -416,13 +412,7 @@ def test_flops_are_counted() -> None:
 
 
 @pytest.mark.usefixtures("on_cpu_only")
-@pytest.mark.parametrize("level", [level for level in myops.isa_levels() if level != myops.isa()])
+@pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_other_isa_levels(level: str) -> None:
     """The values again in a process that is forced to another level of this machine."""
-    if os.environ.get("MYOPS_TEST_ONE_ISA") == "1":
-        pytest.skip("already inside a forced level")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", __file__, "-p", "no:cacheprovider"]
-    command += ["-k", "values or width or column or extremum or sixteen or elements or threads"]
-    environment = {**os.environ, "MYOPS_ISA": level, "MYOPS_TEST_ONE_ISA": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    run_on_level(level, __file__, "values or width or column or extremum or sixteen or elements or threads")

@@ -82,6 +82,17 @@ def check_addend(c: Tensor, name: str, shape: tuple[Any, ...]) -> None:
     )
 
 
+def check_bias(bias: Tensor | None, out_features: Any) -> None:
+    """out_features: None where the weight is a vector."""
+    if bias is None:
+        return
+    if out_features is None:
+        fits, wanted = bias.dim() == 0, "[]"
+    else:
+        fits, wanted = bias.dim() <= 1 and (bias.numel() == out_features or bias.numel() == 1), f"[{out_features}]"
+    check(fits, lambda: f"bias must have shape {wanted}, but got {list(bias.shape)}")
+
+
 def matrix_shape(a: Tensor, a_name: str, b: Tensor, b_name: str) -> tuple[Any, Any]:
     check(a.dim() == 2, lambda: f"{a_name} must be a matrix, got {a.dim()}-D tensor")
     check(b.dim() == 2, lambda: f"{b_name} must be a matrix, got {b.dim()}-D tensor")

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..activation import (
     Activated,
-    WithPreactivation,
     activations_of,
     apply,
     bad_activations,
     check_activation,
     keyword,
+    register_activated,
 )
 from ..calls import Number, call, call_in_place, call_out
-from ..registration import BadCall, Operator, Sample, register, register_component
+from ..registration import BadCall, Operator, Sample, register
 from ._gemm import (
     WIDE,
     addend_grad,
@@ -300,9 +300,7 @@ class Addmm(Activated):
 
 
 _mm = register(Mm())
-_addmm = Addmm()
-register(_addmm)
-register_component(WithPreactivation(_addmm))
+_addmm = register_activated(Addmm())
 
 
 def mm(input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:

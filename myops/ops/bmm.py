@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..activation import WithPreactivation, bad_activations, keyword
+from ..activation import bad_activations, keyword, register_activated
 from ..calls import Number, call, call_in_place, call_out
-from ..registration import BadCall, Sample, register, register_component
+from ..registration import BadCall, Sample, register
 from ._gemm import (
     WIDE,
     bad,
@@ -158,9 +158,7 @@ class Baddbmm(Addmm):
 
 
 _bmm = register(Bmm())
-_baddbmm = Baddbmm()
-register(_baddbmm)
-register_component(WithPreactivation(_baddbmm))
+_baddbmm = register_activated(Baddbmm())
 
 
 def bmm(input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None, *, out: Tensor | None = None) -> Tensor:

@@ -10,20 +10,21 @@ from torch import Tensor
 
 from ..activation import (
     Activated,
-    WithPreactivation,
     activations_of,
     apply,
     bad_activations,
     check_activation,
     keyword,
+    register_activated,
 )
 from ..calls import call, call_out
 from ..packed import PackedWeight
-from ..registration import BadCall, Sample, register, register_component
+from ..registration import BadCall, Sample
 from ._gemm import (
     bad,
     batched,
     check,
+    check_bias,
     check_pair,
     check_same_dtype,
     ops,
@@ -46,13 +47,7 @@ def result_shape(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[An
             f"input and weight shapes cannot be multiplied ({list(input.shape)} and {list(weight.shape)} transposed)"
         ),
     )
-    if bias is not None:
-        if weight.dim() == 2:
-            fits = bias.dim() <= 1 and (bias.numel() == weight.shape[0] or bias.numel() == 1)
-            wanted = f"[{weight.shape[0]}]"
-        else:
-            fits, wanted = bias.dim() == 0, "[]"
-        check(fits, lambda: f"bias must have shape {wanted}, but got {list(bias.shape)}")
+    check_bias(bias, weight.shape[0] if weight.dim() == 2 else None)
     return (*input.shape[:-1], *(weight.shape[:1] if weight.dim() == 2 else ()))
 
 
@@ -169,9 +164,7 @@ class Linear(Activated):
         return apply(activation, result if bias is None else result + bias)
 
 
-_linear = Linear()
-register(_linear)
-register_component(WithPreactivation(_linear))
+_linear = register_activated(Linear())
 
 
 def linear(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from .. import _native
 from ..autograd import refuse_gradients
 from ..calls import call
 from ..registration import BadCall, Row, Sample, implement, register_plain, register_row
-from ._gemm import bad, batched, ops, sample, tensor
+from ._gemm import bad, batched, check_bias, name_of, ops, sample, tensor
 
 
 def _fake_pack(weight: Tensor) -> Tensor:
@@ -40,13 +41,9 @@ class LinearPacked(Row):
         torch._check(input.dim() >= 1, lambda: "input must have at least one dimension, got a 0-D tensor")
         torch._check(
             input.dtype == dtype,
-            lambda: f"input and weight must have the same dtype, but got {input.dtype} and {dtype}",
+            lambda: f"input and weight must have the same dtype, but got {name_of(input.dtype)} and {name_of(dtype)}",
         )
-        if bias is not None:
-            torch._check(
-                bias.dim() <= 1 and (bias.numel() == out_features or bias.numel() == 1),
-                lambda: f"bias must have shape [{out_features}], but got {list(bias.shape)}",
-            )
+        check_bias(bias, out_features)
         return input.new_empty((*input.shape[:-1], out_features))
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
@@ -85,10 +82,7 @@ class LinearPacked(Row):
         return result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:])
 
     def flops(self, x: Any, *args: Any, out_features: int, **kwargs: Any) -> int:
-        count = 2 * out_features
-        for n in x:
-            count *= n
-        return count
+        return 2 * out_features * math.prod(x)
 
     def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
         def t(*shape: int) -> Tensor:

@@ -192,6 +192,7 @@ struct Tiled {
     T* const totals = p.kc < p.chain ? running + s_bytes / sizeof(T) : running;
     const int64_t s_row0 = tile_row(tile0) * unit, s_col0 = panel_column(panel0);
     alignas(64) T sums[C::kRows * C::kVectors * L];
+    alignas(64) T slices[C::kMatrixUnit ? kUnitTiles : 1][C::kRows * C::kVectors * L];
 
     const bool whole = p.direct_d && p.kc >= g.K;  // one block, and nothing waits
     const BE* panels_k = reinterpret_cast<const BE*>(g.B.data);
@@ -219,25 +220,45 @@ struct Tiled {
             t.b = in_place ? reinterpret_cast<const BE*>(b + k0 * g.B.row_stride * unit + col)
                            : packed + (v0 - base_vector) * L * (steps + C::kStart);
             t.b_k = in_place ? g.B.row_stride * unit : nv * L;
-            t.b_ahead = g.b_panels && !p.pack_b ? kBytesAhead / static_cast<int64_t>(sizeof(BE)) : 0;
-            t.start = t.before = nullptr, t.start_row = 0;
+            const int64_t ahead = b_ahead(j, jc, jc_end, kb);
+            t.start = t.before = nullptr, t.start_row = 0, t.sums = nullptr;
             t.alpha = alpha, t.beta = beta;
             if constexpr (C::kStart) t.start = t.b + steps * t.b_k;
-            for (int64_t i = ic; i < ic_end; ++i) {
-              const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
-              set_a(t, a, k0, i, ic, a_packed);
-              const auto kernel = Tiled::kernel(rows * unit, nv);
-              t.rows = static_cast<int>(rows * unit);
-              const Position at{row, rows, col, cols, c_offset, d_offset};
-              if constexpr (!kDirectOnly) {
-                if (!whole) {
-                  const int64_t s_at = (row * unit - s_row0) * s_cols + (col - s_col0);
-                  compute_tile(t, kernel, at, block, running + s_at, totals + s_at, sums, nv * L);
-                  continue;
+            // A slice of the panel stays in L1 while the tiles pass by it, and so do their sums. A single panel reads A
+            // once, from memory, in runs as long as possible.
+            const bool sliced = C::kMatrixUnit && block.opens && ic_end - ic > 1 && jc_end - jc > 1;
+            const int64_t slice = sliced ? min64(kUnitSlice, steps) : steps;
+            int64_t done = 0;
+            do {
+              t.k = min64(slice, steps - done);
+              for (int64_t i = ic; i < ic_end; ++i) {
+                const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
+                const auto kernel = Tiled::kernel(rows * unit, nv);
+                set_a(t, a, k0 + done * C::kGroup, i, ic, a_packed + done * C::kGroup);
+                t.rows = static_cast<int>(rows * unit);
+                t.b_ahead = i == ic ? ahead : 0;
+                if constexpr (C::kMatrixUnit) {
+                  T* const waiting = slices[i - ic];
+                  if (done > 0) t.start = waiting, t.start_row = C::kVectors * L;
+                  t.sums = done + slice < steps ? waiting : nullptr;
+                  if (t.sums != nullptr) {
+                    kernel(t);
+                    continue;
+                  }
                 }
+                const Position at{row, rows, col, cols, c_offset, d_offset};
+                if constexpr (!kDirectOnly) {
+                  if (!whole) {
+                    const int64_t s_at = (row * unit - s_row0) * s_cols + (col - s_col0);
+                    compute_tile(t, kernel, at, block, running + s_at, totals + s_at, sums, nv * L);
+                    continue;
+                  }
+                }
+                write_direct(t, kernel, at);
               }
-              write_direct(t, kernel, at);
-            }
+              t.b += t.k * t.b_k;
+              done += slice;
+            } while (done < steps);
           }
         }
       }
@@ -245,6 +266,15 @@ struct Tiled {
       in_chain = block.closes ? 0 : in_chain + kb;
       if (g.b_panels) panels_k += vectors * L * (steps + C::kStart);
     } while (k0 < g.K);
+  }
+
+  // How far ahead of its use the first tile of a panel asks for B, in elements. In place: the next panel, after the
+  // last one the first of the next block. A packed weight: beyond the page that the hardware asks for by itself.
+  int64_t b_ahead(int64_t panel, int64_t jc, int64_t jc_end, int64_t kb) const {
+    if (p.pack_b || !p.b_far) return 0;
+    if (g.b_panels) return kBytesAhead / static_cast<int64_t>(sizeof(BE));
+    const int64_t next_block = panel_column(jc) + kb * g.B.row_stride * unit;
+    return (panel + 1 < jc_end ? panel_column(panel + 1) : next_block) - panel_column(panel);
   }
 
   // Where a tile lies: rows of D, real columns.
@@ -345,7 +375,6 @@ struct Tiled {
   }
 
   static constexpr int64_t kRowsTogether = 16;
-  // Of a packed weight that comes from memory: beyond the page that the hardware asks for by itself.
   static constexpr int64_t kBytesAhead = 4096;
 
   // Rows [k0, k0 + kb) of the panels [jc, jc_end), one panel after the other. Rows of B that lie far apart are read a
@@ -453,10 +482,8 @@ struct Dot {
         const S* a = at<S>(g.A.data, batch_offset(g, g.A, item));
         const S* b = at<S>(g.B.data, batch_offset(g, g.B, item) + col * g.B.col_stride);
         const int tiles = static_cast<int>(ceil_div(g.M, Isa::kDotRows));
-        // One row: columns one by one, a single stream through W. More rows reuse each vector of A for several columns.
-        const int step = g.M == 1 ? 1 : kCols;
-        for (int j = 0; j < cols; j += step) {
-          const int nc = cols - j < step ? cols - j : step;
+        for (int j = 0; j < cols; j += kCols) {
+          const int nc = cols - j < kCols ? cols - j : kCols;
           for (int i = 0; i < tiles; ++i) {
             const int row = static_cast<int>(part_begin(g.M, tiles, i));
             const int mr = static_cast<int>(part_begin(g.M, tiles, i + 1)) - row;
@@ -494,8 +521,10 @@ void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
   if constexpr (std::is_same_v<S, int8_t> && Isa::kInt8Dot)
     if (p.compute == Compute::i8_dot) return use(Tiled<Isa, Int8Dot<Isa>, S>(g, p, finish));
   if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
+    const bool narrow_d = p.direct_d && g.out == g.in;
+    if (!p.pack_b && narrow_d) return use(Tiled<Isa, Real<Isa, T, S, S>, S>(g, p, finish));
     if (!p.pack_b) return use(Tiled<Isa, Real<Isa, T, S>, S>(g, p, finish));
-    if (p.direct_d && g.out == g.in) return use(Tiled<Isa, Real<Isa, T, T, S>, S>(g, p, finish));
+    if (narrow_d) return use(Tiled<Isa, Real<Isa, T, T, S>, S>(g, p, finish));
   }
   if constexpr (std::is_same_v<S, float> || std::is_same_v<S, double>)
     if (p.complex && !p.pack_a) return use(Tiled<Isa, Real<Isa, T, T, T, true>, S>(g, p, finish));

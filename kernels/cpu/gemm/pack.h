@@ -128,6 +128,9 @@ void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k
     }
     return;
   }
+  // Asked for ahead in its row, unless rows share the sets of L1: then what was asked for is gone before it is used.
+  // 16x3072x768 from memory went from 0.60 to 0.50 ms, 16x4096x4096 from 3.9 to 4.5.
+  const int64_t ahead = k_stride * static_cast<int64_t>(sizeof(bf16)) % 4096 == 0 ? 0 : 256 / sizeof(bf16);
   for (int64_t p = 0; p < k; p += 2) {
     const bf16* even = src + p * k_stride;
     const bf16* odd = even + k_stride;
@@ -135,7 +138,11 @@ void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k
     const bool whole = p + 1 < k;
     int64_t j = 0;
     if (n_stride == 1)
-      for (; j + L <= n; j += L) Isa::template store<uint32_t>(out + j, load_pairs<Isa>(even + j, k_stride, whole));
+      for (; j + L <= n; j += L) {
+        __builtin_prefetch(even + j + ahead);
+        __builtin_prefetch(even + k_stride + j + ahead);
+        Isa::template store<uint32_t>(out + j, load_pairs<Isa>(even + j, k_stride, whole));
+      }
     for (; j < width; ++j)
       out[j] =
           j >= n ? 0u : even[j * n_stride].bits | (whole ? static_cast<uint32_t>(odd[j * n_stride].bits) << 16 : 0u);
@@ -196,17 +203,21 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
 }
 
 // A[m, k] at src[m * m_stride + k * k_stride] to dst[m * width + k], converted. Of a transposed A, blocks of L x L are
-// turned in registers.
+// turned in registers, all of L rows of memory before the next: long runs of each, and those to come are asked for.
 template <class Isa, class T, class S>
 void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t width, T* dst) {
   constexpr int L = Isa::template lanes<T>;
   if (m_stride == 1 && k_stride != 1) {
-    for (int64_t i0 = 0; i0 < m; i0 += L) {
-      const int rows = static_cast<int>(m - i0 < L ? m - i0 : L);
-      for (int64_t p = 0; p < k; p += L) {
-        const int steps = static_cast<int>(k - p < L ? k - p : L);
+    for (int64_t p = 0; p < k; p += L) {
+      const int steps = static_cast<int>(k - p < L ? k - p : L);
+      for (int64_t i0 = 0; i0 < m; i0 += L) {
+        const int rows = static_cast<int>(m - i0 < L ? m - i0 : L);
         typename Isa::template Vec<T> block[L] = {};
-        for (int r = 0; r < steps; ++r) block[r] = load_converted<Isa, T, S>(src + i0 + (p + r) * k_stride, rows);
+        for (int r = 0; r < steps; ++r) {
+          const S* from = src + i0 + (p + r) * k_stride;
+          __builtin_prefetch(from + L * k_stride);
+          block[r] = load_converted<Isa, T, S>(from, rows);
+        }
         transpose<Isa, T>(block);
         for (int r = 0; r < rows; ++r) store_converted<Isa, T, T>(dst + (i0 + r) * width + p, block[r], steps);
       }
@@ -216,10 +227,11 @@ void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, in
   for (int64_t i = 0; i < m; ++i) {
     const S* row = src + i * m_stride;
     T* out = dst + i * width;
-    int64_t p = 0;
     if (k_stride == 1)
-      for (; p + L <= k; p += L) Isa::template store<T>(out + p, load_converted<Isa, T, S>(row + p, L));
-    for (; p < k; ++p) out[p] = load_scalar<T>(row[p * k_stride]);
+      for (int64_t p = 0; p < k; p += L)  // what lies behind the last element is the padding between rows
+        Isa::template store<T>(out + p, load_converted<Isa, T, S>(row + p, static_cast<int>(k - p < L ? k - p : L)));
+    else
+      for (int64_t p = 0; p < k; ++p) out[p] = load_scalar<T>(row[p * k_stride]);
   }
 }
 
@@ -231,22 +243,27 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
   constexpr int L = Isa::template lanes<uint32_t>;
   int64_t i0 = 0;
   if constexpr (sizeof(S) == 2)
-    if (m_stride == 1)
-      for (; i0 + L <= m; i0 += L) {
-        typename Isa::template Vec<uint32_t> block[L];
-        for (int64_t p = 0; p < k; p += 2 * L) {
-          const int64_t pairs = ((k - p < 2 * L ? k - p : 2 * L) + 1) / 2;
-          for (int64_t r = 0; r < pairs; ++r)
-            block[r] = load_pairs<Isa>(src + i0 + (p + 2 * r) * k_stride, k_stride, p + 2 * r + 1 < k);
+    if (m_stride == 1) {
+      const int64_t used = (k + 1) / 2 * 2, padded = (k + group - 1) / group * group;
+      for (int64_t p = 0; p < k; p += 2 * L) {
+        const int64_t pairs = ((k - p < 2 * L ? k - p : 2 * L) + 1) / 2;
+        for (i0 = 0; i0 + L <= m; i0 += L) {
+          typename Isa::template Vec<uint32_t> block[L];
+          for (int64_t r = 0; r < pairs; ++r) {
+            const S* from = src + i0 + (p + 2 * r) * k_stride;
+            __builtin_prefetch(from + 2 * L * k_stride);
+            __builtin_prefetch(from + (2 * L + 1) * k_stride);
+            block[r] = load_pairs<Isa>(from, k_stride, p + 2 * r + 1 < k);
+          }
           for (int64_t r = pairs; r < L; ++r) block[r] = block[r] ^ block[r];
           transpose<Isa, uint32_t>(block);
           for (int r = 0; r < L; ++r)
             store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(dst + (i0 + r) * width + p), block[r],
                                                      static_cast<int>(pairs));
         }
-        const int64_t used = (k + 1) / 2 * 2, padded = (k + group - 1) / group * group;
-        for (int r = 0; r < L; ++r) std::memset(dst + (i0 + r) * width + used, 0, (padded - used) * sizeof(S));
       }
+      for (int64_t r = 0; r < i0; ++r) std::memset(dst + r * width + used, 0, (padded - used) * sizeof(S));
+    }
   for (int64_t i = i0; i < m; ++i) {
     S* row = dst + i * width;
     if (k_stride == 1)

@@ -115,9 +115,17 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
                                           (g.in == DType::f16 && isa.converts_f16));
     const bool readable =
         b_n_contiguous && (same_type || p.complex || loads_convert) && (isa.masked_loads || p.cols % p.lanes == 0);
-    // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads. A weight
-    // from memory is packed as soon as it is reused at all: in place it would be read by short runs, tile after tile.
-    const bool worth_packing = g.N > panel && (g.M > 8 * kMaxRows || (!skinny && g.K * g.N > (1 << 20)));
+    // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads, and with
+    // rows of whole cache lines, not all on the same sets of L1, those cost little: 64x4000x64 float32 went from 283 to
+    // 234 us in place, 64x768x768 from 620 to 590, 256^3 from 220 to 208, but 257^3 from 241 to 271 (Golden Cove). A
+    // weight from memory is packed as soon as it is reused at all: in place it is read by short runs, tile after tile
+    // (48x3072x768 float32: 2.3 and 3.3 ms).
+    const int64_t row_bytes = g.B.row_stride * element_size(g.in), b_bytes = g.K * g.N * element_size(g.in);
+    const bool whole_lines = row_bytes % 64 == 0 && row_bytes % 4096 != 0;
+    const bool reused = g.K * g.N > (1 << 20) ? !skinny
+                        : whole_lines         ? g.M > 128 && b_bytes > (256 << 10)
+                                              : g.M > 8 * kMaxRows;
+    const bool worth_packing = g.N > panel && reused;
     // Of a packed weight: widened in a block, once it is reused enough.
     const bool worth_widening = is_16bit && p.compute == Compute::f32 && g.M > 8 * kMaxRows;
     p.pack_b = g.b_panels ? worth_widening : !readable || worth_packing;
@@ -134,12 +142,13 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
              : worth_packing ? "packed B: enough rows reuse it"
              : skinny        ? "B in place: few rows"
                              : "B in place: little reuse";
-    // 4. Blocks. Where B streams from memory once, kc is the number of rows read side by side, and the prefetcher
-    // follows few: 1x4096x4096 float32 took 2.9, 4.2, 5.3, 5.7 and 6.7 ms with 8, 16, 32, 64 and 4096 of them (Zen 4,
-    // one thread); with 4, the sums are rewritten too often (4.1 ms).
+    // 4. Blocks. Where B streams from memory once, kc is the number of rows read side by side. The prefetcher of the
+    // machine follows few, so it is told: 1x4096x4096 float32 on one thread took 5.1 and 4.7 ms with 8 and 16 of
+    // them, 4.5 and 4.4 where panels are asked for two ahead (Golden Cove; Zen 4, not asked for: 2.9 and 4.2).
     p.chain = chain_of(p.compute, g.in);
-    if (!p.pack_b && !g.b_panels && skinny && g.K * g.N > (1 << 16))
-      p.kc = element_size(g.in) <= 2 ? 16 : 8;
+    p.b_far = g.K * g.N > (1 << 16);
+    if (!p.pack_b && !g.b_panels && skinny && p.b_far)
+      p.kc = 16;
     else if (p.pack_b && b_n_contiguous && is_16bit && g.M <= 8 * kMaxRows && g.K * g.N > (1 << 20))
       p.kc = 256;  // many panels fit L2 and are packed together, in long runs of each row
     else
@@ -161,7 +170,9 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   const bool own_bytes = group_of(p.compute, g.in) > 1;
   const int64_t operand_bytes = own_bytes ? element_size(g.in) : compute_bytes(p.compute);
   const int64_t k_bytes = p.kc * operand_bytes;
-  p.mc = min64(max64(1, (150 << 10) / k_bytes / max_rows), row_tiles) * max_rows;
+  p.mc =
+      min64(in_unit ? kUnitTiles : max64(1, (p.cols <= width ? 16 << 10 : 150 << 10) / k_bytes / max_rows), row_tiles) *
+      max_rows;
   p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
   // Few rows against a k-contiguous B: what is packed is hardly reused, so the reading of B decides. All of a few
   // columns is long runs of memory; a block of all columns is short ones, each on a page of its own.
@@ -175,7 +186,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   // Between chains the sums wait in D, which must not be what is added to them at the end.
   const bool d_waits = g.K <= p.chain || g.C.data == nullptr || g.C.data != g.D.data;
   // Rounded in the micro-kernel. Panels of 16-bit floats that are not multiplied as such have kernels for float32 only.
-  const bool narrow_d = is_16bit && g.out == g.in && g.K <= p.kc && (p.pack_b || (g.b_panels && own_bytes)) &&
+  const bool narrow_d = is_16bit && g.out == g.in && g.K <= p.kc && (!g.b_panels || p.pack_b || own_bytes) &&
                         g.activation == Activation::none;
   p.direct_d = p.driver == Driver::tiled && ((d_same && d_waits) || narrow_d) && !p.complex &&
                unit(g.D.col_stride, g.N) && c_direct;

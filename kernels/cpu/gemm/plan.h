@@ -45,6 +45,8 @@ struct IsaTraits {
 constexpr int kMaxRows = 6;  // rows of a tile: 6 x 4 vectors + 4 + 1 of 32 registers; 6 x 2 + 2 + 1 of 16
 constexpr int kUnitRows = 32, kUnitVectors = 2;  // of a tile in a matrix unit
 constexpr int kUnitDepth = 16;                   // steps that a panel for it is padded to
+constexpr int kUnitSlice = 8 * kUnitDepth;       // steps of a panel (16 KB) that stay in L1 ...
+constexpr int kUnitTiles = 4;                    // ... while so many tiles pass by it, and their sums (16 KB)
 
 // Neighbours along k that a step multiplies.
 constexpr int group_of(Compute c, DType in) {
@@ -63,6 +65,7 @@ struct Plan {
   Compute compute = Compute::f32;
   bool complex = false;  // B is read as a real matrix of twice the width, A as one of twice the height
   bool pack_a = false, pack_b = false;
+  bool b_far = false;         // B does not stay in L2 between calls: what is read next of it is asked for
   bool panels_first = false;  // a block of panels at a time through all of k, not a block of k through all panels
   bool direct_d = false;      // the micro-kernel writes D (and reads C) itself
   int lanes = 1;              // elements of the compute type in a vector

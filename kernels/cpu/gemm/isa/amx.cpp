@@ -67,7 +67,7 @@ struct MatrixUnit {
   template <bool Lower, bool Right>
   static void run(const TileArgs<Scalar, A, B, Out>& t) {
     configure(t.rows);
-    if (t.k >= 8 * kDepth) prefetch_d<MatrixUnit>(t, t.rows, 1 + Right);
+    if (t.k >= 8 * kDepth && t.sums == nullptr) prefetch_d<MatrixUnit>(t, t.rows, 1 + Right);
     if (t.start == nullptr) {
       _tile_zero(0);
       if constexpr (Right) _tile_zero(1);
@@ -104,14 +104,27 @@ struct MatrixUnit {
       a += kDepth * kGroup;
       b += kDepth * t.b_k;
     }
-    alignas(64) Scalar sums[kRows][kVectors * kLanes];
-    _tile_stored(0, sums[0], sizeof(sums[0]));
-    if constexpr (Right) _tile_stored(1, sums[0] + kLanes, sizeof(sums[0]));
-    if constexpr (Lower) _tile_stored(2, sums[16], sizeof(sums[0]));
-    if constexpr (Lower && Right) _tile_stored(3, sums[16] + kLanes, sizeof(sums[0]));
+    alignas(64) Scalar own[kRows * kVectors * kLanes];
+    Scalar* const sums = t.sums != nullptr ? t.sums : own;
+    constexpr int kRow = kVectors * kLanes, kRowBytes = kRow * sizeof(Scalar);
+    _tile_stored(0, sums, kRowBytes);
+    if constexpr (Right) _tile_stored(1, sums + kLanes, kRowBytes);
+    if constexpr (Lower) _tile_stored(2, sums + 16 * kRow, kRowBytes);
+    if constexpr (Lower && Right) _tile_stored(3, sums + 16 * kRow + kLanes, kRowBytes);
+    if (t.sums != nullptr) return;
+    if (t.before == nullptr && t.c == nullptr && t.last == kLanes) {  // nothing to ask at every vector
+      const Scalar alpha = t.alpha;
+      Out* d = t.d;
+      for (int i = 0; i < t.rows; ++i, d += t.d_row)
+#pragma GCC unroll 2
+        for (int j = 0; j < 1 + Right; ++j)
+          store_converted<Isa, Scalar, Out>(
+              d + j * kLanes, rounded(Isa::template load<Scalar>(own + i * kRow + j * kLanes) * alpha), kLanes);
+      return;
+    }
     for (int i = 0; i < t.rows; ++i)
       for (int j = 0; j < 1 + Right; ++j)
-        write_sums<Isa, MatrixUnit>(t, i, j, Isa::template load<Scalar>(sums[i] + j * kLanes),
+        write_sums<Isa, MatrixUnit>(t, i, j, Isa::template load<Scalar>(own + i * kRow + j * kLanes),
                                     j < Right ? kLanes : t.last);
   }
 

@@ -17,6 +17,12 @@ struct Avx2 : Portable<32> {
   static inline Vec<float> widen(const f16* p) {
     return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
   }
+  template <class S>
+  static inline Vec<float> widen_partial(const S* p, int n) {
+    S whole[lanes<float>] = {};
+    std::memcpy(whole, p, n * sizeof(S));
+    return widen(whole);
+  }
   static inline void narrow(f16* p, Vec<float> v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                      _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

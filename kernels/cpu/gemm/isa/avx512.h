@@ -52,6 +52,12 @@ struct Avx512 : Portable<64> {
     const __m256i half = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
     return reinterpret_cast<Vec<float>>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
   }
+  template <class S>
+  static inline void copy_partial(S* to, const S* from, int n) {
+    static_assert(sizeof(S) == 2, "16-bit elements");
+    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << n) - 1),
+                             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
   static inline void narrow(f16* p, Vec<float> v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -4,6 +4,7 @@
 //   store_partial<T>(p, v, n)  first n lanes to p
 //   widen / widen_partial      16-bit floats to float32
 //   narrow                     float32 to 16-bit floats, round to nearest even
+//   copy_partial(to, from, n)  n of a vector of 16-bit elements
 //   gather(p, index), gather_where(p, index, on)   p[index] of 32-bit lanes, 0 where `on` is 0 (where kGathers)
 //   largest(v)                 of the lanes (where kGathers)
 //   dot_i8(acc, a, b)          acc + four products of unsigned bytes of a with signed bytes of b (where kInt8Dot)
@@ -58,6 +59,10 @@ struct Portable {
     Vec<float> v = {};
     for (int i = 0; i < n; ++i) v[i] = to_float(p[i]);
     return v;
+  }
+  template <class S>
+  static inline void copy_partial(S* to, const S* from, int n) {
+    std::memcpy(to, from, n * sizeof(S));
   }
   static inline void narrow(bf16* p, Vec<float> v) {
     const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
