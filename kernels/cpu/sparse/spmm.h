@@ -190,24 +190,21 @@ inline void sum_short(const SpmmTile<T, S, RowOf>& t, const RowOrder<Isa>& order
 }
 
 // The sum over entries [begin, end), in two or four chains where one or two vectors would wait for their own additions;
-// entry begin + i goes to chain i % Chains. In four, there have to be entries: the last ones are taken without a
-// branch.
+// entry begin + i goes to chain i % Chains. In four chains, with masked loads, the last entries are taken without a
+// branch, and there have to be some.
 template <class Isa, class T, class S, int NV, int Parts, class RowOf, class Vec>
 inline void sum_long(const SpmmTile<T, S, RowOf>& t, int64_t begin, int64_t end, Vec (&sums)[Parts][NV]) {
   constexpr int Chains = NV == 1 ? 4 : NV == 2 ? 2 : 1;
+  constexpr bool kNoBranch = Chains == 4 && Isa::kMaskedLoads;
   Vec chains[Chains][Parts][NV] = {};
   int64_t e = begin;
   for (; e + Chains <= end; e += Chains)
 #pragma GCC unroll 4
     for (int chain = 0; chain < Chains; ++chain) add_entry<Isa>(t, e + chain, e + chain + kPrefetch, chains[chain]);
-  if constexpr (Chains == 4 && Isa::kMaskedLoads) {
 #pragma GCC unroll 4
-    for (int chain = 0; chain < Chains - 1; ++chain) {
-      const bool on = e + chain < end;
-      add_entry<Isa>(t, on ? e + chain : begin, begin, chains[chain], on);
-    }
-  } else {
-    for (; e < end; ++e) add_entry<Isa>(t, e, e + kPrefetch, chains[0]);
+  for (int chain = 0; chain < Chains - 1; ++chain) {
+    const bool on = e + chain < end;
+    if (kNoBranch || on) add_entry<Isa>(t, on ? e + chain : begin, begin, chains[chain], on);
   }
 #pragma GCC unroll 2
   for (int part = 0; part < Parts; ++part)
@@ -323,9 +320,10 @@ inline void sums_of_rows(const T* p, const I* rows, T* sums) {
 
 // One column of B: all products of the piece first, in a loop without rows, then the sums of its rows.
 template <class Isa, class T, class S, class I>
-void spmm_column(const SpmmOut<Isa, T, S, false>& out, const Piece& piece, const T* values, const I* col, T* slots) {
+void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const T* values, const I* col, T* slots) {
   constexpr int L = Isa::template lanes<T>;
   using Vec = typename Isa::template Vec<T>;
+  const SpmmOut<Isa, T, S, false> out = to;  // a copy, which stores to D cannot change
   const Spmm& p = out.p;
   const int64_t n = piece.end - piece.begin;
   const S* b = static_cast<const S*>(p.B);
@@ -337,13 +335,12 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& out, const Piece& piece, const
   }
   const I* crow = static_cast<const I*>(p.A.crow);
   const T* const by_entry = products - piece.begin;
-  const bool plain = out.usual && out.c == nullptr;
   int64_t i = piece.row;
   alignas(64) T sums[L];
   for (; i + L <= piece.row_end; i += L) {
     sums_of_rows<Isa, T, I>(by_entry, crow + i, sums);
-    if (plain)
-      store_exact<Isa, T, S>(static_cast<S*>(p.D) + i, Isa::template load<T>(sums) * out.alpha, L);
+    if (out.plain)
+      store_exact<Isa, T, S>(out.d + i, Isa::template load<T>(sums) * out.alpha, L);
     else
       for (int l = 0; l < L; ++l) out.finish(i + l, 0, {Vec{} + sums[l]}, 1);
   }
