@@ -197,6 +197,32 @@ def invariant_work(n: int) -> Work:
     return replace(plain, ours=invariant)
 
 
+def activated_work(activation: str, gradients: bool) -> Work:
+    """linear + bias + activation of 4096 rows, alone or with the gradients of all three arguments."""
+    plain = product_work(
+        f"4096x4096x1024 bias {activation}{', training' if gradients else ''}",
+        "linear",
+        torch.bfloat16,
+        (4096, 1024),
+        (4096, 1024),
+        (4096,),
+    )
+    f = getattr(torch.nn.functional, activation)
+    steps: list[Call] = [partial(myops.linear, activation=activation), lambda *ts: f(plain.native(*ts))]
+    if not gradients:
+        return replace(plain, ours=steps[0], native=steps[1])
+
+    def step(call: Call, *tensors: Tensor) -> Tensor:
+        leaves = [t.detach().requires_grad_() for t in tensors]
+        result = call(*leaves)
+        return torch.cat(
+            [g.flatten() for g in torch.autograd.grad(result, leaves, tensors[0].new_ones(()).expand_as(result))]
+        )
+
+    ours, native = (partial(step, call) for call in steps)
+    return replace(plain, ours=ours, native=native, flops=3 * plain.flops)
+
+
 def timing_works(family: str) -> Iterator[Work]:
     f32, bf16, f16, f64 = torch.float32, torch.bfloat16, torch.float16, torch.float64
     if family == "square":
@@ -215,6 +241,8 @@ def timing_works(family: str) -> Iterator[Work]:
         yield product_work("2-D C", "baddbmm", bf16, (64, 512, 512), (64, 512, 256), (64, 256, 512))
         for dtype in (bf16, f32):
             yield product_work("4096x1024x1024 bias", "linear", dtype, (4096, 1024), (1024, 1024), (1024,))
+        for activation, gradients in itertools.product(("gelu", "silu"), (False, True)):
+            yield activated_work(activation, gradients)
     elif family == "odd":
         for dtype in (bf16, f16):
             yield product_work("K=588", "mm", dtype, (9477, 588), (588, 1152))

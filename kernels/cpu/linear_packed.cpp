@@ -69,7 +69,7 @@ Tensor linear_packed(const Tensor& input, const Tensor& panels, const std::optio
   const int64_t in_features = input.size(dims - 1);
   const cpu::PanelFormat f = header_of(panels, dtype, out_features, in_features);
   MYOPS_CHECK(fits(f), "panels were packed for another instruction set than ", cpu::engine().traits.name,
-              ", which is in use; PackedWeight.repacked() gives those for this one");
+              ", which is in use; PackedWeight(panels, shape, dtype) repacks them");
   check_bias(bias, out_features);
   GemmCall call{"linear", input, "input", panels, "panels"};
   if (bias) {

@@ -285,14 +285,47 @@ inline void add_halves(typename Isa::template Vec<T>& v) {
   for (int i = 0; i < Isa::template lanes<T>; ++i) other[i] = i ^ H;
   v += __builtin_shuffle(v, other);
 }
-template <class Isa, class T>
-inline T horizontal_sum(typename Isa::template Vec<T> v) {
-  constexpr int L = Isa::template lanes<T>;
+// Adds the lanes of each 1 / Parts of v, by halves.
+template <class Isa, class T, int Parts>
+inline void add_parts(typename Isa::template Vec<T>& v) {
+  constexpr int L = Isa::template lanes<T> / Parts;
   if constexpr (L >= 16) add_halves<Isa, T, 8>(v);
   if constexpr (L >= 8) add_halves<Isa, T, 4>(v);
   if constexpr (L >= 4) add_halves<Isa, T, 2>(v);
-  add_halves<Isa, T, 1>(v);
+  if constexpr (L >= 2) add_halves<Isa, T, 1>(v);
+}
+template <class Isa, class T>
+inline T horizontal_sum(typename Isa::template Vec<T> v) {
+  add_parts<Isa, T, 1>(v);
   return v[0];
+}
+
+// One stage of that for two vectors at once: blocks of 2 H lanes become H sums, those of v in the even blocks of H,
+// those of w in the odd ones.
+template <class Isa, class T, int H>
+inline typename Isa::template Vec<T> add_halves_of(typename Isa::template Vec<T> v, typename Isa::template Vec<T> w) {
+  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+  constexpr int L = Isa::template lanes<T>;
+  Index low, high;
+  for (int i = 0; i < L; ++i) {
+    low[i] = (i & H) ? L + i - H : i;
+    high[i] = low[i] + H;
+  }
+  return __builtin_shuffle(v, w, low) + __builtin_shuffle(v, w, high);
+}
+
+// d[j] = the sum of the lanes of v[j]. Four together take half the shuffles, in the same order: the same bits.
+template <class Isa, class T, int N>
+inline void store_lane_sums(const typename Isa::template Vec<T> (&v)[N], T* d) {
+  constexpr int L = Isa::template lanes<T>;
+  if constexpr (N == 4 && L >= 4) {
+    auto sums = add_halves_of<Isa, T, L / 4>(add_halves_of<Isa, T, L / 2>(v[0], v[1]),
+                                             add_halves_of<Isa, T, L / 2>(v[2], v[3]));
+    add_parts<Isa, T, 4>(sums);
+    d[0] = sums[0], d[1] = sums[L / 2], d[2] = sums[L / 4], d[3] = sums[3 * L / 4];
+  } else {
+    for (int j = 0; j < N; ++j) d[j] = horizontal_sum<Isa, T>(v[j]);
+  }
 }
 
 template <class Isa, class T, class S>
@@ -363,14 +396,16 @@ void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col,
     }
   }
 #pragma GCC unroll 4
-  for (int i = 0; i < MR; ++i)
+  for (int i = 0; i < MR; ++i) {
+    Vec sums[NC];
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
-      Vec sum = acc[0][i][j];
+      sums[j] = acc[0][i][j];
 #pragma GCC unroll 4
-      for (int u = 1; u < U; ++u) sum += acc[u][i][j];
-      d[i * d_row + j] = horizontal_sum<Isa, T>(sum);
+      for (int u = 1; u < U; ++u) sums[j] += acc[u][i][j];
     }
+    store_lane_sums<Isa, T, NC>(sums, d + i * d_row);
+  }
 }
 
 }  // namespace myops::cpu
