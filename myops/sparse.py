@@ -348,7 +348,7 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
 
 def _scaled(parts: Parts, alpha: Number) -> tuple[Parts, float]:
     """A complex or very large integral alpha goes into the values."""
-    if not fits_float(alpha):
+    if isinstance(alpha, complex) or not fits_float(alpha):
         values = parts.values * alpha
         return Parts(parts.crow, parts.col, values, parts.rows, parts.cols, parts.transposed, parts.ready), 1.0
     return parts, float(alpha)
@@ -374,9 +374,9 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
             f"{_describe(input)}, {_describe(a)} and {_describe(b)}"
         )
     _check_types(input, a, "input and a")
-    if not fits_float(beta):
+    if isinstance(beta, complex) or not fits_float(beta):
         input, beta = input * beta, 1
-    if plain and fits_float(alpha):
+    if plain and not isinstance(alpha, complex) and fits_float(alpha):
         parts = a.crow_indices(), a.col_indices(), a.values()
         return call(_spmm, *parts, b, input, beta=float(beta), alpha=float(alpha))
     if is_sparse(a):
