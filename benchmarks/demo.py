@@ -154,7 +154,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Console(stderr=True).print(f"[red]demo:[/] {error}", highlight=False)
         return 2
     arguments.output.mkdir(parents=True, exist_ok=True)
-    show.show_header(console, machine.describe(), torch.get_num_threads())
+    title = "myops demo: the same unmodified models, natively and under myops.use()"
+    show.show_header(console, machine.describe(), torch.get_num_threads(), title)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress, torch.inference_mode():
         results = measure_all(tasks, arguments, progress)

@@ -157,9 +157,9 @@ def show_summary(console: Console, results: Sequence[Result]) -> None:
     )
 
 
-def show_header(console: Console, described: dict[str, Any], threads: int) -> None:
-    """Versions, machine and threads."""
-    console.rule("[bold]myops demo: the same unmodified models, natively and under myops.use()")
+def show_header(console: Console, described: dict[str, Any], threads: int, title: str) -> None:
+    """Title, versions, machine and threads."""
+    console.rule(f"[bold]{title}")
     versions = f"myops {described['myops']} (commit {described['commit']}, ISA {described['isa']})"
     host = (
         f"{described['cpu']}, {described['cores']} cores, L3 {described['l3_bytes'] >> 20} MiB, {described['system']}"

@@ -1,8 +1,9 @@
 """The support matrix of the README: which sparse products work, by trying them. `python -m benchmarks.sparse_support`.
 
 One row a pair of layouts, for native torch and myops: the dtypes whose product is right (against a dense product in a
-wider type), whether both gradients come, and whether torch.compile takes the call whole. Nothing here is written down
-by hand: an exception, a wrong value or a wrong layout of a gradient counts as "no".
+wider type) and those whose product is wrong without an error, whether both gradients come, and whether torch.compile
+takes the call whole. Nothing here is written down by hand: an exception, a wrong value or a wrong layout of a gradient
+counts as "no".
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ DTYPES = {
 PAIRS = [
     ("COO", "dense"), ("CSR", "dense"), ("CSC", "dense"), ("BSR", "dense"), ("BSC", "dense"), ("dense", "COO"),
     ("dense", "CSR"), ("dense", "CSC"), ("dense", "BSR"), ("dense", "BSC"), ("COO", "COO"), ("CSR", "CSR"),
-    ("CSC", "CSC"), ("CSR", "CSC"), ("COO", "CSR"), ("BSR", "BSR"), ("BSC", "CSR"),
+    ("CSC", "CSC"), ("CSR", "CSC"), ("COO", "CSR"), ("BSR", "BSR"), ("BSC", "CSR"), ("myops.CSR", "dense"),
 ]  # fmt: skip
 Product = Callable[[Any, Any], Any]
 
@@ -39,7 +40,7 @@ def operand(kind: str, shape: tuple[int, int], dtype: torch.dtype) -> Any:
     dense = torch.randint(0, 4, shape, generator=generator) * torch.randint(0, 2, shape, generator=generator)
     if kind == "dense":
         return dense.to(dtype)
-    if kind == "CSR (myops)":
+    if kind == "myops.CSR":
         return myops.CSR.from_torch(dense.to(dtype))
     return dense.to(dtype).to_sparse(layout=LAYOUTS[kind], blocksize=(2, 2) if kind.startswith("BS") else None)
 
@@ -49,30 +50,40 @@ def as_dense(t: Any) -> Tensor:
     return t if isinstance(t, Tensor) and not isinstance(t, myops.CSR) and t.layout == torch.strided else t.to_dense()
 
 
-def succeeds(check: Callable[[], bool]) -> bool:
+def succeeds(check: Callable[..., bool], *arguments: Any) -> bool:
     """Whether `check` returns True; an exception is a no."""
     try:
-        return check()
+        return check(*arguments)
     except Exception:
         return False
 
 
-def is_right(product: Product, left: str, right: str, dtype: torch.dtype) -> bool:
-    """Whether the product equals the dense one."""
+def outcome(product: Product, left: str, right: str, dtype: torch.dtype) -> str:
+    """Whether the product is "right", equal to the dense one, "wrong", or "refused" with an exception."""
     a, b = operand(left, (6, 8), dtype), operand(right, (8, 4), dtype)
     wide = torch.complex128 if dtype.is_complex else torch.int64 if not dtype.is_floating_point else torch.float64
     expected = operand("dense", (6, 8), wide) @ operand("dense", (8, 4), wide)
-    return torch.equal(as_dense(product(a, b)).to(wide), expected)
+    try:
+        found = as_dense(product(a, b))
+    except Exception:
+        return "refused"
+    return "right" if torch.equal(found.to(wide), expected) else "wrong"
+
+
+def among(dtypes: list[str]) -> str:
+    """Names of dtypes, in short."""
+    return "all" if len(dtypes) == len(DTYPES) else " ".join(dtypes) or "none"
 
 
 def has_gradients(product: Product, left: str, right: str) -> bool:
-    """Whether both gradients come, sparse ones in the layout of their argument."""
-    a, b = (operand(k, s, torch.float32).requires_grad_() for k, s in ((left, (6, 8)), (right, (8, 4))))
+    """Whether both gradients come, sparse ones in the layout of their argument; those of a myops.CSR for its values."""
+    a, b = (operand(k, s, torch.float32) for k, s in ((left, (6, 8)), (right, (8, 4))))
+    leaves = [(x.values if isinstance(x, myops.CSR) else x).requires_grad_() for x in (a, b)]
     result = product(a, b)
     if result.layout != torch.strided:
         result = result.coalesce().values() if result.layout == torch.sparse_coo else result.values()
-    grads = torch.autograd.grad(result.sum(), (a, b))
-    return all(g.layout == x.layout for g, x in zip(grads, (a, b), strict=True))
+    grads = torch.autograd.grad(result.sum(), leaves)
+    return all(g.layout == x.layout for g, x in zip(grads, leaves, strict=True))
 
 
 def compiles(product: Product, left: str, right: str) -> bool:
@@ -85,21 +96,19 @@ def compiles(product: Product, left: str, right: str) -> bool:
 
 def cells(product: Product, left: str, right: str) -> list[str]:
     """Dtypes, gradients, compile."""
-    good = [name for name, d in DTYPES.items() if succeeds(lambda d=d: is_right(product, left, right, d))]
-    dtypes = "all" if len(good) == len(DTYPES) else "none" if not good else " ".join(good)
-    container = "CSR (myops)" in (left, right)
-    gradients = succeeds(lambda: container_gradients()) if container else succeeds(
-        lambda: has_gradients(product, left, right)
-    )  # fmt: skip
-    answers = gradients, succeeds(lambda: compiles(product, left, right))
-    return [dtypes, *("yes" if answer else "no" for answer in answers)]
+    outcomes = {name: outcome(product, left, right, dtype) for name, dtype in DTYPES.items()}
+    good, wrong = ([name for name in DTYPES if outcomes[name] == what] for what in ("right", "wrong"))
+    answers = (succeeds(check, product, left, right) for check in (has_gradients, compiles))
+    return [
+        among(good) + (f" (wrong: {among(wrong)})" if wrong else ""),
+        *("yes" if answer else "no" for answer in answers),
+    ]
 
 
-def container_gradients() -> bool:
-    """Gradients of a myops.CSR live on its values."""
-    a, b = operand("CSR (myops)", (6, 8), torch.float32), operand("dense", (8, 4), torch.float32).requires_grad_()
-    values = a.values.clone().requires_grad_()
-    return all(g is not None for g in torch.autograd.grad((a.with_values(values) @ b).sum(), (values, b)))
+def row(left: str, right: str) -> str:
+    """A line of the table."""
+    native = ["-"] * 3 if "myops.CSR" in (left, right) else cells(torch.sparse.mm, left, right)
+    return f"| {' | '.join([f'{left} @ {right}', *native, *cells(myops.sparse.mm, left, right)])} |"
 
 
 def main() -> None:
@@ -108,10 +117,7 @@ def main() -> None:
     print("| operands | native: dtypes | gradients | compile | myops: dtypes | gradients | compile |")
     print("|---|---|---|---|---|---|---|")
     for left, right in PAIRS:
-        row = cells(torch.sparse.mm, left, right) + cells(myops.sparse.mm, left, right)
-        print(f"| {left} @ {right} | {' | '.join(row)} |")
-    row = ["-", "-", "-", *cells(myops.sparse.mm, "CSR (myops)", "dense")]
-    print(f"| myops.CSR @ dense | {' | '.join(row)} |")
+        print(row(left, right))
 
 
 if __name__ == "__main__":

@@ -76,19 +76,42 @@ def test_every_width_is_exact(dtype: torch.dtype, index: torch.dtype, device: st
                 assert torch.equal(got, wanted.to(dtype)), (n, m, k, transpose)
 
 
-def test_one_column_of_rows_of_any_length(dtype: torch.dtype) -> None:
+def csr_of_rows(lengths: Tensor, columns: int, index: torch.dtype) -> tuple[Tensor, Tensor]:
+    """crow and col of rows of these lengths; columns at random, repeated ones too."""
+    crow = torch.cat([torch.zeros(1), lengths.cumsum(0)]).to(index)
+    return crow, torch.randint(columns, (int(crow[-1]),), dtype=index)
+
+
+@pytest.mark.parametrize("n", [1, 2, 16, 20, 40, 64, 130])
+def test_rows_of_any_length_and_width(n: int, dtype: torch.dtype) -> None:
     """Short rows are summed side by side, longer ones one by one: lengths 0 to 70 in any order, with every epilogue."""
-    for index in (torch.int32, torch.int64):
-        lengths = torch.cat([torch.randint(5, (64,)), torch.randint(71, (50,)), torch.zeros(20), torch.ones(5) * 33])
-        crow = torch.cat([torch.zeros(1), lengths.cumsum(0)]).to(index)
-        col = torch.randint(90, (int(crow[-1]),), dtype=index)
-        v, x, y = integers((col.numel(),), dtype), integers((90, 1), dtype), integers((len(lengths), 1), dtype)
-        exact = dense_of(crow, col, widen(v), 90) @ widen(x)
+    mixed = torch.cat([torch.randint(5, (64,)), torch.randint(71, (50,)), torch.zeros(20), torch.ones(5) * 33])
+    orders = mixed, mixed.sort().values, torch.full((33,), 3), torch.full((7,), 40), torch.zeros(5)
+    for index, lengths in itertools.product((torch.int32, torch.int64), orders):
+        crow, col = csr_of_rows(lengths, 90, index)
+        v, x, y = integers((col.numel(),), dtype), integers((90, n), dtype), integers((len(lengths), n), dtype)
+        exact = exact_mm(dense_of(crow, col, widen(v), 90), x).to(v.device)
         assert torch.equal(ops.spmm(crow, col, v, x), exact.to(dtype))
-        assert torch.equal(ops.spmm(crow, col, v, x, y, beta=2, alpha=-3), (2 * widen(y) - 3 * exact).to(dtype))
+        for addend in (y, y.mT.contiguous().mT, y[:, :1], y[:1]):
+            got = ops.spmm(crow, col, v, x, addend, beta=2, alpha=-3)
+            assert torch.equal(got, (2 * widen(addend) - 3 * exact).to(dtype))
         if dtype in (torch.float32, torch.float64):
             mean = exact / lengths.clamp(min=1).unsqueeze(1)
             torch.testing.assert_close(ops.spmm(crow, col, v, x, mean=True), mean.to(dtype))
+
+
+@pytest.mark.usefixtures("on_cpu_only")
+@pytest.mark.parametrize("n", [2, 16, 20, 40, 64, 130, 300])
+def test_width_by_width_a_row_does_not_depend_on_its_neighbours(n: int) -> None:
+    """The rows in another order, summed beside others, have the same bits: of a near and of a far dense matrix."""
+    for dtype, index in itertools.product((torch.float32, torch.bfloat16, torch.complex64), (torch.int32, torch.int64)):
+        lengths = torch.cat([torch.randint(20, (300,)), torch.randint(71, (30,))])
+        crow, col = csr_of_rows(lengths, 4000, index)
+        v, x = tensor((col.numel(),), "cpu", dtype), tensor((4000, n), "cpu", dtype)
+        order = torch.randperm(len(lengths))
+        entries = torch.cat([torch.arange(int(crow[i]), int(crow[i + 1])) for i in order])
+        shuffled = torch.cat([torch.zeros(1), lengths[order].cumsum(0)]).to(index)
+        assert torch.equal(ops.spmm(shuffled, col[entries], v[entries], x), ops.spmm(crow, col, v, x)[order])
 
 
 def test_extremum_of_a_long_row() -> None:

@@ -73,16 +73,7 @@ inline void load_any(const void* p, DType type, int64_t offset, int64_t stride, 
   }
 }
 
-// Unlike a product's, the sum's subnormals stay: bfloat16 rounds in integer arithmetic on every level.
-template <class Isa>
-inline void narrow_exact(f16* p, typename Isa::template Vec<float> v) {
-  Isa::narrow(p, v);
-}
-template <class Isa>
-inline void narrow_exact(bf16* p, typename Isa::template Vec<float> v) {
-  Portable<Isa::kBytes>::narrow(p, v);
-}
-
+// Unlike a product's, the sum's subnormals stay (store_exact).
 template <class Isa, class T>
 inline void store_any(void* p, DType type, int64_t offset, int64_t stride, int n, const T* v) {
   const auto store = [&](auto tag) {
@@ -92,7 +83,7 @@ inline void store_any(void* p, DType type, int64_t offset, int64_t stride, int n
     if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
       if (stride == 1)
         for (constexpr int L = Isa::template lanes<float>; i + L <= n; i += L)
-          narrow_exact<Isa>(dst + i, Isa::template load<float>(v + i));
+          store_exact<Isa, float, S>(dst + i, Isa::template load<float>(v + i), L);
       for (; i < n; ++i) dst[i * stride] = store_scalar<S>(v[i]);
     } else if constexpr (std::is_same_v<S, Boolean>) {
       for (; i < n; ++i) dst[i * stride] = Boolean{static_cast<uint8_t>(v[i] != 0)};
@@ -140,11 +131,7 @@ inline void add_direct(const S* x, const S* y, T alpha, S* d, int64_t n) {
     const Vec one = (Vec{} + load_scalar<T>(*y)) * alpha;
     for (; i + L <= n; i += L) {
       const Vec term = OneY ? one : load_converted<Isa, T, S>(y + i, L) * alpha;
-      const Vec sum = load_converted<Isa, T, S>(x + i, L) + term;
-      if constexpr (std::is_same_v<S, T>)
-        Isa::template store<T>(d + i, sum);
-      else
-        narrow_exact<Isa>(d + i, sum);
+      store_exact<Isa, T, S>(d + i, load_converted<Isa, T, S>(x + i, L) + term, L);
     }
     for (; i < n; ++i) d[i] = store_scalar<S>(load_scalar<T>(x[i]) + alpha * load_scalar<T>(OneY ? *y : y[i]));
   } else {
@@ -194,14 +181,7 @@ void add_crossed(const Add& p, T alpha, const Runtime& rt) {
         for (int i = 0; i < rows; ++i) {
           const Vec other = load_converted<Isa, T, S>(straight + i * straight_row + col0, cols);
           const Vec sum = x_crossed ? block[i] + other * c.alpha : other + block[i] * c.alpha;
-          S* const to = d + i * q.d_stride[row] + col0;
-          if constexpr (std::is_same_v<S, T>) {
-            store_converted<Isa, T, S>(to, sum, cols);
-          } else {
-            S whole[L];
-            narrow_exact<Isa>(whole, sum);
-            std::memcpy(to, whole, cols * sizeof(S));
-          }
+          store_exact<Isa, T, S>(d + i * q.d_stride[row] + col0, sum, cols);
         }
       }
     }

@@ -59,6 +59,24 @@ def counts(crow: Tensor, col: Tensor, t_crow: Tensor | None, columns: Any, trans
     return (t_crow if transpose and t_crow is not None else crow).diff().clamp(min=1)
 
 
+def check_product(
+    op: str, crow: Tensor, col: Tensor, values: Tensor, dense: Tensor, columns: Any, transpose: bool
+) -> tuple[Any, str]:
+    """Raises unless the matrix and `dense` can be multiplied. The rows of the product, as a number and in words."""
+    check_matrix(dense, "dense")
+    torch._check(columns is not None or not transpose, lambda: "columns must be given with transpose=True")
+    check_pattern(crow, "crow", col, "col")
+    check_values(op, values, "values", crow, "crow", col, "col")
+    check_same_dtype(values, "values", dense, "dense")
+    check_device(dense, "dense", values, "values")
+    outer = crow.shape[0] - 1, "as many as crow counts"
+    inner = dense.shape[0] if columns is None else columns, "as many as there are columns"
+    if transpose:
+        outer, inner = inner, outer
+    check_matrix(dense, "dense", *inner)
+    return outer
+
+
 class Spmm(Row):
     name = "spmm"
     tensors = 8
@@ -80,17 +98,7 @@ class Spmm(Row):
         beta: float = 1.0,
         alpha: float = 1.0,
     ) -> Tensor:
-        check_matrix(dense, "dense")
-        torch._check(columns is not None or not transpose, lambda: "columns must be given with transpose=True")
-        check_pattern(crow, "crow", col, "col")
-        check_values("spmm", values, "values", crow, "crow", col, "col")
-        check_same_dtype(values, "values", dense, "dense")
-        check_device(dense, "dense", values, "values")
-        k = dense.shape[0] if columns is None else columns
-        m = crow.shape[0] - 1
-        if transpose:
-            m, k = k, m
-        check_matrix(dense, "dense", k, "as many as crow counts" if transpose else "as many as there are columns")
+        m, _ = check_product("spmm", crow, col, values, dense, columns, transpose)
         shape = (m, dense.shape[1])
         if input is not None:
             check_same_dtype(values, "values", input, "input")
@@ -248,16 +256,10 @@ class SpmmBackward(Row):
         columns: Any = None,
         transpose: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        check_matrix(dense, "dense")
-        torch._check(columns is not None or not transpose, lambda: "columns must be given with transpose=True")
-        check_pattern(crow, "crow", col, "col")
-        check_values("spmm_backward", values, "values", crow, "crow", col, "col")
-        sides = {False: (dense.shape[0] if columns is None else columns, "as many as there are columns"),
-                 True: (crow.shape[0] - 1, "as many as crow counts")}  # fmt: skip
-        for t, name, by_rows in ((dense, "dense", transpose), (grad, "grad", not transpose)):
-            check_same_dtype(values, "values", t, name)
-            check_device(t, name, values, "values")
-            check_matrix(t, name, *sides[by_rows])
+        rows = check_product("spmm_backward", crow, col, values, dense, columns, transpose)
+        check_same_dtype(values, "values", grad, "grad")
+        check_device(grad, "grad", values, "values")
+        check_matrix(grad, "grad", *rows)
         torch._check(
             dense.shape[1] == grad.shape[1],
             lambda: (

@@ -27,6 +27,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "isa/portable.h"
 #include "plan.h"
 #include "types.h"
 
@@ -50,7 +51,8 @@ inline typename Isa::template Vec<T> load_converted(const S* p, int n) {
   }
 }
 
-template <class Isa, class T, class S>
+// Rounding: the level whose verb rounds to a 16-bit float.
+template <class Isa, class T, class S, class Rounding = Isa>
 inline void store_converted(S* p, typename Isa::template Vec<T> v, int n) {
   constexpr int L = Isa::template lanes<T>;
   if constexpr (std::is_same_v<T, S>) {
@@ -59,9 +61,9 @@ inline void store_converted(S* p, typename Isa::template Vec<T> v, int n) {
     else
       Isa::template store_partial<T>(p, v, n);
   } else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
-    if (n == L) return Isa::narrow(p, v);
+    if (n == L) return Rounding::narrow(p, v);
     S whole[L];
-    Isa::narrow(whole, v);
+    Rounding::narrow(whole, v);
     Isa::copy_partial(p, whole, n);
   } else {
     using Narrow = typename VectorOf<S, L * sizeof(S)>::type;
@@ -71,6 +73,12 @@ inline void store_converted(S* p, typename Isa::template Vec<T> v, int n) {
     else
       std::memcpy(p, &narrow, n * sizeof(S));
   }
+}
+
+// Keeps subnormals, which the bfloat16 instruction does not: that type rounds in integer arithmetic on every level.
+template <class Isa, class T, class S>
+inline void store_exact(S* p, typename Isa::template Vec<T> v, int n) {
+  store_converted<Isa, T, S, std::conditional_t<std::is_same_v<S, bf16>, Portable<Isa::kBytes>, Isa>>(p, v, n);
 }
 
 template <class T, class A, class B, class Out>

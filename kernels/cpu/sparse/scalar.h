@@ -1,5 +1,5 @@
-// Scalars of the engines that work entry by entry: complex numbers as plain pairs (std::complex multiplies with a check
-// for infinities), and one switch from a dtype to the types that are stored and computed in.
+// One switch from a dtype to the types that are stored and computed in, and complex numbers as plain pairs for the
+// engines that work entry by entry (std::complex multiplies with a check for infinities).
 #pragma once
 #include "../../sparse_view.h"
 #include "../gemm/types.h"
@@ -16,27 +16,47 @@ struct Pair {
   }
 };
 
+// Scalar types; and the types of a lane, of which a complex number takes two.
 template <class T, class S>
 struct Types {
   using Compute = T;
   using Stored = S;
+  using Lane = T;
+  using StoredLane = S;
+  static constexpr bool kComplex = false;
+};
+template <class T>
+struct Types<Pair<T>, Pair<T>> {
+  using Compute = Pair<T>;
+  using Stored = Pair<T>;
+  using Lane = T;
+  using StoredLane = T;
+  static constexpr bool kComplex = true;
 };
 
-// body(Types<compute, stored>{}).
+// body(Types<compute, stored>{}) of a floating type.
 template <class Body>
-auto with_types(DType type, const Body& body) {
+auto with_floating_types(DType type, const Body& body) {
   switch (type) {
     case DType::f32: return body(Types<float, float>{});
     case DType::f64: return body(Types<double, double>{});
     case DType::bf16: return body(Types<float, bf16>{});
     case DType::f16: return body(Types<float, f16>{});
     case DType::c64: return body(Types<Pair<float>, Pair<float>>{});
-    case DType::c128: return body(Types<Pair<double>, Pair<double>>{});
-    case DType::i8:
-    case DType::u8: return body(Types<uint32_t, uint8_t>{});  // modular: the sign does not matter
-    case DType::i16: return body(Types<uint32_t, uint16_t>{});
+    default: return body(Types<Pair<double>, Pair<double>>{});
+  }
+}
+
+// Of any type but bool. Integers are computed modulo a power of two; narrow ones keep the sign that widens them.
+template <class Body>
+auto with_types(DType type, const Body& body) {
+  switch (type) {
+    case DType::i8: return body(Types<uint32_t, int8_t>{});
+    case DType::u8: return body(Types<uint32_t, uint8_t>{});
+    case DType::i16: return body(Types<uint32_t, int16_t>{});
     case DType::i32: return body(Types<uint32_t, uint32_t>{});
-    default: return body(Types<uint64_t, uint64_t>{});
+    case DType::i64: return body(Types<uint64_t, uint64_t>{});
+    default: return with_floating_types(type, body);
   }
 }
 

@@ -118,7 +118,7 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
         if (slot != nullptr)
           store_converted<Isa, T, T>(slot + u * L, sum[0][u], n);
         else
-          out.finish(i, j + u * L, sum[0][u], n);
+          out.finish(i, j + u * L, {sum[0][u]}, n);
       }
     }
   }
@@ -190,7 +190,7 @@ Status sddmm_typed(const Sddmm& p, const Partition& cut, const Runtime& rt) {
   gather.N = p.N;
   gather.B = p.b;
   gather.b_row = p.b_row;
-  const SpmmOut<Isa, T, S, Cx> out{gather, T(1), T(0)};
+  const SpmmOut<Isa, T, S, Cx> out(gather);
   const Held<S> held{static_cast<const S*>(p.a), p.a_row * U};
   Flag bad;
   take_turns(rt, cut.count, [&](int64_t task) {
@@ -225,7 +225,7 @@ template <class Isa, class T, class S, bool Cx>
 Status spmm_backward_typed(const SpmmBackward& both, const Partition& cut, const Runtime& rt) {
   constexpr int U = Cx ? 2 : 1;
   const Spmm& p = both.spmm;
-  const SpmmOut<Isa, T, S, Cx> out{p, scalar<T>(p.alpha), T(0)};
+  const SpmmOut<Isa, T, S, Cx> out(p);
   const Held<S> held{static_cast<const S*>(both.a), both.a_row * U};
   T* const slots = make_slots<T>(cut, p.N * U, rt);
   Flag bad;
@@ -252,32 +252,19 @@ Status spmm_backward_typed(const SpmmBackward& both, const Partition& cut, const
 
 template <class Isa>
 Status sddmm(const Sddmm& p, const Partition& cut, const Runtime& rt) {
-  switch (p.type) {
-    case DType::f32: return sddmm_typed<Isa, float, float, false>(p, cut, rt);
-    case DType::f64: return sddmm_typed<Isa, double, double, false>(p, cut, rt);
-    case DType::bf16: return sddmm_typed<Isa, float, bf16, false>(p, cut, rt);
-    case DType::f16: return sddmm_typed<Isa, float, f16, false>(p, cut, rt);
-    case DType::c64: return sddmm_typed<Isa, float, float, true>(p, cut, rt);
-    case DType::c128: return sddmm_typed<Isa, double, double, true>(p, cut, rt);
-    case DType::i8: return sddmm_typed<Isa, uint32_t, int8_t, false>(p, cut, rt);
-    case DType::u8: return sddmm_typed<Isa, uint32_t, uint8_t, false>(p, cut, rt);
-    case DType::i16: return sddmm_typed<Isa, uint32_t, int16_t, false>(p, cut, rt);
-    case DType::i32: return sddmm_typed<Isa, uint32_t, uint32_t, false>(p, cut, rt);
-    default: return sddmm_typed<Isa, uint64_t, uint64_t, false>(p, cut, rt);
-  }
+  return with_types(p.type, [&](auto types) {
+    using Of = decltype(types);
+    return sddmm_typed<Isa, typename Of::Lane, typename Of::StoredLane, Of::kComplex>(p, cut, rt);
+  });
 }
 
 // Gradients: floating types alone.
 template <class Isa>
 Status spmm_backward(const SpmmBackward& p, const Partition& cut, const Runtime& rt) {
-  switch (p.spmm.type) {
-    case DType::f32: return spmm_backward_typed<Isa, float, float, false>(p, cut, rt);
-    case DType::f64: return spmm_backward_typed<Isa, double, double, false>(p, cut, rt);
-    case DType::bf16: return spmm_backward_typed<Isa, float, bf16, false>(p, cut, rt);
-    case DType::f16: return spmm_backward_typed<Isa, float, f16, false>(p, cut, rt);
-    case DType::c64: return spmm_backward_typed<Isa, float, float, true>(p, cut, rt);
-    default: return spmm_backward_typed<Isa, double, double, true>(p, cut, rt);
-  }
+  return with_floating_types(p.spmm.type, [&](auto types) {
+    using Of = decltype(types);
+    return spmm_backward_typed<Isa, typename Of::Lane, typename Of::StoredLane, Of::kComplex>(p, cut, rt);
+  });
 }
 
 }  // namespace myops::cpu

@@ -2,13 +2,17 @@
 //
 // Bound: the gather, N elements of B an entry, out of whichever cache B fits. Each piece walks its entries once for
 // every tile of up to kTile vectors of D; offsets and values come from L1 (stage.h). One product is one vector FMA on
-// what was loaded, so the loads are all there is; prefetching kPrefetch entries ahead keeps them coming.
+// what was loaded, so the loads are all there is; prefetching keeps them coming from far away. Near by, a row of a few
+// entries takes as long as the mispredicted branch at its end: those are taken by length, several at once
+// (row_order.h).
 //
 // Complex: a tile keeps two sums, real(v) * x and imag(v) * x, over (re, im) pairs, and combines them at the end.
 #pragma once
 #include <type_traits>
 
 #include "../gemm/driver.h"
+#include "row_order.h"
+#include "scalar.h"
 #include "stage.h"
 
 namespace myops::cpu {
@@ -31,17 +35,61 @@ inline Vec alternating(T even, T odd) {
   return v;
 }
 
-// Where finished sums of a tile go: a row of D with its addend, or a slot of a long row.
+// Where finished sums of a tile go: a row of D with its addend.
 template <class Isa, class T, class S, bool Cx>
 struct SpmmOut {
   using Vec = typename Isa::template Vec<T>;
   static constexpr int L = Isa::template lanes<T>;
   static constexpr int U = Cx ? 2 : 1;
   const Spmm& p;
+  S* d;
+  int64_t d_row;
   T alpha, beta;
+  const S* c;  // nullptr: none
+  int64_t c_row;
+  bool plain;  // neither a mean nor an addend
+  bool usual;  // no mean, an addend with columns of unit stride
 
-  // n lanes at real column j of row i.
-  void finish(int64_t i, int64_t j, Vec sum, int n) const {
+  explicit SpmmOut(const Spmm& spmm)
+      : p(spmm),
+        d(static_cast<S*>(p.D)),
+        d_row(p.N * U),
+        alpha(scalar<T>(p.alpha)),
+        beta(scalar<T>(p.beta)),
+        c(static_cast<const S*>(p.C)),
+        c_row(p.c_row * U),
+        plain(!p.mean && c == nullptr),
+        usual(!p.mean && p.c_col == 1) {}
+
+  // The sums of row i from real column j on, of the last vector n lanes.
+  template <int NV>
+  void finish(int64_t i, int64_t j, const Vec (&sums)[NV], int n) const {
+    S* const to = d + i * d_row + j;
+    if (plain) {
+#pragma GCC unroll 8
+      for (int u = 0; u < NV; ++u) store_exact<Isa, T, S>(to + u * L, sums[u] * alpha, u + 1 < NV ? L : n);
+      return;
+    }
+#pragma GCC unroll 8
+    for (int u = 0; u < NV; ++u) {
+      const int lanes = u + 1 < NV ? L : n;
+      const Vec v = usual ? sums[u] * alpha + load_converted<Isa, T, S>(c + i * c_row + j + u * L, lanes) * beta
+                          : scaled_with_addend(i, j + u * L, sums[u], lanes);
+      store_exact<Isa, T, S>(to + u * L, v, lanes);
+    }
+  }
+
+  // Asks for what finish() will touch. Inlined in any case: a call of a function of prefetches has no effect for gcc
+  // 12, which leaves it out.
+  [[gnu::always_inline]] void prefetch(int64_t i, int64_t j, int n) const {
+    for (int k = 0; k < n; k += 64 / static_cast<int>(sizeof(S))) {
+      __builtin_prefetch(d + i * d_row + j + k, 1);
+      if (usual && c != nullptr) __builtin_prefetch(c + i * c_row + j + k);
+    }
+  }
+
+ private:
+  [[gnu::noinline]] Vec scaled_with_addend(int64_t i, int64_t j, Vec sum, int n) const {
     Vec v = sum * alpha;
     if (p.mean) {
       const int64_t length = row_start(p.A, i + 1) - row_start(p.A, i);
@@ -55,18 +103,10 @@ struct SpmmOut {
         }
       }
     }
-    if (p.C != nullptr) {
-      const S* c = static_cast<const S*>(p.C) + i * p.c_row * U;
-      Vec addend;
-      if (p.c_col == 1) {
-        addend = load_converted<Isa, T, S>(c + j, n);
-      } else {
-        addend = Vec{};
-        for (int l = 0; l < n; ++l) addend[l] = load_scalar<T>(c[(j + l) / U * p.c_col * U + (j + l) % U]);
-      }
-      v += addend * beta;
-    }
-    store_exact<Isa, T, S>(static_cast<S*>(p.D) + i * p.N * U + j, v, n);
+    if (c == nullptr) return v;
+    T addend[L] = {};
+    for (int l = 0; l < n; ++l) addend[l] = load_scalar<T>(c[i * c_row + (j + l) / U * p.c_col * U + (j + l) % U]);
+    return v + Isa::template load<T>(addend) * beta;
   }
 };
 
@@ -108,76 +148,128 @@ struct SpmmTile {
   int last;  // lanes of the last vector
 };
 
-// The sum over entries [begin, end) of one row. Two or four chains where a row of one or two vectors would wait for its
-// own additions; entry e goes to chain e % Chains.
-template <class Isa, class T, class S, int NV, bool Cx, class RowOf, class Vec = typename Isa::template Vec<T>>
-inline void spmm_row(const SpmmTile<T, S, RowOf>& t, int64_t begin, int64_t end, Vec (&result)[NV]) {
+// sums += the products of entry e, and a prefetch for entry `ahead`. Off: nothing is loaded and zeros are added, the
+// products of no lanes with no value.
+template <class Isa, class T, class S, int NV, int Parts, class RowOf, class Vec>
+inline void add_entry(const SpmmTile<T, S, RowOf>& t, int64_t e, int64_t ahead, Vec (&sums)[Parts][NV],
+                      bool on = true) {
   constexpr int L = Isa::template lanes<T>;
-  constexpr int Chains = NV == 1 ? 4 : NV == 2 ? 2 : 1;
-  constexpr int Parts = Cx ? 2 : 1;
-  Vec acc[Chains][Parts][NV] = {};
-  // Behind the row's end, where a branch would be mispredicted in every other row, nothing is loaded and zeros are
-  // added: the products of an entry that exists, with no lanes, and of no value. Without masked loads, the branch is.
-  const auto step = [&](int64_t at, Vec(&sums)[Parts][NV], bool on) {
-    if (!Isa::kMaskedLoads && !on) return;
-    const int64_t e = on ? at : begin;
-    const S* x = t.b + t.row_of(e);
-#pragma GCC unroll 8
-    for (int u = 0; u < NV; ++u) {
-      const Vec xv = Chains == 1 && u + 1 < NV
-                         ? load_converted<Isa, T, S>(x + u * L, L)
-                         : load_ragged<Isa, T, S>(x + u * L, on ? (u + 1 < NV ? L : t.last) : 0, t.b_end);
-      if constexpr (RowOf::kFar)
-        if (u * L * sizeof(S) % 64 == 0) __builtin_prefetch(t.b + t.row_of(e + kPrefetch) + u * L);
-#pragma GCC unroll 2
-      for (int part = 0; part < Parts; ++part) {
-        const T value = t.values[Parts * e + part];
-        sums[part][u] += xv * (on ? value : T(0));
-      }
-    }
-  };
-  int64_t e = begin;
-  for (; e + Chains <= end; e += Chains)
-#pragma GCC unroll 4
-    for (int chain = 0; chain < Chains; ++chain) step(e + chain, acc[chain], true);
-  if (Chains > 1 && begin < end) {
-#pragma GCC unroll 4
-    for (int chain = 0; chain < Chains - 1; ++chain) step(e + chain, acc[chain], e + chain < end);
-  }
+  const S* x = t.b + t.row_of(e);
 #pragma GCC unroll 8
   for (int u = 0; u < NV; ++u) {
-    Vec part[2];
+    const Vec xv = u + 1 < NV ? load_converted<Isa, T, S>(x + u * L, L)
+                              : load_ragged<Isa, T, S>(x + u * L, on ? t.last : 0, t.b_end);
+    if constexpr (RowOf::kFar)
+      if (u * L * sizeof(S) % 64 == 0) __builtin_prefetch(t.b + t.row_of(ahead) + u * L);
 #pragma GCC unroll 2
-    for (int i = 0; i < Parts; ++i) {
-      part[i] = acc[0][i][u];
-#pragma GCC unroll 4
-      for (int chain = 1; chain < Chains; ++chain) part[i] += acc[chain][i][u];
+    for (int part = 0; part < Parts; ++part) {
+      const T value = t.values[Parts * e + part];
+      sums[part][u] += xv * (on ? value : T(0));
     }
-    if constexpr (Cx) part[0] += swap_pairs<Isa, T>(part[1]) * alternating<Isa, T>(T(-1), T(1));
-    result[u] = part[0];
   }
 }
 
+// The sums of Rows short rows of rising length, one chain each. Prefetches for the rows behind them.
+template <class Isa, class T, class S, int NV, int Parts, int Rows, class RowOf, class Vec>
+inline void sum_short(const SpmmTile<T, S, RowOf>& t, const RowOrder<Isa>& order, const uint16_t* rows,
+                      Vec (&sums)[Rows][Parts][NV]) {
+  int64_t e[Rows], ahead[Rows];
+#pragma GCC unroll 4
+  for (int r = 0; r < Rows; ++r) {
+    e[r] = order.begin[rows[r]];
+    ahead[r] = RowOf::kFar ? order.begin[rows[r + Rows]] : 0;
+  }
+  const int64_t common = order.length(rows[0]);
+  for (int64_t k = 0; k < common; ++k)
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) add_entry<Isa>(t, e[r] + k, ahead[r] + k, sums[r]);
+  if (order.length(rows[Rows - 1]) == common) return;
+#pragma GCC unroll 4
+  for (int r = 1; r < Rows; ++r)
+    for (int64_t k = common; k < order.length(rows[r]); ++k) add_entry<Isa>(t, e[r] + k, ahead[r] + k, sums[r]);
+}
+
+// The sum over entries [begin, end), in two or four chains where one or two vectors would wait for their own additions;
+// entry begin + i goes to chain i % Chains. In four chains, with masked loads, the last entries are taken without a
+// branch, and there have to be some.
+template <class Isa, class T, class S, int NV, int Parts, class RowOf, class Vec>
+inline void sum_long(const SpmmTile<T, S, RowOf>& t, int64_t begin, int64_t end, Vec (&sums)[Parts][NV]) {
+  constexpr int Chains = NV == 1 ? 4 : NV == 2 ? 2 : 1;
+  constexpr bool kNoBranch = Chains == 4 && Isa::kMaskedLoads;
+  Vec chains[Chains][Parts][NV] = {};
+  int64_t e = begin;
+  for (; e + Chains <= end; e += Chains)
+#pragma GCC unroll 4
+    for (int chain = 0; chain < Chains; ++chain) add_entry<Isa>(t, e + chain, e + chain + kPrefetch, chains[chain]);
+#pragma GCC unroll 4
+  for (int chain = 0; chain < Chains - 1; ++chain) {
+    const bool on = e + chain < end;
+    if (kNoBranch || on) add_entry<Isa>(t, on ? e + chain : begin, begin, chains[chain], on);
+  }
+#pragma GCC unroll 2
+  for (int part = 0; part < Parts; ++part)
+#pragma GCC unroll 8
+    for (int u = 0; u < NV; ++u) {
+      sums[part][u] = chains[0][part][u];
+#pragma GCC unroll 4
+      for (int chain = 1; chain < Chains; ++chain) sums[part][u] += chains[chain][part][u];
+    }
+}
+
+// What was summed for real and imaginary parts of the values, as complex numbers.
+template <class Isa, class T, int NV, int Parts, class Vec>
+inline void join_parts(Vec (&sums)[Parts][NV]) {
+  if constexpr (Parts == 2)
+#pragma GCC unroll 8
+    for (int u = 0; u < NV; ++u) sums[0][u] += swap_pairs<Isa, T>(sums[1][u]) * alternating<Isa, T>(T(-1), T(1));
+}
+
 template <class Isa, class T, class S, int NV, bool Cx, class RowOf>
-void spmm_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmTile<T, S, RowOf>& t, int64_t j,
-               T* slots) {
+void spmm_tile(const SpmmOut<Isa, T, S, Cx>& to, const Piece& piece, const RowOrder<Isa>& order,
+               const SpmmTile<T, S, RowOf>& tile, int64_t j, T* slots) {
   constexpr int L = Isa::template lanes<T>;
-  constexpr int Unit = Cx ? 2 : 1;
+  constexpr int Parts = Cx ? 2 : 1;
+  constexpr int Rows = NV * Parts * kBeside <= kTile ? kBeside : NV * Parts * 2 <= kTile ? 2 : 1;
+  constexpr int kRowsAhead = 2;
   using Vec = typename Isa::template Vec<T>;
-  Vec sum[NV];
+  const SpmmOut<Isa, T, S, Cx> out = to;  // copies, which stores to D cannot change
+  const SpmmTile<T, S, RowOf> t = tile;
   if (piece.slot >= 0) {
-    spmm_row<Isa, T, S, NV, Cx, RowOf>(t, 0, piece.end - piece.begin, sum);
-    T* slot = slots + piece.slot * out.p.N * Unit + j;
-    for (int u = 0; u < NV; ++u) store_converted<Isa, T, T>(slot + u * L, sum[u], u + 1 < NV ? L : t.last);
+    Vec sums[Parts][NV];
+    sum_long<Isa>(t, 0, piece.end - piece.begin, sums);
+    join_parts<Isa, T>(sums);
+    T* slot = slots + piece.slot * out.d_row + j;
+    for (int u = 0; u < NV; ++u) store_converted<Isa, T, T>(slot + u * L, sums[0][u], u + 1 < NV ? L : t.last);
     return;
   }
-  int64_t begin = piece.begin;
-  for (int64_t i = piece.row; i < piece.row_end; ++i) {
-    const int64_t end = row_start(out.p.A, i + 1);
-    spmm_row<Isa, T, S, NV, Cx, RowOf>(t, begin - piece.begin, end - piece.begin, sum);
-    for (int u = 0; u < NV; ++u) out.finish(i, j + u * L, sum[u], u + 1 < NV ? L : t.last);
-    begin = end;
+  const auto finish = [&](int64_t row, Vec(&sums)[Parts][NV]) {
+    join_parts<Isa, T>(sums);
+    out.finish(piece.row + row, j, sums[0], t.last);
+  };
+  const auto one = [&](int64_t row) {
+    Vec sums[Parts][NV];
+    sum_long<Isa>(t, order.begin[row], order.begin[row + 1], sums);
+    finish(row, sums);
+  };
+  // Wide rows from far away keep the order of the matrix, in which lines of A and D follow each other: they take longer
+  // than a mispredicted branch.
+  if constexpr (RowOf::kFar && NV >= 4) {
+    for (int64_t row = 0; row < order.rows; ++row) {
+      out.prefetch(piece.row + min64(row + kRowsAhead, order.rows - 1), j, NV * L);
+      one(row);
+    }
+    return;
   }
+  for (int64_t i = 0; i < order.short_rows; i += Rows) {
+    const uint16_t* const rows = order.order + i;
+    Vec sums[Rows][Parts][NV] = {};
+#pragma GCC unroll 4
+    for (int r = 0; RowOf::kFar && r < Rows; ++r) out.prefetch(piece.row + rows[r + Rows], j, NV * L);
+    sum_short<Isa>(t, order, rows, sums);
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r) finish(rows[r], sums[r]);
+  }
+  for (int64_t i = 0; i < order.rows - order.short_rows; ++i) one(order.long_ones()[i]);
 }
 
 // The sum of n neighbours: vectors of partial sums, then a fixed tree.
@@ -228,9 +320,10 @@ inline void sums_of_rows(const T* p, const I* rows, T* sums) {
 
 // One column of B: all products of the piece first, in a loop without rows, then the sums of its rows.
 template <class Isa, class T, class S, class I>
-void spmm_column(const SpmmOut<Isa, T, S, false>& out, const Piece& piece, const T* values, const I* col, T* slots) {
+void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const T* values, const I* col, T* slots) {
   constexpr int L = Isa::template lanes<T>;
   using Vec = typename Isa::template Vec<T>;
+  const SpmmOut<Isa, T, S, false> out = to;  // a copy, which stores to D cannot change
   const Spmm& p = out.p;
   const int64_t n = piece.end - piece.begin;
   const S* b = static_cast<const S*>(p.B);
@@ -242,17 +335,17 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& out, const Piece& piece, const
   }
   const I* crow = static_cast<const I*>(p.A.crow);
   const T* const by_entry = products - piece.begin;
-  const bool plain = !p.mean && p.C == nullptr;
   int64_t i = piece.row;
   alignas(64) T sums[L];
   for (; i + L <= piece.row_end; i += L) {
     sums_of_rows<Isa, T, I>(by_entry, crow + i, sums);
-    if (plain)
-      store_exact<Isa, T, S>(static_cast<S*>(p.D) + i, Isa::template load<T>(sums) * out.alpha, L);
+    if (out.plain)
+      store_exact<Isa, T, S>(out.d + i, Isa::template load<T>(sums) * out.alpha, L);
     else
-      for (int l = 0; l < L; ++l) out.finish(i + l, 0, Vec{} + sums[l], 1);
+      for (int l = 0; l < L; ++l) out.finish(i + l, 0, {Vec{} + sums[l]}, 1);
   }
-  for (; i < piece.row_end; ++i) out.finish(i, 0, Vec{} + sum_of<Isa, T>(by_entry + crow[i], crow[i + 1] - crow[i]), 1);
+  for (; i < piece.row_end; ++i)
+    out.finish(i, 0, {Vec{} + sum_of<Isa, T>(by_entry + crow[i], crow[i + 1] - crow[i])}, 1);
 }
 
 // All columns of a piece, tile by tile.
@@ -265,6 +358,8 @@ void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row
   const S* b = static_cast<const S*>(p.B);
   const S* b_end = b + ((p.A.cols - 1) * p.b_row + p.N) * U;
   const int64_t width = p.N * U, vectors = ceil_div(width, L);
+  RowOrder<Isa> order;
+  if (piece.slot < 0) order.sort(p.A, piece);
   for (int64_t v = 0; v < vectors;) {
     const int64_t left = vectors - v;
     const int nv = left >= kWidest ? kWidest : left >= 4 && kWidest > 4 ? 4 : left >= 2 ? 2 : 1;
@@ -272,11 +367,11 @@ void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row
     const SpmmTile<T, S, RowOf> t{b + v * L, b_end, row_of, values, last};
     switch (nv) {
       case 8:
-        if constexpr (!Cx) spmm_tile<Isa, T, S, 8, Cx>(out, piece, t, v * L, slots);
+        if constexpr (!Cx) spmm_tile<Isa, T, S, 8, Cx>(out, piece, order, t, v * L, slots);
         break;
-      case 4: spmm_tile<Isa, T, S, 4, Cx>(out, piece, t, v * L, slots); break;
-      case 2: spmm_tile<Isa, T, S, 2, Cx>(out, piece, t, v * L, slots); break;
-      default: spmm_tile<Isa, T, S, 1, Cx>(out, piece, t, v * L, slots);
+      case 4: spmm_tile<Isa, T, S, 4, Cx>(out, piece, order, t, v * L, slots); break;
+      case 2: spmm_tile<Isa, T, S, 2, Cx>(out, piece, order, t, v * L, slots); break;
+      default: spmm_tile<Isa, T, S, 1, Cx>(out, piece, order, t, v * L, slots);
     }
     v += nv;
   }
@@ -303,7 +398,7 @@ void add_slots(const SpmmOut<Isa, T, S, Cx>& out, const Partition& cut, const T*
       const int n = static_cast<int>(min64(L, width - j));
       typename Isa::template Vec<T> sum = {};
       for (int64_t s = first; s < first + count; ++s) sum += load_converted<Isa, T, T>(slots + s * width + j, n);
-      out.finish(row, j, sum, n);
+      out.finish(row, j, {sum}, n);
     }
   }
 }
@@ -311,7 +406,7 @@ void add_slots(const SpmmOut<Isa, T, S, Cx>& out, const Partition& cut, const T*
 template <class Isa, class T, class S, bool Cx>
 Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
   constexpr int U = Cx ? 2 : 1;
-  const SpmmOut<Isa, T, S, Cx> out{p, scalar<T>(p.alpha), scalar<T>(p.beta)};
+  const SpmmOut<Isa, T, S, Cx> out(p);
   T* const slots = make_slots<T>(cut, p.N * U, rt);
   Flag bad;
   take_turns(rt, cut.count, [&](int64_t task) {
@@ -337,19 +432,10 @@ Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
 
 template <class Isa>
 Status spmm(const Spmm& p, const Partition& cut, const Runtime& rt) {
-  switch (p.type) {
-    case DType::f32: return spmm_typed<Isa, float, float, false>(p, cut, rt);
-    case DType::f64: return spmm_typed<Isa, double, double, false>(p, cut, rt);
-    case DType::bf16: return spmm_typed<Isa, float, bf16, false>(p, cut, rt);
-    case DType::f16: return spmm_typed<Isa, float, f16, false>(p, cut, rt);
-    case DType::c64: return spmm_typed<Isa, float, float, true>(p, cut, rt);
-    case DType::c128: return spmm_typed<Isa, double, double, true>(p, cut, rt);
-    case DType::i8: return spmm_typed<Isa, uint32_t, int8_t, false>(p, cut, rt);
-    case DType::u8: return spmm_typed<Isa, uint32_t, uint8_t, false>(p, cut, rt);
-    case DType::i16: return spmm_typed<Isa, uint32_t, int16_t, false>(p, cut, rt);
-    case DType::i32: return spmm_typed<Isa, uint32_t, uint32_t, false>(p, cut, rt);
-    default: return spmm_typed<Isa, uint64_t, uint64_t, false>(p, cut, rt);
-  }
+  return with_types(p.type, [&](auto types) {
+    using Of = decltype(types);
+    return spmm_typed<Isa, typename Of::Lane, typename Of::StoredLane, Of::kComplex>(p, cut, rt);
+  });
 }
 
 }  // namespace myops::cpu

@@ -90,16 +90,4 @@ inline void gather_products(const T* factors, const S* b, const I* col, int64_t 
   for (; e < n; ++e) products[e] = factors[e] * load_scalar<T>(b[col[e] * stride]);
 }
 
-// Rounds once and keeps subnormals, which a product's own rounding instruction does not.
-template <class Isa, class T, class S>
-inline void store_exact(S* p, typename Isa::template Vec<T> v, int n) {
-  if constexpr (std::is_same_v<S, bf16>) {
-    S whole[Isa::template lanes<T>];
-    Portable<Isa::kBytes>::narrow(whole, v);
-    std::memcpy(p, whole, n * sizeof(S));
-  } else {
-    store_converted<Isa, T, S>(p, v, n);
-  }
-}
-
 }  // namespace myops::cpu
