@@ -12,7 +12,7 @@ cp -r "$tests" "$folder/tests"
 cp "$tests/../pyproject.toml" "$folder/"
 cd "$folder"
 "$python" -c "import myops; print(myops.build_info())"
-# What builds from sources, or needs the demo's packages, belongs to `make test`.
+# What needs the checkout or the demo's packages belongs to `make test`.
 "$python" -m pytest tests --ignore-glob "tests/test_cuda_*" --ignore tests/test_cross_compile.py \
   --ignore tests/test_packaging.py --ignore tests/test_gpu_script.py --ignore tests/test_demo.py \
-  --ignore tests/test_bench.py "${@:3}"
+  --ignore tests/test_bench.py --ignore tests/test_readme.py "${@:3}"

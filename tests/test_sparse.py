@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import myops
-from benchmarks import sparse_support
 
 pytestmark = [pytest.mark.filterwarnings("ignore:Sparse .*:UserWarning"), pytest.mark.usefixtures("on_device")]
 INDEX = pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
@@ -394,25 +392,3 @@ def test_threads_do_not_change_a_full_row() -> None:
     for i in (0, 1):
         assert torch.equal(results[i], results[i + 2])
         assert torch.equal(results[i], results[i + 4])
-
-
-# The support matrix of the README, which `python -m benchmarks.sparse_support` prints.
-
-
-def support_rows() -> dict[str, list[str]]:
-    """Operands: the six answers of the README's table."""
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    _, table = text.split("| operands | native: dtypes |")
-    lines = table.split("\n\n")[0].splitlines()[2:]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {operands: answers for operands, *answers in rows}
-
-
-def test_readme_has_every_row_of_the_support_matrix() -> None:
-    assert list(support_rows()) == [f"{left} @ {right}" for left, right in sparse_support.PAIRS]
-
-
-@pytest.mark.parametrize(("left", "right"), sparse_support.PAIRS)
-def test_readme_says_what_is_found(left: str, right: str) -> None:
-    """Of myops; what native torch does changes with its version."""
-    assert support_rows()[f"{left} @ {right}"][3:] == sparse_support.cells(myops.sparse.mm, left, right)

@@ -170,9 +170,9 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   const bool own_bytes = group_of(p.compute, g.in) > 1;
   const int64_t operand_bytes = own_bytes ? element_size(g.in) : compute_bytes(p.compute);
   const int64_t k_bytes = p.kc * operand_bytes;
-  p.mc =
-      min64(in_unit ? kUnitTiles : max64(1, (p.cols <= width ? 16 << 10 : 150 << 10) / k_bytes / max_rows), row_tiles) *
-      max_rows;
+  // Rows of A that meet a single panel come from L1 when they have been packed just before.
+  const int64_t a_block = p.cols <= width ? 16 << 10 : 150 << 10;
+  p.mc = min64(in_unit ? kUnitTiles : max64(1, a_block / k_bytes / max_rows), row_tiles) * max_rows;
   p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
   // Few rows against a k-contiguous B: what is packed is hardly reused, so the reading of B decides. All of a few
   // columns is long runs of memory; a block of all columns is short ones, each on a page of its own.
