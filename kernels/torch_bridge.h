@@ -10,6 +10,10 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -152,6 +156,19 @@ inline Operand operand_of(const Tensor& t, const char* op, const char* name) {
   return v;
 }
 
+// Asks the system for large pages under new memory, which has none yet. 32 MB and more come fresh from the system in
+// every call, and taking them in pages of 4 KB costs more than most work on them: a float64 sum of 4096 x 4096 took
+// 190 ms on a machine that moves its bytes in 10.
+inline void prefer_large_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
+#ifdef __linux__
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t begin = (address + kPage - 1) / kPage * kPage, end = (address + bytes) / kPage * kPage;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: not to take it is no error
+#endif
+}
+constexpr int64_t kLargeElements = 1 << 20;
+
 inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int dims, ScalarType type,
                             const Tensor& like) {
   int32_t device_type;
@@ -160,7 +177,12 @@ inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int di
   const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, like.get_device_index(), &handle));
-  return Tensor(handle);
+  Tensor result(handle);
+  int64_t elements = 1;
+  for (int i = 0; i < dims; ++i) elements *= sizes[i];
+  if (elements >= kLargeElements && result.is_cpu())
+    prefer_large_pages(result.data_ptr(), elements * static_cast<int64_t>(result.element_size()));
+  return result;
 }
 
 inline Tensor empty(const int64_t* sizes, int dims, ScalarType type, const Tensor& like) {

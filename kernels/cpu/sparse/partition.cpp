@@ -7,9 +7,12 @@ template <class I>
 Status cut_rows(const Csr& A, const Runtime& rt, Partition& out) {
   const I* crow = static_cast<const I*>(A.crow);
   if (crow[0] != 0 || crow[A.rows] != A.nnz) return Status::bad_crow;
-  bool falls = false;
-  for (int64_t i = 0; i < A.rows; ++i) falls |= crow[i] > crow[i + 1];
-  if (falls) return Status::bad_crow;
+  // The sign of a start and of a length, for as long as starts are positive lengths cannot wrap: no comparisons.
+  using U = std::make_unsigned_t<I>;
+  U signs = 0;
+  for (int64_t i = 0; i < A.rows; ++i)
+    signs |= static_cast<U>(crow[i]) | (static_cast<U>(crow[i + 1]) - static_cast<U>(crow[i]));
+  if (static_cast<I>(signs) < 0) return Status::bad_crow;
 
   // Two neighbours of whole rows hold more than kPiece; a long row has its segments and the short piece before it.
   const int64_t most = 3 * ((A.rows + A.nnz) / kPiece + 1);

@@ -12,30 +12,6 @@ namespace myops::cpu {
 
 constexpr int kAside = 64;  // entries whose partial sums are put aside: 4 KB
 
-// a holds sums of G lanes each, b as many: their halves added, those of a in the lower half of the result.
-template <class Isa, class T, int G, class Vec = typename Isa::template Vec<T>>
-inline Vec fold(Vec a, Vec b) {
-  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
-  constexpr int L = Isa::template lanes<T>;
-  Index low, high;
-  for (int i = 0; i < L; ++i) {
-    const int lane = i % (L / 2);
-    low[i] = (i < L / 2 ? 0 : L) + lane / (G / 2) * G + lane % (G / 2);
-    high[i] = low[i] + G / 2;
-  }
-  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-}
-
-// Lane i: the sum of the lanes of v[i], for as many vectors as there are lanes (Count of them on the way).
-template <class Isa, class T, int Count = Isa::template lanes<T>, class Vec = typename Isa::template Vec<T>>
-inline Vec sums_of(const Vec* v) {
-  if constexpr (Count == 1)
-    return v[0];
-  else
-    return fold<Isa, T, 2 * Isa::template lanes<T> / Count>(sums_of<Isa, T, Count / 2>(v),
-                                                            sums_of<Isa, T, Count / 2>(v + Count / 2));
-}
-
 // Partial sums of the dot products, Parts vectors an entry, until there are enough to be added up.
 template <class Isa, class T, int Parts>
 struct Aside {
@@ -177,7 +153,7 @@ bool sddmm_column(const Sddmm& p, const Piece& piece) {
   }
   const S* b = static_cast<const S*>(p.b);
   S* values = static_cast<S*>(p.values) + piece.begin;
-  gather_products<Isa>(left, b, col, p.b_row, n, left);
+  gather_products(left, b, col, p.b_row, n, left);
   for (int64_t e = 0; e < n; ++e) values[e] = store_scalar<S>(left[e]);
   return true;
 }

@@ -288,34 +288,25 @@ inline T sum_of(const T* p, int64_t n) {
   return horizontal_sum<Isa, T>(sum);
 }
 
-constexpr int kAbreast = 32;  // the longest of the rows that are summed abreast
-
-// sums[l] of row l of L rows, rows[l] .. rows[l + 1] in p: abreast where all of them are short and there are gathers,
-// for a loop over a short row ends in a mispredicted branch; else one by one.
+// sums[l] of row l of L rows, rows[l] .. rows[l + 1] in p. With masked loads a row that fits a vector is one load,
+// whatever its length, and the lanes are added up by squares: a loop over a short row ends in a mispredicted branch.
 template <class Isa, class T, class I>
 inline void sums_of_rows(const T* p, const I* rows, T* sums) {
   constexpr int L = Isa::template lanes<T>;
-  if constexpr (Isa::kGathers && sizeof(T) == 4) {
-    using Index = typename Isa::template Vec<int32_t>;
-    Index start, length;
-    if constexpr (std::is_same_v<I, int32_t>) {
-      start = Isa::template load<int32_t>(rows) - rows[0];
-      length = Isa::template load<int32_t>(rows + 1) - Isa::template load<int32_t>(rows);
-    } else {
-      for (int l = 0; l < L; ++l) start[l] = static_cast<int32_t>(rows[l] - rows[0]);
-      for (int l = 0; l < L; ++l) length[l] = static_cast<int32_t>(rows[l + 1] - rows[l]);
+  if constexpr (Isa::kMaskedLoads) {
+    typename Isa::template Vec<T> partial[L];
+#pragma GCC unroll 16
+    for (int l = 0; l < L; ++l) {
+      const T* const row = p + rows[l];
+      const int64_t n = rows[l + 1] - rows[l];
+      partial[l] = Isa::template load_partial<T>(row, static_cast<int>(min64(n, L)));
+      for (int64_t e = L; e < n; e += L)
+        partial[l] += Isa::template load_partial<T>(row + e, static_cast<int>(min64(n - e, L)));
     }
-    const int32_t longest = Isa::largest(length);
-    if (longest <= kAbreast) {
-      typename Isa::template Vec<T> sum = {};
-      for (int32_t k = 0; k < longest; ++k) {
-        const Index on = length > k;
-        sum += Isa::template gather_where<T>(p + rows[0], start + k, on);
-      }
-      return Isa::template store<T>(sums, sum);
-    }
+    Isa::template store<T>(sums, sums_of<Isa, T>(partial));
+  } else {
+    for (int l = 0; l < L; ++l) sums[l] = sum_of<Isa, T>(p + rows[l], rows[l + 1] - rows[l]);
   }
-  for (int l = 0; l < L; ++l) sums[l] = sum_of<Isa, T>(p + rows[l], rows[l + 1] - rows[l]);
 }
 
 // One column of B: all products of the piece first, in a loop without rows, then the sums of its rows.
@@ -328,7 +319,7 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const 
   const int64_t n = piece.end - piece.begin;
   const S* b = static_cast<const S*>(p.B);
   alignas(64) T products[kPiece + L];
-  gather_products<Isa>(values, b, col, p.b_row, n, products);
+  gather_products(values, b, col, p.b_row, n, products);
   if (piece.slot >= 0) {
     slots[piece.slot] = sum_of<Isa, T>(products, n);
     return;

@@ -76,18 +76,37 @@ inline typename Isa::template Vec<T> load_ragged(const S* p, int n, const S* end
   }
 }
 
-// products[e] = factors[e] * b[col[e] * stride], e < n. Left to itself, gcc does not gather.
-template <class Isa, class T, class S, class I>
-inline void gather_products(const T* factors, const S* b, const I* col, int64_t stride, int64_t n, T* products) {
-  int64_t e = 0;
-  if constexpr (Isa::kGathers && std::is_same_v<T, S> && sizeof(T) == 4 && std::is_same_v<I, int32_t>) {
-    constexpr int L = Isa::template lanes<T>;
-    for (; stride == 1 && e + L <= n; e += L) {
-      const auto x = Isa::template gather<T>(b, Isa::template load<int32_t>(col + e));
-      Isa::template store<T>(products + e, Isa::template load<T>(factors + e) * x);
-    }
+// a holds sums of G lanes each, b as many: their halves added, those of a in the lower half of the result.
+template <class Isa, class T, int G, class Vec = typename Isa::template Vec<T>>
+inline Vec fold(Vec a, Vec b) {
+  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+  constexpr int L = Isa::template lanes<T>;
+  Index low, high;
+  for (int i = 0; i < L; ++i) {
+    const int lane = i % (L / 2);
+    low[i] = (i < L / 2 ? 0 : L) + lane / (G / 2) * G + lane % (G / 2);
+    high[i] = low[i] + G / 2;
   }
-  for (; e < n; ++e) products[e] = factors[e] * load_scalar<T>(b[col[e] * stride]);
+  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
+}
+
+// Lane i: the sum of the lanes of v[i], for as many vectors as there are lanes (Count of them on the way).
+template <class Isa, class T, int Count = Isa::template lanes<T>, class Vec = typename Isa::template Vec<T>>
+[[gnu::always_inline]] inline Vec sums_of(const Vec* v) {
+  if constexpr (Count == 1)
+    return v[0];
+  else
+    return fold<Isa, T, 2 * Isa::template lanes<T> / Count>(sums_of<Isa, T, Count / 2>(v),
+                                                            sums_of<Isa, T, Count / 2>(v + Count / 2));
+}
+
+// products[e] = factors[e] * b[col[e] * stride], e < n. Scalar loads: on Zen 5 a gather of 16 lanes takes 18 to 25 cycles.
+template <class T, class S, class I>
+static inline void gather_products(const T* factors, const S* b, const I* col, int64_t stride, int64_t n, T* products) {
+  if (stride == 1)
+    for (int64_t e = 0; e < n; ++e) products[e] = factors[e] * load_scalar<T>(b[col[e]]);
+  else
+    for (int64_t e = 0; e < n; ++e) products[e] = factors[e] * load_scalar<T>(b[col[e] * stride]);
 }
 
 }  // namespace myops::cpu

@@ -8,7 +8,7 @@ namespace myops::cpu {
 
 struct Avx512 : Portable<64> {
   using Gather = Avx512;  // of the levels above too
-  static constexpr bool kMaskedLoads = true, kGathers = true, kBf16Dot = false, kInt8Dot = false;
+  static constexpr bool kMaskedLoads = true, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 4, kDotRows = 4;
   using Portable<64>::widen;
   using Portable<64>::narrow;
@@ -30,17 +30,6 @@ struct Avx512 : Portable<64> {
     else
       _mm512_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m512i>(v));
   }
-  template <class T>
-  static inline Vec<T> gather(const T* p, Vec<int32_t> index) {
-    return reinterpret_cast<Vec<T>>(_mm512_i32gather_epi32(reinterpret_cast<__m512i>(index), p, 4));
-  }
-  template <class T>
-  static inline Vec<T> gather_where(const T* p, Vec<int32_t> index, Vec<int32_t> on) {
-    const __mmask16 mask = _mm512_movepi32_mask(reinterpret_cast<__m512i>(on));
-    return reinterpret_cast<Vec<T>>(
-        _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), mask, reinterpret_cast<__m512i>(index), p, 4));
-  }
-  static inline int32_t largest(Vec<int32_t> v) { return _mm512_reduce_max_epi32(reinterpret_cast<__m512i>(v)); }
   static inline Vec<float> widen(const f16* p) {
     return reinterpret_cast<Vec<float>>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
   }

@@ -5,8 +5,6 @@
 //   widen / widen_partial      16-bit floats to float32
 //   narrow                     float32 to 16-bit floats, round to nearest even
 //   copy_partial(to, from, n)  n of a vector of 16-bit elements
-//   gather(p, index), gather_where(p, index, on)   p[index] of 32-bit lanes, 0 where `on` is 0 (where kGathers)
-//   largest(v)                 of the lanes (where kGathers)
 //   dot_i8(acc, a, b)          acc + four products of unsigned bytes of a with signed bytes of b (where kInt8Dot)
 //   dot_bf16(acc, a, b)        acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of bfloat16
 #pragma once
@@ -17,7 +15,6 @@ namespace myops::cpu {
 template <int Bytes>
 struct Portable {
   static constexpr int kBytes = Bytes;
-  static constexpr bool kGathers = false;
   static constexpr bool kMatrixUnit = false;  // else Unit<S, O> is the policy of its tiles
   template <class T>
   using Vec = typename VectorOf<T, Bytes>::type;
