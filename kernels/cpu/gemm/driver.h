@@ -111,6 +111,7 @@ struct Tiled {
   const Gemm& g;
   const Plan& p;
   const int unit;  // real rows (columns) of a row (column) of D
+  const int64_t tall_rows, tall_tiles;  // rows of D in each of the tall tiles, which come first
   const int64_t tiles, vectors, panels;
   const Split rows_of_tiles, vectors_of_panels;
   const FinishFn<T> finish;
@@ -125,7 +126,7 @@ struct Tiled {
       return C::kernel(rows, vectors);
     } else {
       static constexpr TileTable<Isa, C, C::kRows, C::kVectors> table;
-      return table.at[rows - 1][vectors - 1];
+      return rows > C::kRows ? table.tall : table.at[rows - 1][vectors - 1];
     }
   }
 
@@ -133,10 +134,12 @@ struct Tiled {
       : g(problem),
         p(plan),
         unit(plan.complex ? 2 : 1),
-        tiles(ceil_div(problem.M, C::kRows / unit)),
+        tall_rows(plan.tall / unit),
+        tall_tiles(plan.tall > 0 ? problem.M / tall_rows : 0),
+        tiles(tall_tiles + ceil_div(problem.M - tall_tiles * tall_rows, C::kRows / unit)),
         vectors(ceil_div(plan.cols, L)),
         panels(ceil_div(vectors, C::kVectors)),
-        rows_of_tiles(problem.M, tiles),
+        rows_of_tiles(problem.M - tall_tiles * tall_rows, max64(1, tiles - tall_tiles)),
         vectors_of_panels(vectors, panels),
         finish(f),
         alpha(scalar<T>(problem.alpha)),
@@ -145,7 +148,9 @@ struct Tiled {
 
   // Steps that k elements take, whole ones of what the kernel works on at a time.
   static int64_t steps_of(int64_t k) { return ceil_div(k, C::kGroup * C::kDepth) * C::kDepth; }
-  int64_t tile_row(int64_t tile) const { return rows_of_tiles.begin(tile); }  // in rows of D
+  int64_t tile_row(int64_t tile) const {  // in rows of D
+    return tile <= tall_tiles ? tile * tall_rows : tall_tiles * tall_rows + rows_of_tiles.begin(tile - tall_tiles);
+  }
   int64_t panel_vector(int64_t panel) const { return vectors_of_panels.begin(panel); }
   int64_t panel_column(int64_t panel) const { return min64(panel_vector(panel) * L, p.cols); }  // real columns
 
@@ -157,7 +162,7 @@ struct Tiled {
     if (p.pack_a) {
       // A cache line beyond a power of two keeps the rows of a tile out of each other's cache sets.
       a_width = C::kGroup * kc_steps + 64 / static_cast<int64_t>(sizeof(AE));
-      a_bytes = align64(min64(mc_tiles, tiles) * C::kRows * a_width * sizeof(AE));
+      a_bytes = align64(min64(mc_tiles, tiles) * max64(C::kRows, p.tall) * a_width * sizeof(AE));
     }
     const bool totals_wait = !p.direct_d && p.chain < g.K, chain_waits = p.kc < p.chain;
     if (totals_wait || chain_waits) {
@@ -165,16 +170,22 @@ struct Tiled {
       s_bytes = align64(ceil_div(tiles, p.tasks_m) * p.mr * s_cols * sizeof(T));
     }
     const int64_t parts = p.tasks_m * p.tasks_n;
+    const Split parts_m(tiles, p.tasks_m), parts_n(panels, p.tasks_n);  // divisions, not to be repeated for every item
     run_tasks(rt, p.parallel, g.batch() * parts, b_bytes + a_bytes + (totals_wait + chain_waits) * s_bytes,
               [&](int64_t begin, int64_t end, char* scratch) {
                 [[maybe_unused]] const typename C::Session session;
+                if (parts == 1 && !p.panels_first) {
+                  for (int64_t item = begin; item < end; ++item)
+                    run_part(item, 0, tiles, 0, panels, mc_tiles, nc_panels, scratch);
+                  return;
+                }
                 for (int64_t task = begin; task < end; ++task) {
                   const int64_t part = task % parts, pm = part / p.tasks_n, pn = part % p.tasks_n;
-                  const int64_t tile0 = part_begin(tiles, p.tasks_m, pm), tile1 = part_begin(tiles, p.tasks_m, pm + 1);
-                  const int64_t last = part_begin(panels, p.tasks_n, pn + 1);
-                  for (int64_t first = part_begin(panels, p.tasks_n, pn), end = first; first < last; first = end) {
+                  const int64_t last = parts_n.begin(pn + 1);
+                  for (int64_t first = parts_n.begin(pn), end = first; first < last; first = end) {
                     end = p.panels_first ? min64(first + nc_panels, last) : last;
-                    run_part(task / parts, tile0, tile1, first, end, mc_tiles, nc_panels, scratch);
+                    run_part(task / parts, parts_m.begin(pm), parts_m.begin(pm + 1), first, end, mc_tiles, nc_panels,
+                             scratch);
                   }
                 }
               });
@@ -191,7 +202,7 @@ struct Tiled {
     T* const running = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
     T* const totals = p.kc < p.chain ? running + s_bytes / sizeof(T) : running;
     const int64_t s_row0 = tile_row(tile0) * unit, s_col0 = panel_column(panel0);
-    alignas(64) T sums[C::kRows * C::kVectors * L];
+    alignas(64) T sums[C::kRows * C::kVectors * L];  // a tall tile is no larger
     alignas(64) T slices[C::kMatrixUnit ? kUnitTiles : 1][C::kRows * C::kVectors * L];
 
     const bool whole = p.direct_d && p.kc >= g.K;  // one block, and nothing waits

@@ -42,12 +42,10 @@ inline typename Isa::template Vec<T> load_converted(const S* p, int n) {
   } else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
     return n == L ? Isa::widen(p) : Isa::widen_partial(p, n);
   } else {
-    typename VectorOf<S, L * sizeof(S)>::type v = {};
-    if (n == L)
-      std::memcpy(&v, p, sizeof(v));
-    else
-      std::memcpy(&v, p, n * sizeof(S));
-    return widen_lanes<T, S, L>(v);
+    if (n == L) return Isa::template widen_integers<T>(p);
+    S whole[L] = {};
+    std::memcpy(whole, p, n * sizeof(S));
+    return Isa::template widen_integers<T>(whole);
   }
 }
 
@@ -180,13 +178,13 @@ struct Int8Dot : RegisterTile<Isa> {
   static constexpr int kLanes = Isa::template lanes<uint32_t>;
   static inline Operand load(const B* p) { return Isa::template load<uint32_t>(p); }
   static inline Operand load_last(const B* p, int) { return load(p); }  // always packed, padded
-  static inline uint32_t scalar(const A* p) {
+  static inline Operand scalar(const A* p) {  // shifted as a vector, which leaves the scalar ports out of it
     uint32_t quad;
     std::memcpy(&quad, p, sizeof(quad));
-    return quad ^ 0x80808080u;
+    return rounded(Operand{} + quad) ^ 0x80808080u;
   }
   static inline const A* row(const A* a, int i, int64_t a_row) { return a + i * a_row; }
-  static inline Vec multiply_add(Vec acc, uint32_t a, Operand b) { return Isa::dot_i8(acc, Operand{} + a, b); }
+  static inline Vec multiply_add(Vec acc, Operand a, Operand b) { return Isa::dot_i8(acc, a, b); }
 };
 
 template <class C>
@@ -220,17 +218,18 @@ void microkernel(const Tile<C>& t) {
   constexpr int L = C::kLanes;
   Vec acc[MR][NV] = {};
   if (t.start != nullptr)
-#pragma GCC unroll 6
+#pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) acc[i][j] = Isa::template load<T>(t.start + i * t.start_row + j * L);
-  const typename C::A* a = t.a;
   const typename C::B* b = t.b;
   if (t.k >= 64) prefetch_d<C>(t, MR, NV);
-  // The arithmetic of addresses competes with the multiply-adds for the ports of a core that has two of them. Two
-  // pointers into A make every row a base with an invariant index: from 205 to 232 GFLOP/s of 249 on such a core.
-  constexpr int kUpper = MR > 4 ? 4 : MR;
-  const typename C::A* a_lower = C::row(a, kUpper, t.a_row);
+  // The arithmetic of addresses competes with the multiply-adds for the ports of a core that has two of them. A pointer
+  // for every four rows of A makes each row a base with an invariant index: from 205 to 232 GFLOP/s of 249 on such a core.
+  constexpr int kBases = (MR + 3) / 4;
+  const typename C::A* base[kBases];
+#pragma GCC unroll 4
+  for (int i = 0; i < kBases; ++i) base[i] = C::row(t.a, 4 * i, t.a_row);
   const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
   const int last = t.last;
   const int64_t ahead = t.b_ahead;
@@ -242,17 +241,17 @@ void microkernel(const Tile<C>& t) {
 #pragma GCC unroll 4
     for (int j = 0; j < NV - 1; ++j) bv[j] = C::load(b + j * L);
     bv[NV - 1] = C::load_last(b + (NV - 1) * L, last);
-#pragma GCC unroll 6
+#pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const auto av = C::scalar(i < kUpper ? C::row(a, i, a_row) : C::row(a_lower, i - kUpper, a_row));
+      const auto av = C::scalar(C::row(base[i / 4], i % 4, a_row));
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) acc[i][j] = C::multiply_add(acc[i][j], av, bv[j]);
     }
-    a += a_k;
-    a_lower += a_k;
+#pragma GCC unroll 4
+    for (int i = 0; i < kBases; ++i) base[i] += a_k;
     b += b_k;
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) write_sums<Isa, C>(t, i, j, acc[i][j], j < NV - 1 ? L : last);
@@ -265,6 +264,7 @@ using TileFn = void (*)(const Tile<C>&);
 template <class Isa, class C, int MaxRows, int MaxVectors>
 struct TileTable {
   TileFn<C> at[MaxRows][MaxVectors];
+  TileFn<C> tall;
   template <int R, int... V>
   constexpr void fill_row(std::integer_sequence<int, V...>) {
     ((at[R][V] = &microkernel<Isa, C, R + 1, V + 1>), ...);
@@ -273,7 +273,9 @@ struct TileTable {
   constexpr void fill(std::integer_sequence<int, R...>) {
     (fill_row<R>(std::make_integer_sequence<int, MaxVectors>{}), ...);
   }
-  constexpr TileTable() : at{} { fill(std::make_integer_sequence<int, MaxRows>{}); }
+  constexpr TileTable() : at{}, tall(&microkernel<Isa, C, tall_rows(MaxVectors), 1>) {
+    fill(std::make_integer_sequence<int, MaxRows>{});
+  }
 };
 
 // Dot products along k for x @ W.T: tile of MR rows of A and NC columns of B (rows of W), vectors along k.

@@ -155,14 +155,15 @@ template <class Isa, bool Start>
 void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
                   uint32_t* dst) {
   constexpr int L = Isa::template lanes<uint32_t>;
-  using Bytes = typename VectorOf<int8_t, L>::type;
-  using Unsigned = typename VectorOf<uint8_t, L>::type;
   using Vec = typename Isa::template Vec<uint32_t>;
-  using Signed = typename Isa::template Vec<int32_t>;
   uint32_t* const start = dst + (k + 3) / 4 * width;
   for (int64_t j0 = 0; j0 < width; j0 += L) {
     const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
-    Signed sum = {};
+    Vec sum = {};
+    const auto put = [&](int64_t quad, Vec v) {
+      Isa::template store<uint32_t>(dst + quad * width + j0, v);
+      if constexpr (Start) sum = Isa::dot_i8(sum, Vec{} + 0x01010101u, v);
+    };
     if (k_stride == 1 && n_stride != 1) {  // four bytes of a column are a 32-bit element already: transpose those
       for (int64_t p = 0; p < k; p += 4 * L) {
         const int64_t left = k - p < 4 * L ? k - p : 4 * L;
@@ -172,33 +173,26 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
           std::memcpy(&block[j], src + (j0 + j) * n_stride + p, left);
         }
         transpose<Isa, uint32_t>(block);
-        for (int r = 0; r < (left + 3) / 4; ++r) {
-          Isa::template store<uint32_t>(dst + (p / 4 + r) * width + j0, block[r]);
-          if constexpr (!Start) continue;
-          const Signed quad = reinterpret_cast<Signed>(block[r]);
-          sum += (quad << 24 >> 24) + (quad << 16 >> 24) + (quad << 8 >> 24) + (quad >> 24);
-        }
+        for (int r = 0; r < (left + 3) / 4; ++r) put(p / 4 + r, block[r]);
       }
     } else {
       for (int64_t p = 0; p < k; p += 4) {
-        const int8_t* row = src + p * k_stride + j0 * n_stride;
-        Bytes bytes[4] = {};
-        if (n_stride == 1 && cols == L && p + 4 <= k)  // sizes that are known here: loads, not calls
-          for (int q = 0; q < 4; ++q) std::memcpy(&bytes[q], row + q * k_stride, L);
-        else
+        const uint8_t* row = reinterpret_cast<const uint8_t*>(src) + p * k_stride + j0 * n_stride;
+        int64_t row_stride = k_stride;
+        uint8_t bytes[4 * L] = {};
+        if (n_stride != 1 || cols < L || p + 4 > k) {
           for (int q = 0; q < 4 && p + q < k; ++q)
-            for (int j = 0; j < cols; ++j) bytes[q][j] = row[q * k_stride + j * n_stride];
+            for (int j = 0; j < cols; ++j) bytes[q * L + j] = row[q * k_stride + j * n_stride];
+          row = bytes, row_stride = L;
+        }
         Vec quad = {};
 #pragma GCC unroll 4
-        for (int q = 0; q < 4; ++q) {
-          quad |= widen_lanes<uint32_t, uint8_t, L>(reinterpret_cast<Unsigned>(bytes[q])) << (8 * q);
-          if constexpr (Start) sum += widen_lanes<int32_t, int8_t, L>(bytes[q]);
-        }
-        Isa::template store<uint32_t>(dst + p / 4 * width + j0, quad);
+        for (int q = 0; q < 4; ++q) quad |= Isa::template widen_integers<uint32_t>(row + q * row_stride) << (8 * q);
+        put(p / 4, quad);
       }
     }
     if constexpr (Start)
-      Isa::template store<uint32_t>(start + j0, reinterpret_cast<Vec>(sum) * static_cast<uint32_t>(-128));
+      Isa::template store<uint32_t>(start + j0, sum * static_cast<uint32_t>(-128));
   }
 }
 

@@ -18,8 +18,8 @@ double peak_of(double seconds, double operations_per_lane) {
   constexpr int kChains = 12;  // latency 4 x 2 ports leaves none idle with 8
   typename C::Vec acc[kChains] = {};
   typename C::Operand b = {};
-  const volatile int one = 1;  // known at run time only, or the multiplication by it would go
-  const auto a = static_cast<decltype(C::scalar(nullptr))>(one);
+  auto a = decltype(C::scalar(nullptr)){} + 1;
+  opaque(a);  // not a known one, or the multiplication by it would go
   double best = 0;
   for (const double end = seconds_now() + seconds; seconds_now() < end;) {
     const double start = seconds_now();

@@ -43,6 +43,8 @@ struct IsaTraits {
 };
 
 constexpr int kMaxRows = 6;  // rows of a tile: 6 x 4 vectors + 4 + 1 of 32 registers; 6 x 2 + 2 + 1 of 16
+// Rows of a tile where all of N is one vector: registers that a narrow panel leaves free. Two vectors gain nothing.
+constexpr int tall_rows(int panel_vectors) { return panel_vectors == 4 ? 16 : 12; }
 constexpr int kUnitRows = 32, kUnitVectors = 2;  // of a tile in a matrix unit
 constexpr int kUnitDepth = 16;                   // steps that a panel for it is padded to
 constexpr int kUnitSlice = 8 * kUnitDepth;       // steps of a panel (16 KB) that stay in L1 ...
@@ -70,6 +72,7 @@ struct Plan {
   bool direct_d = false;      // the micro-kernel writes D (and reads C) itself
   int lanes = 1;              // elements of the compute type in a vector
   int mr = kMaxRows, nv = 1;  // largest tile
+  int tall = 0;               // rows of the tall tiles that come before the others; 0: none
   int64_t mc = 0, nc = 0, kc = 0;
   int64_t chain = 0;                 // a multiple of kc, or K
   int64_t rows = 0, cols = 0;        // of the real problem: M or 2 M, N or 2 N

@@ -30,6 +30,16 @@ struct Avx512 : Portable<64> {
     else
       _mm512_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m512i>(v));
   }
+  template <class To, class From>
+  static inline Vec<To> widen_integers(const From* p) {
+    if constexpr (sizeof(From) == 1 && sizeof(To) == 4) {
+      const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+      return reinterpret_cast<Vec<To>>(std::is_signed_v<From> ? _mm512_cvtepi8_epi32(bytes)
+                                                              : _mm512_cvtepu8_epi32(bytes));
+    } else {
+      return Portable<64>::widen_integers<To>(p);
+    }
+  }
   static inline Vec<float> widen(const f16* p) {
     return reinterpret_cast<Vec<float>>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
   }

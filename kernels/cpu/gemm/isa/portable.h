@@ -3,6 +3,7 @@
 //   load_partial<T>(p, n)      first n lanes from p, the rest 0; nothing behind p[n - 1] is touched
 //   store_partial<T>(p, v, n)  first n lanes to p
 //   widen / widen_partial      16-bit floats to float32
+//   widen_integers<To>(p)      a vector of shorter integers
 //   narrow                     float32 to 16-bit floats, round to nearest even
 //   copy_partial(to, from, n)  n of a vector of 16-bit elements
 //   dot_i8(acc, a, b)          acc + four products of unsigned bytes of a with signed bytes of b (where kInt8Dot)
@@ -38,6 +39,12 @@ struct Portable {
   template <class T>
   static inline void store_partial(T* p, Vec<T> v, int n) {
     std::memcpy(p, &v, n * sizeof(T));
+  }
+  template <class To, class From>
+  static inline Vec<To> widen_integers(const From* p) {
+    typename VectorOf<From, lanes<To> * sizeof(From)>::type v;
+    std::memcpy(&v, p, sizeof(v));
+    return widen_lanes<To, From, lanes<To>>(v);
   }
   static inline Vec<float> widen(const bf16* p) {
     typedef uint16_t Half __attribute__((vector_size(Bytes / 2)));
