@@ -162,7 +162,8 @@ struct Tiled {
     if (p.pack_a) {
       // A cache line beyond a power of two keeps the rows of a tile out of each other's cache sets.
       a_width = C::kGroup * kc_steps + 64 / static_cast<int64_t>(sizeof(AE));
-      a_bytes = align64(min64(mc_tiles, tiles) * max64(C::kRows, p.tall) * a_width * sizeof(AE));
+      const int64_t packed_tiles = p.keep_a ? ceil_div(tiles, p.tasks_m) : min64(mc_tiles, tiles);
+      a_bytes = align64(packed_tiles * max64(C::kRows, p.tall) * a_width * sizeof(AE));
     }
     const bool totals_wait = !p.direct_d && p.chain < g.K, chain_waits = p.kc < p.chain;
     if (totals_wait || chain_waits) {
@@ -220,7 +221,8 @@ struct Tiled {
         const BE* const packed = panels_in_place ? panels_k : b_packed;
         for (int64_t ic = tile0; ic < tile1; ic += mc_tiles) {
           const int64_t ic_end = min64(ic + mc_tiles, tile1);
-          if (p.pack_a) pack_a(a, k0, kb, ic, ic_end, a_packed);
+          AE* const a_block = a_packed + (p.keep_a ? (tile_row(ic) - tile_row(tile0)) * unit * a_width : 0);
+          if (p.pack_a && (!p.keep_a || jc == panel0)) pack_a(a, k0, kb, ic, ic_end, a_block);
           for (int64_t j = jc; j < jc_end; ++j) {
             const int64_t v0 = panel_vector(j), nv = panel_vector(j + 1) - v0, col = v0 * L;
             const int64_t cols = min64(nv * L, p.cols - col);
@@ -245,7 +247,7 @@ struct Tiled {
               for (int64_t i = ic; i < ic_end; ++i) {
                 const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
                 const auto kernel = Tiled::kernel(rows * unit, nv);
-                set_a(t, a, k0 + done * C::kGroup, i, ic, a_packed + done * C::kGroup);
+                set_a(t, a, k0 + done * C::kGroup, i, ic, a_block + done * C::kGroup);
                 t.rows = static_cast<int>(rows * unit);
                 t.b_ahead = i == ic ? ahead : 0;
                 if constexpr (C::kMatrixUnit) {

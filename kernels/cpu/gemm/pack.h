@@ -66,14 +66,24 @@ void pack_b_panel(const S* src, int64_t k_stride, int64_t n_stride, int64_t k, i
       const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
       for (int64_t p = 0; p < k; p += L) {
         const int rows = static_cast<int>(k - p < L ? k - p : L);
-        typename Isa::template Vec<E> block[L] = {};
-        for (int j = 0; j < cols; ++j) {
-          const S* from = src + (j0 + j) * n_stride + p;
-          __builtin_prefetch(from + kPrefetchBytes / sizeof(S));
-          block[j] = load_converted<Isa, E, S>(from, rows);
+        const S* from = src + j0 * n_stride + p;
+        E* const to = dst + p * width + j0;
+        typename Isa::template Vec<E> block[L];
+        if (cols == L && rows == L) {  // counts that are known keep the block in registers
+#pragma GCC unroll 16
+          for (int j = 0; j < L; ++j) {
+            __builtin_prefetch(from + j * n_stride + kPrefetchBytes / sizeof(S));
+            block[j] = load_converted<Isa, E, S>(from + j * n_stride, L);
+          }
+          transpose<Isa, E>(block);
+#pragma GCC unroll 16
+          for (int r = 0; r < L; ++r) Isa::template store<E>(to + r * width, block[r]);
+          continue;
         }
+        std::memset(block, 0, sizeof(block));
+        for (int j = 0; j < cols; ++j) block[j] = load_converted<Isa, E, S>(from + j * n_stride, rows);
         transpose<Isa, E>(block);
-        for (int r = 0; r < rows; ++r) Isa::template store<E>(dst + (p + r) * width + j0, block[r]);
+        for (int r = 0; r < rows; ++r) Isa::template store<E>(to + r * width, block[r]);
       }
     }
     return;
@@ -112,18 +122,24 @@ void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k
       const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
       for (int64_t p = 0; p < k; p += 2 * L) {
         const int64_t left = k - p < 2 * L ? k - p : 2 * L;
-        Vec block[L] = {};
-        for (int j = 0; j < cols; ++j) {
-          const bf16* from = src + (j0 + j) * n_stride + p;
-          __builtin_prefetch(from + kPrefetchBytes / sizeof(bf16));
-          if (left == 2 * L)
-            std::memcpy(&block[j], from, sizeof(Vec));
-          else
-            std::memcpy(&block[j], from, left * sizeof(bf16));
+        const bf16* from = src + j0 * n_stride + p;
+        uint32_t* const to = dst + p / 2 * width + j0;
+        Vec block[L];
+        if (cols == L && left == 2 * L) {
+#pragma GCC unroll 16
+          for (int j = 0; j < L; ++j) {
+            __builtin_prefetch(from + j * n_stride + kPrefetchBytes / sizeof(bf16));
+            std::memcpy(&block[j], from + j * n_stride, sizeof(Vec));
+          }
+          transpose<Isa, uint32_t>(block);
+#pragma GCC unroll 16
+          for (int r = 0; r < L; ++r) Isa::template store<uint32_t>(to + r * width, block[r]);
+          continue;
         }
+        std::memset(block, 0, sizeof(block));
+        for (int j = 0; j < cols; ++j) std::memcpy(&block[j], from + j * n_stride, left * sizeof(bf16));
         transpose<Isa, uint32_t>(block);
-        for (int r = 0; r < (left + 1) / 2; ++r)
-          Isa::template store<uint32_t>(dst + (p / 2 + r) * width + j0, block[r]);
+        for (int r = 0; r < (left + 1) / 2; ++r) Isa::template store<uint32_t>(to + r * width, block[r]);
       }
     }
     return;
@@ -242,14 +258,24 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
       for (int64_t p = 0; p < k; p += 2 * L) {
         const int64_t pairs = ((k - p < 2 * L ? k - p : 2 * L) + 1) / 2;
         for (i0 = 0; i0 + L <= m; i0 += L) {
+          const S* from = src + i0 + p * k_stride;
+          uint32_t* const to = reinterpret_cast<uint32_t*>(dst + i0 * width + p);
           typename Isa::template Vec<uint32_t> block[L];
-          for (int64_t r = 0; r < pairs; ++r) {
-            const S* from = src + i0 + (p + 2 * r) * k_stride;
-            __builtin_prefetch(from + 2 * L * k_stride);
-            __builtin_prefetch(from + (2 * L + 1) * k_stride);
-            block[r] = load_pairs<Isa>(from, k_stride, p + 2 * r + 1 < k);
+          if (p + 2 * L <= k) {
+#pragma GCC unroll 16
+            for (int r = 0; r < L; ++r) {
+              __builtin_prefetch(from + (2 * r + 2 * L) * k_stride);
+              __builtin_prefetch(from + (2 * r + 2 * L + 1) * k_stride);
+              block[r] = load_pairs<Isa>(from + 2 * r * k_stride, k_stride, true);
+            }
+            transpose<Isa, uint32_t>(block);
+#pragma GCC unroll 16
+            for (int r = 0; r < L; ++r) Isa::template store<uint32_t>(to + r * width / 2, block[r]);
+            continue;
           }
-          for (int64_t r = pairs; r < L; ++r) block[r] = block[r] ^ block[r];
+          std::memset(block, 0, sizeof(block));
+          for (int64_t r = 0; r < pairs; ++r)
+            block[r] = load_pairs<Isa>(from + 2 * r * k_stride, k_stride, p + 2 * r + 1 < k);
           transpose<Isa, uint32_t>(block);
           for (int r = 0; r < L; ++r)
             store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(dst + (i0 + r) * width + p), block[r],

@@ -67,6 +67,7 @@ struct Plan {
   Compute compute = Compute::f32;
   bool complex = false;  // B is read as a real matrix of twice the width, A as one of twice the height
   bool pack_a = false, pack_b = false;
+  bool keep_a = false;        // all rows of a packed block of k are kept for every block of panels
   bool b_far = false;         // B does not stay in L2 between calls: what is read next of it is asked for
   bool panels_first = false;  // a block of panels at a time through all of k, not a block of k through all panels
   bool direct_d = false;      // the micro-kernel writes D (and reads C) itself
