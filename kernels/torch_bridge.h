@@ -10,10 +10,6 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#ifdef __linux__
-#include <sys/mman.h>
-#endif
-
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -23,6 +19,7 @@
 #include <string>
 
 #include "gemm_problem.h"
+#include "large_pages.h"
 #include "matrix_view.h"
 
 // The namespace that the operators live in and the dispatch key of the CUDA kernels. The CPU emulation of the CUDA
@@ -156,19 +153,6 @@ inline Operand operand_of(const Tensor& t, const char* op, const char* name) {
   return v;
 }
 
-// Asks the system for large pages under new memory, which has none yet. 32 MB and more come fresh from the system in
-// every call, and taking them in pages of 4 KB costs more than most work on them: a float64 sum of 4096 x 4096 took
-// 190 ms on a machine that moves its bytes in 10.
-inline void prefer_large_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
-#ifdef __linux__
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t address = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t begin = (address + kPage - 1) / kPage * kPage, end = (address + bytes) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: not to take it is no error
-#endif
-}
-constexpr int64_t kLargeElements = 1 << 20;
-
 inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int dims, ScalarType type,
                             const Tensor& like) {
   int32_t device_type;
@@ -180,7 +164,7 @@ inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int di
   Tensor result(handle);
   int64_t elements = 1;
   for (int i = 0; i < dims; ++i) elements *= sizes[i];
-  if (elements >= kLargeElements && result.is_cpu())
+  if (elements >= kLargeFrom / 16 && result.is_cpu())
     prefer_large_pages(result.data_ptr(), elements * static_cast<int64_t>(result.element_size()));
   return result;
 }

@@ -19,6 +19,11 @@ from .registration import Operator, Row, fits_float
 Number = int | float | complex | bool
 
 
+def unless_one(**scalars: Number) -> dict[str, Number]:
+    """Keywords without the scalars that are 1, which is their default: each takes the dispatcher 0.3 us."""
+    return {name: value for name, value in scalars.items() if value.__class__ is not int or value != 1}
+
+
 def call(row: Row, *args: Any, **scalars: Any) -> Tensor:
     if _native.cpu_error is not None:
         _native.require()

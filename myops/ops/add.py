@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._prims_common import compute_elementwise_output_strides
 
-from ..calls import Number, call, call_in_place, call_out
+from ..calls import Number, call, call_in_place, call_out, unless_one
 from ..registration import BadCall, Operator, Sample, register
 from ._gemm import addend_grad, bad, batched, layouts, ops, sample, tensor, total, whole
 
@@ -165,7 +165,7 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1, out: Tensor
     if isinstance(alpha, bool):
         check_alpha(input, other, alpha)
     if out is None:
-        return call(_add, input, other, alpha=alpha)
+        return call(_add, input, other, **unless_one(alpha=alpha))
     return call_out(_add, out, input, other, alpha=alpha)
 
 

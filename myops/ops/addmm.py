@@ -17,7 +17,7 @@ from ..activation import (
     keyword,
     register_activated,
 )
-from ..calls import Number, call, call_in_place, call_out
+from ..calls import Number, call, call_in_place, call_out, unless_one
 from ..registration import BadCall, Operator, Sample, register
 from ._gemm import (
     WIDE,
@@ -355,7 +355,7 @@ def addmm(
         NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
     """
     if out is None:
-        return call(_addmm, input, mat1, mat2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
+        return call(_addmm, input, mat1, mat2, out_dtype, **unless_one(beta=beta, alpha=alpha), **keyword(activation))
     return call_out(_addmm, out, input, mat1, mat2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..activation import bad_activations, keyword, register_activated
-from ..calls import Number, call, call_in_place, call_out
+from ..calls import Number, call, call_in_place, call_out, unless_one
 from ..registration import BadCall, Sample, register
 from ._gemm import (
     WIDE,
@@ -213,7 +213,7 @@ def baddbmm(
         NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
     """
     if out is None:
-        return call(_baddbmm, input, batch1, batch2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
+        return call(_baddbmm, input, batch1, batch2, out_dtype, **unless_one(beta=beta, alpha=alpha), **keyword(activation))
     return call_out(_baddbmm, out, input, batch1, batch2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
 
 

@@ -45,26 +45,44 @@ struct Rows {
   }
 };
 
-// A row of a few terms: an insertion sort costs less than walking the marks.
-constexpr int64_t kShortRow = 16;
+// A row of a few terms, put in order by counting for each how many come before it: no branch depends on the columns,
+// where an insertion sort and the walk over marks mispredict for most terms.
+constexpr int kShortRow = 48;
 
-template <class T, class I>
-struct ShortRow {
-  I col[kShortRow];
-  T sum[kShortRow];
-  int64_t count = 0;
+template <class T>
+class ShortRow {
+ public:
+  static constexpr int kPlaces = 64;  // a key holds the column and the place of the term
+  static constexpr int64_t kColumns = int64_t{1} << 25;
 
-  void add(I c, T term) {
-    int64_t at = count;
-    while (at > 0 && col[at - 1] > c) --at;
-    if (at > 0 && col[at - 1] == c) {
-      sum[at - 1] += term;
-      return;
-    }
-    for (int64_t n = count++; n > at; --n) col[n] = col[n - 1], sum[n] = sum[n - 1];
-    col[at] = c;
-    sum[at] = term;
+  void add(int64_t column, T term) {
+    key_[count_] = static_cast<int32_t>(column * kPlaces + count_);
+    term_[count_++] = term;
   }
+  template <class Emit>
+  void finish(const Emit& emit) {
+    using Vec = typename VectorOf<int32_t, 16>::type;
+    int32_t rank[kShortRow], sorted[kShortRow];
+    for (int i = count_; i % 4 != 0; ++i) key_[i] = std::numeric_limits<int32_t>::max();
+    for (int j = 0; j < count_; j += 4) {
+      Vec keys, before = {};
+      std::memcpy(&keys, key_ + j, sizeof(keys));
+      for (int i = 0; i < count_; ++i) before -= keys > key_[i];
+      std::memcpy(rank + j, &before, sizeof(before));
+    }
+    for (int i = 0; i < count_; ++i) sorted[rank[i]] = key_[i];
+    for (int i = 0; i < count_;) {
+      const int32_t column = sorted[i] / kPlaces;
+      T sum = term_[sorted[i] % kPlaces];
+      while (++i < count_ && sorted[i] / kPlaces == column) sum += term_[sorted[i] % kPlaces];
+      emit(column, sum);
+    }
+  }
+
+ private:
+  int32_t key_[kShortRow];
+  T term_[kShortRow];
+  int count_ = 0;
 };
 
 // One row of C over all columns. Columns in use are marked by a byte each, and by another for their group of 64: plain
@@ -97,7 +115,7 @@ class DenseRow {
         std::memset(&used_[first], 0, 64);
         for (; columns != 0; columns &= columns - 1) {
           const int64_t c = first + __builtin_ctzll(columns);
-          emit(static_cast<I>(c), sums_[c]);
+          emit(c, sums_[c]);
           sums_[c] = T{};
         }
       }
@@ -188,15 +206,16 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
       int64_t count = 0;
       for (int64_t i = share.begin; i < share.end; ++i) {
         const int64_t before = count, flops = flops_of(i);
-        if (flops <= kShortRow) {
-          ShortRow<T, I> few;
+        const auto emit = [&](int64_t c, T sum) {
+          col[count] = static_cast<I>(c);
+          values[count++] = store_scalar<S>(sum);
+        };
+        if (flops <= kShortRow && p.B.cols <= ShortRow<T>::kColumns) {
+          ShortRow<T> few;
           for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e)
             for (int64_t k = A.col[e], n = B.crow[k]; n < B.crow[k + 1]; ++n)
               few.add(B.col[n], load_scalar<T>(a[e]) * load_scalar<T>(b[n]));
-          for (int64_t n = 0; n < few.count; ++n) {
-            col[count] = few.col[n];
-            values[count++] = store_scalar<S>(few.sum[n]);
-          }
+          few.finish(emit);
           lengths[i] = count - before;
           continue;
         }
@@ -205,10 +224,7 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
           const int64_t k = A.col[e], from = B.crow[k];
           row.add(load_scalar<T>(a[e]), B.col + from, b + from, B.crow[k + 1] - from);
         }
-        row.finish([&](I c, T sum) {
-          col[count] = c;
-          values[count++] = store_scalar<S>(sum);
-        });
+        row.finish(emit);
         lengths[i] = count - before;
       }
       share.col.reset(new I[count]);
