@@ -32,6 +32,9 @@ class TestDecisions(expecttest.TestCase):
             ("avx512", torch.bfloat16, 1, 512, 512, 512, False, False, 2),
             ("avx2", torch.float32, 1, 100, 100, 100, True, False, 2),
             ("baseline", torch.float64, 1, 33, 17, 65, False, True, 1),
+            ("avx512_bf16", torch.bfloat16, 1, 100000, 16, 16, False, False, 2),
+            ("avx512_bf16", torch.bfloat16, 1, 4096, 2048, 2048, True, False, 2),
+            ("avx2", torch.float32, 1, 4096, 8, 64, False, False, 2),
         ]
         lines = []
         for level, dtype, batch, m, n, k, ta, tb, threads in cases:
@@ -55,12 +58,15 @@ avx512_bf16 int8 1x256x256x256 NN: tiled compute=i8_dot tile=6x64 pack=B chain=2
 avx512_bf16 float32 10000x4x4x4 NN: tiled compute=f32 tile=4x16 pack= chain=4 kc=4 mc=6 nc=64 direct_d=1 parts=1x1 parallel rule="B in place: few rows"
 amx bfloat16 1x1024x1024x1024 NN: tiled compute=matrix_unit tile=32x32 pack=B chain=1024 kc=1024 mc=128 nc=384 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 amx bfloat16 1x16x4096x4096 NT: tiled compute=matrix_unit tile=32x16 pack=B chain=2048 kc=2048 mc=128 nc=32 direct_d=0 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
-amx bfloat16 4096x16x16x16 NN: tiled compute=bf16_dot tile=6x16 pack=B chain=16 kc=16 mc=18 nc=64 direct_d=1 parts=1x1 parallel rule="packed B: layout or dtype cannot be read in place"
+amx bfloat16 4096x16x16x16 NN: tiled compute=bf16_dot tile=16x16 tall pack=B chain=16 kc=16 mc=16 nc=64 direct_d=1 parts=1x1 parallel rule="packed B: layout or dtype cannot be read in place"
 amx uint8 1x100x100x100 TN: tiled compute=matrix_unit tile=25x32 pack=AB chain=100 kc=100 mc=128 nc=128 direct_d=0 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
 amx float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB chain=256 kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB chain=512 kc=512 mc=72 nc=384 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB keep-a chain=512 kc=512 mc=72 nc=384 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 avx2 float32 1x100x100x100 TN: tiled compute=f32 tile=6x16 pack=AB chain=100 kc=100 mc=102 nc=112 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 baseline float64 1x33x17x65 NT: tiled compute=f64 tile=6x4 pack=B chain=65 kc=65 mc=36 nc=20 direct_d=1 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 bfloat16 1x100000x16x16 NN: tiled compute=bf16_dot tile=16x16 tall pack=B chain=16 kc=16 mc=512 nc=64 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 bfloat16 1x4096x2048x2048 TN: tiled compute=bf16_dot tile=6x64 pack=AB keep-a chain=2048 kc=2048 mc=36 nc=192 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx2 float32 1x4096x8x64 NN: tiled compute=f32 tile=12x8 tall pack= chain=64 kc=64 mc=60 nc=16 direct_d=1 parts=2x1 parallel rule="B in place: little reuse"
 """,
         )
 
@@ -121,11 +127,28 @@ def test_batch_invariant_sums_depend_on_dtype_and_depth_alone(level: str) -> Non
 def test_tiles_fit_the_registers(level: str) -> None:
     lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16, "amx": 16, "neon": 4}[level]
     registers = 32 if level.startswith(("avx512", "amx", "neon")) else 16
-    for m, n in [(1, 1), (5, 70), (7, 64), (600, 600), (13, 17), (64, 1000)]:
-        rows, columns = map(int, fields(myops.plan(m, n, 64, isa_level=level))["tile"].split("x"))
+    for m, n in [(1, 1), (5, 70), (7, 64), (600, 600), (13, 17), (64, 1000), (600, 3), (4096, 16)]:
+        text = myops.plan(m, n, 64, isa_level=level)
+        rows, columns = map(int, fields(text)["tile"].split("x"))
         vectors = columns // lanes
-        assert 1 <= rows <= 6
+        assert (1 <= rows <= 6) != (" tall " in text)
         assert rows * vectors + vectors + 1 <= registers
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_tall_tiles_leave_no_thread_without_work(level: str) -> None:
+    lanes = {"baseline": 4, "avx2": 8, "neon": 4}.get(level, 16)
+    assert " tall " in myops.plan(1000, lanes, 8, isa_level=level, threads=8)
+    assert " tall " not in myops.plan(16, lanes, 100000, isa_level=level, threads=2)
+    assert " tall " not in myops.plan(1000, lanes + 1, 8, isa_level=level, threads=2)
+
+
+def test_kept_rows_of_a_fit_the_cache() -> None:
+    """A transposed A is turned once for all panels, in parts of at most 8 MB."""
+    text = myops.plan(20000, 2048, 2048, dtype=torch.bfloat16, transpose_a=True, isa_level="avx512_bf16", threads=2)
+    assert " keep-a " in text
+    parts, kc = int(fields(text)["parts"].split("x")[0]), int(fields(text)["kc"])
+    assert 20000 / parts * kc * 2 <= 8 << 20 < 20000 / (parts - 1) * kc * 2
 
 
 def test_small_problems_stay_serial() -> None:

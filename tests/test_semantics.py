@@ -103,6 +103,32 @@ def test_tile_edges(device: str, dtype: torch.dtype, order: str) -> None:
             assert torch.equal(got, expected.to(dtype)), (m, n, k)
 
 
+@pytest.mark.parametrize("order", ["NN", "NT", "TN", "TT"])
+def test_tall_tiles(device: str, dtype: torch.dtype, order: str) -> None:
+    """One vector of columns: tiles of 12 or 16 rows, then those of what is left, with an addend and in a batch."""
+    generator = torch.Generator().manual_seed(3)
+    low = 0 if dtype == torch.uint8 else -1
+    for m, n, k, batch in [(64, 16, 5, 1), (95, 15, 7, 1), (97, 1, 65, 1), (127, 4, 31, 1), (17, 8, 16, 9),
+                           (31, 16, 33, 5), (12, 3, 2, 11), (83, 2, 1100, 1)]:  # fmt: skip
+        a = torch.randint(low, 2, (batch, m, k) if order[0] == "N" else (batch, k, m), generator=generator)
+        b = torch.randint(low, 2, (batch, k, n) if order[1] == "N" else (batch, n, k), generator=generator)
+        c = torch.randint(low, 2, (batch, m, n), generator=generator)
+        a, b = (a if order[0] == "N" else a.mT), (b if order[1] == "N" else b.mT)
+        expected = a @ b + 2 * c
+        got = myops.baddbmm(c.to(device, dtype), a.to(device, dtype), b.to(device, dtype), beta=2).cpu()
+        assert torch.equal(got, expected.float().to(dtype) if dtype.itemsize == 2 else expected.to(dtype)), (m, n, k)
+
+
+@pytest.mark.parametrize("dtype_", [torch.float32, torch.bfloat16, torch.float16])
+def test_packed_rows_of_a_that_are_kept(device: str, dtype_: torch.dtype) -> None:
+    """More rows than are kept at once, several blocks of panels and of k: what is kept is of this block and this part."""
+    m, n, k = (5700, 520, 400) if dtype_ == torch.float32 else (2400, 520, 2100)
+    a = torch.randint(-1, 2, (k, m)).to(device, dtype_).mT
+    b = torch.randint(-1, 2, (k, n)).to(device, dtype_)
+    got = myops.mm(a, b, *([] if dtype_ == torch.float32 else [torch.float32]))
+    assert torch.equal(got, a.float() @ b.float())
+
+
 def exact_product(a: Tensor, b: Tensor) -> Any:
     """In extended precision: 64 bits of mantissa and no library of matrix products."""
     kind = numpy.clongdouble if a.is_complex() else numpy.longdouble

@@ -381,6 +381,25 @@ def test_results_do_not_depend_on_threads() -> None:
             assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True)), (low, index)
 
 
+@pytest.mark.parametrize("dtype_", [torch.float32, torch.int64, torch.complex128])
+def test_products_of_few_terms(dtype_: torch.dtype) -> None:
+    """Rows of 0 to 60 terms, columns in any order and more than once: sorted, each column once."""
+    generator = torch.Generator().manual_seed(0)
+    for columns in (7, 3000, 2**25 + 9):
+        lengths = torch.arange(61).repeat(2)
+        crow = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        col = torch.randint(columns, (int(crow[-1]),), generator=generator)
+        values = torch.randint(1, 5, col.shape, generator=generator).to(dtype_)
+        one_each = torch.arange(len(lengths) + 1), torch.arange(len(lengths)).flip(0), torch.full((122,), 2).to(dtype_)
+        got_crow, got_col, got = ops.spgemm(*one_each, crow, col, values, columns)
+        for row in range(122):
+            begin, end = int(crow[121 - row]), int(crow[122 - row])
+            expected, where = torch.unique(col[begin:end], return_inverse=True)
+            sums = torch.zeros(len(expected), dtype=dtype_).index_add_(0, where, values[begin:end] * 2)
+            assert torch.equal(got_col[got_crow[row] : got_crow[row + 1]], expected)
+            assert torch.equal(got[got_crow[row] : got_crow[row + 1]], sums)
+
+
 def test_hashed_rows() -> None:
     """More columns than the dense accumulator takes."""
     n = 2**20 + 5

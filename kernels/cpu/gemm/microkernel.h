@@ -190,15 +190,15 @@ struct Int8Dot : RegisterTile<Isa> {
 template <class C>
 using Tile = TileArgs<typename C::Scalar, typename C::A, typename C::B, typename C::Out>;
 
-// The n columns of vector j in row i of a tile: d = alpha * (before + sums) + beta * c.
-template <class Isa, class C>
+// The n columns of vector j in row i of a tile: d = alpha * (before + sums) + beta * c. Plain: neither before nor c.
+template <class Isa, class C, bool kPlain = false>
 inline void write_sums(const Tile<C>& t, int i, int j, typename C::Vec sums, int n) {
   using T = typename C::Scalar;
   using Out = typename C::Out;
   const int64_t at = static_cast<int64_t>(j) * C::kLanes;
-  if (t.before != nullptr) sums += load_converted<Isa, T, T>(t.before + i * t.before_row + at, n);
+  if (!kPlain && t.before != nullptr) sums += load_converted<Isa, T, T>(t.before + i * t.before_row + at, n);
   typename C::Vec v = rounded(sums * t.alpha);
-  if (t.c != nullptr) v += rounded(load_converted<Isa, T, Out>(t.c + i * t.c_row + at, n) * t.beta);
+  if (!kPlain && t.c != nullptr) v += rounded(load_converted<Isa, T, Out>(t.c + i * t.c_row + at, n) * t.beta);
   store_converted<Isa, T, Out>(t.d + i * t.d_row + at, v, n);
 }
 
@@ -250,6 +250,13 @@ void microkernel(const Tile<C>& t) {
 #pragma GCC unroll 4
     for (int i = 0; i < kBases; ++i) base[i] += a_k;
     b += b_k;
+  }
+  if (t.before == nullptr && t.c == nullptr && last == L) {  // asked once, not for every vector of a short product
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) write_sums<Isa, C, true>(t, i, j, acc[i][j], L);
+    return;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)

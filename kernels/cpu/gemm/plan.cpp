@@ -238,8 +238,8 @@ std::string Plan::text() const {
   static const char* const computes[] = {"f32", "f64", "u32", "u64", "bf16_dot", "i8_dot", "matrix_unit"};
   std::ostringstream s;
   s << (driver == Driver::dot ? "dot" : "tiled") << " compute=" << computes[static_cast<int>(compute)]
-    << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << (tall > 0 ? " tall" : "") << " pack=" << (pack_a ? keep_a ? "A-once" : "A" : "")
-    << (pack_b ? "B" : "") << " chain=" << chain << " kc=" << kc << (panels_first ? " panels-first" : "")
+    << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << (tall > 0 ? " tall" : "") << " pack=" << (pack_a ? "A" : "")
+    << (pack_b ? "B" : "") << (keep_a ? " keep-a" : "") << " chain=" << chain << " kc=" << kc << (panels_first ? " panels-first" : "")
     << " mc=" << mc << " nc=" << nc << " direct_d=" << direct_d << " parts=" << tasks_m << "x" << tasks_n
     << (parallel ? " parallel" : " serial") << " rule=\"" << rule << '"';
   return s.str();

@@ -55,33 +55,35 @@ class ShortRow {
   static constexpr int kPlaces = 64;  // a key holds the column and the place of the term
   static constexpr int64_t kColumns = int64_t{1} << 25;
 
-  void add(int64_t column, T term) {
+  // Term: factor * values[n]. It is multiplied in finish(): gcc 12 makes vectors of a loop that multiplies complex
+  // pairs here, and reads another value for the last of a multiple of four.
+  void add(int64_t column, T factor, int64_t n) {
     key_[count_] = static_cast<int32_t>(column * kPlaces + count_);
-    term_[count_++] = term;
+    factor_[count_] = factor;
+    value_[count_++] = n;
   }
-  template <class Emit>
-  void finish(const Emit& emit) {
-    using Vec = typename VectorOf<int32_t, 16>::type;
-    int32_t rank[kShortRow], sorted[kShortRow];
-    for (int i = count_; i % 4 != 0; ++i) key_[i] = std::numeric_limits<int32_t>::max();
-    for (int j = 0; j < count_; j += 4) {
-      Vec keys, before = {};
-      std::memcpy(&keys, key_ + j, sizeof(keys));
-      for (int i = 0; i < count_; ++i) before -= keys > key_[i];
-      std::memcpy(rank + j, &before, sizeof(before));
-    }
+  template <class S, class Emit>
+  void finish(const S* values, const Emit& emit) {
+    int32_t rank[kShortRow] = {}, sorted[kShortRow];
+    for (int i = 0; i < count_; ++i)
+      for (int j = 0; j < count_; ++j) rank[j] += key_[j] > key_[i];
     for (int i = 0; i < count_; ++i) sorted[rank[i]] = key_[i];
+    const auto term = [&](int i) {
+      const int place = sorted[i] % kPlaces;
+      return factor_[place] * load_scalar<T>(values[value_[place]]);
+    };
     for (int i = 0; i < count_;) {
       const int32_t column = sorted[i] / kPlaces;
-      T sum = term_[sorted[i] % kPlaces];
-      while (++i < count_ && sorted[i] / kPlaces == column) sum += term_[sorted[i] % kPlaces];
+      T sum = term(i);
+      while (++i < count_ && sorted[i] / kPlaces == column) sum += term(i);
       emit(column, sum);
     }
   }
 
  private:
   int32_t key_[kShortRow];
-  T term_[kShortRow];
+  T factor_[kShortRow];
+  int64_t value_[kShortRow];
   int count_ = 0;
 };
 
@@ -214,8 +216,8 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
           ShortRow<T> few;
           for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e)
             for (int64_t k = A.col[e], n = B.crow[k]; n < B.crow[k + 1]; ++n)
-              few.add(B.col[n], load_scalar<T>(a[e]) * load_scalar<T>(b[n]));
-          few.finish(emit);
+              few.add(B.col[n], load_scalar<T>(a[e]), n);
+          few.finish(b, emit);
           lengths[i] = count - before;
           continue;
         }
