@@ -19,7 +19,6 @@
 #include <string>
 
 #include "gemm_problem.h"
-#include "large_pages.h"
 #include "matrix_view.h"
 
 // The namespace that the operators live in and the dispatch key of the CUDA kernels. The CPU emulation of the CUDA
@@ -161,12 +160,7 @@ inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int di
   const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   STABLE_TORCH_ERROR_CODE_CHECK(
       aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, like.get_device_index(), &handle));
-  Tensor result(handle);
-  int64_t elements = 1;
-  for (int i = 0; i < dims; ++i) elements *= sizes[i];
-  if (elements >= kLargeFrom / 16 && result.is_cpu())
-    prefer_large_pages(result.data_ptr(), elements * static_cast<int64_t>(result.element_size()));
-  return result;
+  return Tensor(handle);
 }
 
 inline Tensor empty(const int64_t* sizes, int dims, ScalarType type, const Tensor& like) {

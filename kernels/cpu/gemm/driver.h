@@ -495,8 +495,9 @@ struct Dot {
         const S* a = at<S>(g.A.data, batch_offset(g, g.A, item));
         const S* b = at<S>(g.B.data, batch_offset(g, g.B, item) + col * g.B.col_stride);
         const int tiles = static_cast<int>(ceil_div(g.M, Isa::kDotRows));
-        for (int j = 0; j < cols; j += kCols) {
-          const int nc = cols - j < kCols ? cols - j : kCols;
+        const int together = g.M == 1 ? Isa::kRowColumns : kCols;
+        for (int j = 0; j < cols; j += together) {
+          const int nc = cols - j < together ? cols - j : together;
           for (int i = 0; i < tiles; ++i) {
             const int row = static_cast<int>(part_begin(g.M, tiles, i));
             const int mr = static_cast<int>(part_begin(g.M, tiles, i + 1)) - row;

@@ -16,6 +16,7 @@ namespace myops::cpu {
 template <int Bytes>
 struct Portable {
   static constexpr int kBytes = Bytes;
+  static constexpr int kRowColumns = 4;       // columns of x @ W.T side by side against one row
   static constexpr bool kMatrixUnit = false;  // else Unit<S, O> is the policy of its tiles
   template <class T>
   using Vec = typename VectorOf<T, Bytes>::type;
