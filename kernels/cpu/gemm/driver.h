@@ -110,7 +110,7 @@ struct Tiled {
 
   const Gemm& g;
   const Plan& p;
-  const int unit;  // real rows (columns) of a row (column) of D
+  const int unit;                       // real rows (columns) of a row (column) of D
   const int64_t tall_rows, tall_tiles;  // rows of D in each of the tall tiles, which come first
   const int64_t tiles, vectors, panels;
   const Split rows_of_tiles, vectors_of_panels;

@@ -225,7 +225,8 @@ void microkernel(const Tile<C>& t) {
   const typename C::B* b = t.b;
   if (t.k >= 64) prefetch_d<C>(t, MR, NV);
   // The arithmetic of addresses competes with the multiply-adds for the ports of a core that has two of them. A pointer
-  // for every four rows of A makes each row a base with an invariant index: from 205 to 232 GFLOP/s of 249 on such a core.
+  // for every four rows of A makes each row a base with an invariant index: from 205 to 232 GFLOP/s of 249 on such a
+  // core.
   constexpr int kBases = (MR + 3) / 4;
   const typename C::A* base[kBases];
 #pragma GCC unroll 4

@@ -207,8 +207,7 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
         put(p / 4, quad);
       }
     }
-    if constexpr (Start)
-      Isa::template store<uint32_t>(start + j0, sum * static_cast<uint32_t>(-128));
+    if constexpr (Start) Isa::template store<uint32_t>(start + j0, sum * static_cast<uint32_t>(-128));
   }
 }
 

@@ -23,7 +23,7 @@ double rate(Compute c) {
 constexpr double kBytesPerNs = 25;        // one core streaming from memory
 constexpr double kParallelFromNs = 6000;  // a hot region costs 0.8 us, a cold one 10 us and more
 
-constexpr int64_t kKeptBytes = 8 << 20;        // of packed A
+constexpr int64_t kKeptBytes = 8 << 20;  // of packed A
 
 // Rows up to which a k-contiguous B is cheaper read in place by dot products than packed (transposed).
 int64_t dot_rows(DType in) { return in == DType::bf16 ? 16 : 8; }
@@ -164,8 +164,8 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   const int64_t width = static_cast<int64_t>(p.lanes) * max_vectors;
   const int64_t vectors = ceil_div(p.cols, p.lanes);
   p.nv = static_cast<int>(ceil_div(vectors, ceil_div(vectors, max_vectors)));
-  // Fewer tiles are begun and ended: 100000x16x16 bfloat16 went from 124 to 99 us, 4096 of 16^3 from 164 to 127 (Zen 5).
-  // Not where threads would go without one.
+  // Fewer tiles are begun and ended: 100000x16x16 bfloat16 went from 124 to 99 us, 4096 of 16^3 from 164 to 127 (Zen
+  // 5). Not where threads would go without one.
   const int tall = tall_rows(isa.panel_vectors);
   if (p.driver == Driver::tiled && !in_unit && vectors == 1 && p.rows >= tall &&
       g.batch() * (p.rows / tall) >= 2 * threads)
@@ -238,10 +238,10 @@ std::string Plan::text() const {
   static const char* const computes[] = {"f32", "f64", "u32", "u64", "bf16_dot", "i8_dot", "matrix_unit"};
   std::ostringstream s;
   s << (driver == Driver::dot ? "dot" : "tiled") << " compute=" << computes[static_cast<int>(compute)]
-    << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << (tall > 0 ? " tall" : "") << " pack=" << (pack_a ? "A" : "")
-    << (pack_b ? "B" : "") << (keep_a ? " keep-a" : "") << " chain=" << chain << " kc=" << kc << (panels_first ? " panels-first" : "")
-    << " mc=" << mc << " nc=" << nc << " direct_d=" << direct_d << " parts=" << tasks_m << "x" << tasks_n
-    << (parallel ? " parallel" : " serial") << " rule=\"" << rule << '"';
+    << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << (tall > 0 ? " tall" : "")
+    << " pack=" << (pack_a ? "A" : "") << (pack_b ? "B" : "") << (keep_a ? " keep-a" : "") << " chain=" << chain
+    << " kc=" << kc << (panels_first ? " panels-first" : "") << " mc=" << mc << " nc=" << nc << " direct_d=" << direct_d
+    << " parts=" << tasks_m << "x" << tasks_n << (parallel ? " parallel" : " serial") << " rule=\"" << rule << '"';
   return s.str();
 }
 

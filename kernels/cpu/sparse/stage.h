@@ -100,7 +100,8 @@ template <class Isa, class T, int Count = Isa::template lanes<T>, class Vec = ty
                                                             sums_of<Isa, T, Count / 2>(v + Count / 2));
 }
 
-// products[e] = factors[e] * b[col[e] * stride], e < n. Scalar loads: on Zen 5 a gather of 16 lanes takes 18 to 25 cycles.
+// products[e] = factors[e] * b[col[e] * stride], e < n. Scalar loads: on Zen 5 a gather of 16 lanes takes 18 to 25
+// cycles.
 template <class T, class S, class I>
 static inline void gather_products(const T* factors, const S* b, const I* col, int64_t stride, int64_t n, T* products) {
   if (stride == 1)
