@@ -213,7 +213,9 @@ def baddbmm(
         NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
     """
     if out is None:
-        return call(_baddbmm, input, batch1, batch2, out_dtype, **unless_one(beta=beta, alpha=alpha), **keyword(activation))
+        return call(
+            _baddbmm, input, batch1, batch2, out_dtype, **unless_one(beta=beta, alpha=alpha), **keyword(activation)
+        )
     return call_out(_baddbmm, out, input, batch1, batch2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
 
 
