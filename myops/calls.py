@@ -30,9 +30,9 @@ def call(row: Row, *args: Any, **scalars: Any) -> Tensor:
     for value in scalars.values():
         if value.__class__ is not float and not fits_float(value):
             return row.packet.Scalar(*args, **scalars)
+    if torch.compiler.is_compiling():  # an error has Dynamo's type there, and our words
+        return row.op(*args, **scalars)
     try:
-        if torch.compiler.is_compiling():
-            return row.op(*args, **scalars)
         return call_by_shortest_way(row.call, args, scalars)
     except RuntimeError as error:
         raise translate(error, row.name, args) from None

@@ -93,8 +93,8 @@ class Net(nn.Module):
 
 def test_exported_program_without_myops() -> None:
     """What an exporter sees is aten alone; it is saved, loaded, and right at other sizes."""
-    model, rows = Net(), torch.export.Dim("rows", min=2, max=64)
-    args = torch.randn(5, 6), torch.randn(6, 5)
+    model, rows = Net().double(), torch.export.Dim("rows", min=2, max=64)
+    args = torch.randn(5, 6).double(), torch.randn(6, 5).double()
     program = torch.export.export(model, args, dynamic_shapes={"x": {0: rows}, "w": None})
     assert any("myops" in str(node.target) for node in program.graph.nodes)
     table = torch.export.default_decompositions()
@@ -106,7 +106,7 @@ def test_exported_program_without_myops() -> None:
     buffer.seek(0)
     loaded = torch.export.load(buffer)
     for n in (5, 2, 31):
-        x = torch.randn(n, 6)
+        x = torch.randn(n, 6).double()
         torch.testing.assert_close(loaded.module()(x, args[1]), model(x, args[1]))
 
 

@@ -29,7 +29,7 @@ class Add(Operator):
 
     def fake(self, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
         shape = self.shape(input, other)
-        dtype = torch.result_type(input, other)
+        dtype = result_dtype(input, other)
         if dtype == torch.complex32:
             raise NotImplementedError("myops.add is not implemented for a result of dtype complex32")
         torch._check(
@@ -46,7 +46,7 @@ class Add(Operator):
         ctx.shapes = input.shape, other.shape
         ctx.dtypes = input.dtype, other.dtype
         ctx.devices = input.device, other.device
-        ctx.dtype = torch.result_type(input, other)
+        ctx.dtype = result_dtype(input, other)
 
     def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         def one(i: int, scale: float) -> Tensor:
@@ -116,7 +116,13 @@ def promoted(input: Tensor, d0: int | None, other: Tensor, d1: int | None) -> to
     """The dtype of input + other as it is for one item of the batch."""
     a = torch.empty((0,) * (input.dim() - (d0 is not None)), dtype=input.dtype)
     b = torch.empty((0,) * (other.dim() - (d1 is not None)), dtype=other.dtype)
-    return torch.result_type(a, b)
+    return result_dtype(a, b)
+
+
+def result_dtype(input: Tensor, other: Tensor) -> torch.dtype:
+    """`torch.result_type`, but complex64 where torch 2.14 has bcomplex32, for which it has no sum: as before 2.14."""
+    dtype = torch.result_type(input, other)
+    return torch.complex64 if dtype == getattr(torch, "bcomplex32", None) else dtype
 
 
 _add = register(Add())
