@@ -35,7 +35,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 FAMILIES = ["float", "complex", "integer", "add", "sparse"]
 KERNELS = ["tile", "skinny", "tiny", "mma", "wgmma"]
-CLASSES = ["square", "epilogue", "odd", "decode", "batch", "integer", "rest", "sparse"]
+CLASSES = ["square", "epilogue", "odd", "decode", "batch", "integer", "rest", "sparse", "real"]
 TOOLS = ["memcheck", "synccheck", "racecheck"]
 # Seconds at most, and what runs in processes of its own.
 PHASES = {
@@ -61,6 +61,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--phases", nargs="+", choices=list(PHASES), default=DEFAULT_PHASES)
     parser.add_argument("--families", nargs="+", help="of the phases: float, tile, square, memcheck ... (default: all)")
     parser.add_argument("--budget", type=float, default=560, help="seconds for everything (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="a timed case measures so long (default: %(default)s)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, at tiny shapes")
     parser.add_argument("--worker", nargs=2, metavar=("PHASE", "FAMILY"), help=argparse.SUPPRESS)
     parser.add_argument("--skip", type=int, default=0, help=argparse.SUPPRESS)
@@ -82,7 +85,7 @@ def machine_state() -> Record:
     return {"machine": line.splitlines()[0]} if line else {}
 
 
-def work(phase: str, family: str, skip: int, dry: bool) -> int:
+def work(phase: str, family: str, skip: int, dry: bool, seconds: float) -> int:
     import torch
 
     from benchmarks import gpu_cases, gpu_kernels, gpu_sparse, gpu_timing
@@ -97,12 +100,12 @@ def work(phase: str, family: str, skip: int, dry: bool) -> int:
         "sanitizer": gpu_kernels.sanitizer_cases,
         "tuning": gpu_kernels.tuning_cases,
     }
-    if family == "sparse":
+    if family in ("sparse", "real"):
         make |= gpu_sparse.PHASES
     os.environ["MYOPS_CUDA_GEMM"] = "own"  # what is to be looked at; timing asks for `auto` besides
     if dry:
         torch.set_num_threads(1)
-    device = gpu_cases.Device("cpu" if dry else "cuda", dry)
+    device = gpu_cases.Device("cpu" if dry else "cuda", dry, seconds)
     for index, (name, case) in enumerate(make[phase](family)):
         if index < skip:
             continue
@@ -171,9 +174,12 @@ def sanitizer_command(tool: str) -> list[str]:
     return [found, "--tool", tool, "--error-exitcode", "9", "--kernel-name-exclude", "kns=nvjet"]
 
 
-def run_worker(phase: str, family: str, skip: int, dry: bool, deadline: float, results: Results) -> int | None:
+def run_worker(
+    phase: str, family: str, skip: int, dry: bool, seconds: float, deadline: float, results: Results
+) -> int | None:
     """Runs one worker to its end or the deadline. Returns the case to resume from, None where nothing is left to do."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--worker", phase, family, "--skip", str(skip)]
+    command = [sys.executable, str(Path(__file__).resolve()), "--worker", phase, family]
+    command += ["--skip", str(skip), "--seconds", str(seconds)]
     if phase == "sanitizer" and not dry:
         command = [*sanitizer_command(family), *command]
     process = subprocess.Popen(
@@ -288,7 +294,7 @@ def main() -> int:
     options = parse()
     if options.worker:
         phase, family = options.worker
-        return work(phase, family, options.skip, options.dry_run)
+        return work(phase, family, options.skip, options.dry_run, options.seconds)
     if not options.dry_run:
         reason = no_gpu()
         if reason:
@@ -311,7 +317,7 @@ def main() -> int:
             deadline = time.monotonic() + left * (1.0 if i + 1 == len(families) else max(0.4, 1 / (len(families) - i)))
             skip: int | None = 0
             while skip is not None and time.monotonic() < deadline:
-                skip = run_worker(phase, family, skip, options.dry_run, deadline, results)
+                skip = run_worker(phase, family, skip, options.dry_run, options.seconds, deadline, results)
         failed = any(r["phase"] == "smoke" and r["status"] != "ok" for r in results.records)
         if phase == "smoke" and failed:
             break  # nothing else can work

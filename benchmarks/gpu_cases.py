@@ -30,6 +30,7 @@ WIDE = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.int8:
 class Device:
     name: str  # "cuda", or "cpu" on a dry run
     dry: bool
+    seconds: float = 1.0  # that a timed case measures
 
     def synchronize(self) -> None:
         if not self.dry:

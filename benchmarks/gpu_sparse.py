@@ -1,7 +1,8 @@
 """The sparse family of benchmarks/gpu.py: correctness, graphs, timing and memory of the sparse products.
 
 Matrices are made on the CPU once a process: uniform (a mesh-like graph), power-law (a social graph: one row in a
-hundred holds most entries), a pruned weight, and one full row. `moved` is what the bound of the notes counts: a row of
+hundred holds most entries), a pruned weight, and one full row; the class `real` has real ones too, where MYOPS_DATA
+names their folder. `moved` is what the bound of the notes counts: a row of
 the dense matrix for each entry, indices and values, the result (benchmarks/notes/sparse-cuda.md).
 """
 
@@ -17,8 +18,10 @@ import torch
 from torch import Tensor
 
 import myops
+from myops.bench import sparse as matrices
 
 from .gpu_cases import FAMILIES, Case, Device, equal, random, short, whole
+from .gpu_cusparse import Product
 from .gpu_timing import Work, peak_bytes, timed
 
 Parts = tuple[Tensor, Tensor, Tensor]  # crow, col, values
@@ -28,6 +31,9 @@ ops = torch.ops.myops
 @functools.lru_cache(maxsize=4)
 def pattern(name: str, dry: bool) -> tuple[Tensor, Tensor, int]:
     """crow, col (int32, on the CPU) and the number of columns, as many as rows."""
+    if name in matrices.REAL:
+        real_crow, real_col, n = matrices.pattern(name)
+        return torch.from_numpy(real_crow).int(), torch.from_numpy(real_col).int(), n
     generator = torch.Generator().manual_seed(0)
     n = 60 if dry else 100_000
     if name == "uniform":
@@ -225,8 +231,12 @@ def native_mm(crow: Tensor, col: Tensor, v: Tensor, x: Tensor) -> Tensor:
     return torch.sparse.mm(native_csr(crow, col, v), x.float() if x.is_cpu and x.itemsize == 2 else x)
 
 
-def from_coo(crow: Tensor, col: Tensor, v: Tensor, x: Tensor, coo: Tensor) -> Tensor:
+def only_parts(crow: Tensor, col: Tensor, v: Tensor, x: Tensor, other: Any) -> Tensor:
     return ops.spmm(crow, col, v, x)
+
+
+def prepared(crow: Tensor, col: Tensor, v: Tensor, x: Tensor, product: Product) -> Tensor:
+    return product()
 
 
 def native_from_coo(crow: Tensor, col: Tensor, v: Tensor, x: Tensor, coo: Tensor) -> Tensor:
@@ -285,45 +295,57 @@ def gradient_bytes(*arguments: Tensor) -> int:
 
 
 def with_dense(name: str, dtype: torch.dtype, width: int, more: str = "") -> Callable[[Device], tuple[Any, ...]]:
-    """Parts and a dense matrix; and what is made outside the clock: the COO tensor, or the pattern by columns."""
+    """Parts, a dense matrix, and what no clock sees made: a COO tensor, cuSPARSE's analysis, the transposed pattern."""
 
     def make(device: Device) -> tuple[Any, ...]:
         p = parts(device, name, dtype)
         n = p[0].numel() - 1
         x = random(device, n, width, dtype=dtype)
-        added = (native_coo(*p),) if more == "coo" else ops.csr_transpose(*p[:2], n) if more == "transpose" else ()
-        return (*p, x, *added)
+        if more == "coo":
+            return (*p, x, native_coo(*p))
+        if more == "cuSPARSE":
+            return (*p, x, Product(*p, x))
+        if more == "transpose":
+            return (*p, x, *ops.csr_transpose(*p[:2], n))
+        return (*p, x)
 
     return make
 
 
 def timing_works(family: str) -> Iterator[Work]:
     f32, bf16 = torch.float32, torch.bfloat16
-    for name, width in itertools.product(("uniform", "power law", "pruned", "full row"), (1, 16, 64, 256)):
+    real = [name for name in matrices.matrix_names() if name in matrices.REAL]
+    names = real if family == "real" else ["uniform", "power law", "pruned", "full row"]
+    gradient_widths = (64,) if family == "real" else (16, 64, 256)
+    for name, width in itertools.product(names, (1, 16, 64, 256)):
         if name == "full row" and width != 64:
             continue
         flops = 2.0 * pattern(name, False)[1].numel() * width
         for dtype in (f32, bf16):
             label, make = f"{name} x{width} {short(dtype)}", with_dense(name, dtype, width)
             yield Work(f"spmm {label}", make, ops.spmm, native_mm, flops, moved=gather_bytes)
-            if width >= 16:
+            if torch.cuda.is_available():
+                make_both = with_dense(name, dtype, width, "cuSPARSE")
+                yield Work(f"spmm {label}, cuSPARSE", make_both, only_parts, prepared, flops, moved=gather_bytes)
+            if width in gradient_widths:
                 yield Work(f"sddmm {label}", make, sampled, native_sampled, flops, moved=gather_bytes)
         make = with_dense(name, f32, width, "coo")
-        yield Work(f"spmm {name} x{width}, COO", make, from_coo, native_from_coo, flops, False, gather_bytes)
-        if width >= 16:
+        yield Work(f"spmm {name} x{width}, COO", make, only_parts, native_from_coo, flops, False, gather_bytes)
+        if width in gradient_widths:
             make = with_dense(name, f32, width, "transpose")
             yield Work(f"backward {name} x{width}", make, backward, native_backward, 2 * flops, False, gradient_bytes)
-    for name in ("uniform", "power law"):
+    for name in real if family == "real" else ("uniform", "power law"):
         make_parts = partial(parts, name=name, dtype=f32)
         yield Work(f"csr_transpose {name}", make_parts, transpose, native_transpose, 0, False, entry_bytes)
-    for name in ("uniform", "pruned"):
+    squares = [name for name in real if name not in ("arrow", "musae_git")]  # whose squares fill gigabytes
+    for name in squares if family == "real" else ("uniform", "pruned"):
         make_parts = partial(parts, name=name, dtype=f32)
         yield Work(f"spgemm {name}", make_parts, squared, native_squared, 0, False, entry_bytes)
 
 
 def timing_cases(family: str) -> Iterator[Case]:
     for work in timing_works(family):
-        yield work.name, partial(timed, work=work, seconds=1.0)
+        yield work.name, partial(timed, work=work)
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------

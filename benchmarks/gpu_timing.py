@@ -103,7 +103,7 @@ def check_close(mine: Tensor, theirs: Tensor) -> None:
     assert worst <= CLOSE.get(mine.dtype, 1e-12), f"the result is {worst:.3g} of the largest element off torch's"
 
 
-def timed(device: Device, work: Work, seconds: float = 1.0) -> dict[str, Any]:
+def timed(device: Device, work: Work) -> dict[str, Any]:
     """Own kernels, what `auto` chooses, and torch's, interleaved."""
     first = work.make(device)
     with route("own"):
@@ -128,7 +128,7 @@ def timed(device: Device, work: Work, seconds: float = 1.0) -> dict[str, Any]:
     ratios: list[float] = []
     auto_ratios: list[float] = []
     times: dict[str, list[float]] = {"own": [], "native": []}
-    deadline = time.monotonic() + (0.01 if device.dry else seconds)
+    deadline = time.monotonic() + (0.01 if device.dry else device.seconds)
     while len(ratios) < 3 or (time.monotonic() < deadline and len(ratios) < 200):
         # The symmetric order cancels a drift of the clock.
         samples = [own(), native(), auto(), auto(), native(), own()]
