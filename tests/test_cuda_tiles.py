@@ -14,6 +14,7 @@ from emulation.support import (
     COMPLEX,
     DTYPES,
     FLOATS,
+    INTEGERS,
     WIDE,
     contiguous,
     integers,
@@ -275,6 +276,44 @@ def test_mma_bits_do_not_depend_on_anything_else(library, kind):
     same(run_kernel(library, "small mma", lay_out(a, "strided"), lay_out(b, "transposed"))[0], whole)
 
 
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+def test_limb_layouts(library, kind):
+    """Every bit of an element counts: whole steps and tails of K, packed operands and any others, several tiles."""
+    info = torch.iinfo(kind)
+    for m, n, k in [(72, 136, 256), (40, 17, 208), (33, 65, 37), (5, 70, 1)]:
+        a, b = integers((2, m, k), kind, 1, info.min, info.max), integers((2, k, n), kind, 2, info.min, info.max)
+        expected = reference(None, a, b, 0, 1, kind)
+        for la, lb in itertools.product(["contiguous", "transposed"], repeat=2):
+            got, p = run_kernel(library, "limb", lay_out(a, la), lay_out(b, lb))
+            same(got, expected)
+            if k > 1:
+                assert (p["a_along_k"], p["b_along_k"]) == (la == "contiguous", lb == "transposed")
+        got, _ = run_kernel(library, "limb", lay_out(a, "strided"), lay_out(b, "offset"), max_blocks=2)
+        same(got, expected)
+        got, _ = run_kernel(library, "limb", a, b[:1].expand(2, k, n), column_major=True)
+        same(got, reference(None, a, b[:1], 0, 1, kind))
+
+
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+def test_limb_operators(ops, kind):
+    """As the operators choose it, with the epilogue and out_dtype."""
+    info = torch.iinfo(kind)
+    a, b = integers((70, 96), kind, 1, info.min, info.max), integers((96, 90), kind, 2, info.min, info.max)
+    c = integers((70, 90), kind, 3, info.min, info.max)
+    wide = dict(WIDE).get(kind, kind)
+    same(ops.addmm(c, a, b, beta=-2, alpha=3), reference(c, a, b, -2, 3, kind))
+    same(ops.mm(a, b, wide), reference(None, a, b, 0, 1, wide))
+    same(ops.linear(a, b.t(), activation=1), reference(None, a, b, 0, 1, kind).relu())
+    a, b = integers((3, 1, 33, 72), kind, 4), integers((1, 2, 72, 40), kind, 5)
+    same(ops.matmul(a, b), reference(None, a, b, 0, 1, kind))
+
+
+def test_limb_sums_of_int64_do_not_wrap(library):
+    """The largest bytes everywhere, further along K than 32 bits hold the sums of."""
+    a, b = torch.full((1, 17, 8200), -1, dtype=torch.int64), torch.full((1, 8200, 19), -1, dtype=torch.int64)
+    same(run_kernel(library, "limb", a, b)[0], torch.full((1, 17, 19), 8200, dtype=torch.int64))
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_wgmma_layouts(library, kind, size):
@@ -319,7 +358,9 @@ def test_wgmma_operators(ops, library, kind):
         (torch.bfloat16, (9477, 1152, 588, 1), "mma"),  # packed
         (torch.bfloat16, (17, 17, 17, 1), "tile"),  # not worth packing
         (torch.int8, (512, 512, 512, 1), "mma"),
-        (torch.int16, (512, 512, 512, 1), "tile"),
+        (torch.int16, (512, 512, 512, 1), "limb"),
+        (torch.int64, (512, 512, 512, 1), "limb"),
+        (torch.int16, (16, 512, 512, 1), "tile"),
         (torch.float32, (4096, 16, 4096, 1), "skinny"),
         (torch.float32, (100000, 16, 16, 1), "tile"),  # its stores would not be contiguous
         (torch.float32, (4, 4, 4, 100000), "tiny"),
@@ -451,6 +492,7 @@ SYNCHRONISED = {
     "skinny": (torch.float32, 2, 300, 700, 1, ["barrier"]),
     "tiny": (torch.float32, 8, 8, 20, 70, ["barrier"]),
     "small mma": (torch.bfloat16, 72, 72, 160, 1, ["barrier", "async_wait"]),
+    "limb": (torch.int32, 72, 72, 100, 1, ["barrier"]),
     "small wgmma": (
         torch.bfloat16,
         130,

@@ -51,6 +51,7 @@ cudaError_t launch_gemm(const Gemm& problem, const GemmPlan& plan, void* workspa
         return g.in == DType::bf16 ? launch_wgmma_bf16(g, plan, stream) : launch_wgmma_f16(g, plan, stream);
       return is_floating(g.in) ? launch_mma_half(g, plan, stream) : launch_mma_byte(g, plan, stream);
     }
+    case GemmKernel::limb: return launch_limb(g, plan, stream);
     case GemmKernel::tile: break;
   }
   if (is_complex(g.in)) return launch_complex_tile(g, plan, stream);

@@ -9,7 +9,7 @@ enum class TileSize : int8_t { small, large };
 constexpr int64_t kMaxBlocks = 2147483647;  // of grid.x
 constexpr int kRasterRows = 8;              // tile rows that share the columns of B in the L2 cache; guess
 
-enum class GemmKernel : int8_t { tile, skinny, tiny, mma, wgmma };
+enum class GemmKernel : int8_t { tile, skinny, tiny, mma, wgmma, limb };
 
 // What a plan depends on beside the problem.
 struct Machine {
