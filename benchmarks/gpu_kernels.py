@@ -21,16 +21,24 @@ from myops import _native
 
 from .gpu_cases import Case, Device, equal, layouts, random, short, whole
 
-KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma", "small wgmma", "large wgmma"]
+KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma", "small wgmma", "large wgmma", "limb"]
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
-DTYPES = {"skinny": FLOATS, "tiny": FLOATS, "mma": [*HALVES, torch.int8, torch.uint8], "wgmma": HALVES}
+INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
+DTYPES = {
+    "skinny": FLOATS,
+    "tiny": FLOATS,
+    "mma": [*HALVES, torch.int8, torch.uint8],
+    "wgmma": HALVES,
+    "limb": INTEGERS,
+}
 SHAPES = {  # batch, M, N, K: whole tiles, tails of every side, more steps of K than stages, unaligned rows
     "tile": [(1, 128, 128, 64), (2, 129, 257, 65), (1, 1, 300, 17)],
     "skinny": [(1, 1, 4096, 4096), (1, 16, 1000, 3000), (3, 5, 130, 1155), (1, 777, 8, 2050), (1, 3, 64, 100000)],
     "tiny": [(1000, 4, 4, 4), (1000, 3, 5, 7), (777, 8, 8, 8), (300, 16, 16, 16), (300, 32, 32, 32), (99, 20, 32, 50)],
     "mma": [(1, 128, 128, 64), (1, 256, 384, 512), (2, 130, 264, 72), (1, 65, 33, 37), (1, 300, 1000, 1157)],
     "wgmma": [(1, 128, 128, 64), (1, 256, 512, 1024), (2, 130, 264, 72), (1, 65, 33, 37), (1, 3000, 2000, 1160)],
+    "limb": [(1, 128, 128, 64), (1, 256, 384, 512), (2, 130, 264, 72), (1, 65, 33, 37), (1, 20, 70, 9000)],
 }
 
 
@@ -81,16 +89,26 @@ class ByName:
         return text
 
 
+def operand(device: Device, *shape: int, dtype: torch.dtype, seed: int) -> Tensor:
+    """Whole numbers: of floats small, so that sums are exact; of integers all, because sums are modular."""
+    if dtype.is_floating_point:
+        return whole(device, *shape, dtype=dtype, seed=seed)
+    info = torch.iinfo(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(info.min, info.max, shape, dtype=dtype, generator=generator).to(device.name)
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """In float64 on the operands' device; whole numbers are exact, of which integers take the low bits."""
-    result = a.double() @ b.double()
-    return result if a.is_floating_point() else result.to(torch.int64).to(a.dtype)
+    """Of whole numbers, exact: in float64 on the operands' device, or modular in int64, which the CPU alone has."""
+    if a.is_floating_point():
+        return a.double() @ b.double()
+    return (a.cpu().to(torch.int64) @ b.cpu().to(torch.int64)).to(a.dtype)
 
 
 def kernel_exact(device: Device, kernel: str, dtype: torch.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
     """Whole numbers, bit for bit, in every pair of layouts; twice, because a race may miss once."""
     batch, m, n, k = shape if not device.dry else (min(shape[0], 3), *(min(s, 40 + s % 8) for s in shape[1:]))
-    a, b = whole(device, batch, m, k, dtype=dtype, seed=1), whole(device, batch, k, n, dtype=dtype, seed=2)
+    a, b = operand(device, batch, m, k, dtype=dtype, seed=1), operand(device, batch, k, n, dtype=dtype, seed=2)
     expected = product(a, b)
     for (i, x), (j, y) in itertools.product(enumerate(layouts(a)), enumerate(layouts(b))):
         call = ByName(device, kernel, x, y)
@@ -194,6 +212,11 @@ def tuning_cases(family: str) -> Iterator[Case]:
                 kernels=["small mma", "large mma", "small wgmma", "large wgmma"],
             ),
         )
+    for dtype, shape in itertools.product(INTEGERS, [(1, n, n, n) for n in (256, 512, 1024, 2048)]):
+        if dtype == torch.uint8:  # as int8
+            continue
+        others = ["small mma", "large mma"] if dtype == torch.int8 else ["small tile", "large tile"]
+        yield f"tuning {short(dtype)} {shape}", partial(tuning, dtype=dtype, shape=shape, kernels=["limb", *others])
     for shape in squares:
         yield (
             f"tuning float32 {shape}",

@@ -357,7 +357,8 @@ def test_wgmma_operators(ops, library, kind):
         (torch.float32, (17, 4096, 4096, 1), "tile"),
         (torch.bfloat16, (9477, 1152, 588, 1), "mma"),  # packed
         (torch.bfloat16, (17, 17, 17, 1), "tile"),  # not worth packing
-        (torch.int8, (512, 512, 512, 1), "mma"),
+        (torch.int8, (512, 512, 512, 1), "limb"),
+        (torch.int8, (1024, 1024, 1024, 1), "mma"),
         (torch.int16, (512, 512, 512, 1), "limb"),
         (torch.int64, (512, 512, 512, 1), "limb"),
         (torch.int16, (16, 512, 512, 1), "tile"),
@@ -388,8 +389,8 @@ def test_plan_on_a_hopper(library):
     assert on(torch.bfloat16, 64, 64, 64)["kernel"] == "mma"  # one small tile
     assert on(torch.bfloat16, 1, 64, 64, batch_invariant=True)["kernel"] == "wgmma"
     assert on(torch.bfloat16, 4096, 4096, 4096, capability=100)["kernel"] == "mma"  # sm_90a code does not run there
-    for kind in (torch.float32, torch.int32):
-        assert on(kind, 4096, 4096, 4096)["kernel"] == "tile"
+    assert on(torch.float32, 4096, 4096, 4096)["kernel"] == "tile"
+    assert on(torch.int32, 4096, 4096, 4096)["kernel"] == "limb"
     assert on(torch.int8, 4096, 4096, 4096)["kernel"] == "mma"
 
 
@@ -422,7 +423,7 @@ def test_skinny_plan_shares_k_as_far_as_it_must(library):
     [(32, 32, 1, 0), (1, 4096, 1, 0), (256, 256, 1, 0), (4096, 4096, 1, 1), (16, 16, 100000, 0), (128, 128, 512, 1)],
 )
 def test_plan_picks_the_tile(library, m, n, batch, large):
-    p = plan(library, torch.int32, m, n, 64, batch)
+    p = plan(library, torch.int32, m, n, 16, batch)
     side = 128 if large else 32
     assert p["large"] == large
     assert (p["tiles_m"], p["tiles_n"]) == (-(-m // side), -(-n // side))

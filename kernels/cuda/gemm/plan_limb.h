@@ -34,11 +34,15 @@ inline GemmPlan plan_limb(const Gemm& problem) {
   return plan;
 }
 
-// Below these sides most of a tile is empty.
+// Below these sides most of a tile is empty. Above so many products of bytes, the larger tile of mma, which needs
+// operands along K and may have to pack them, is worth it. Guesses.
 constexpr int64_t kLimbSide = 17, kLimbDepth = 32;
+constexpr double kLimbByteProducts = 640.0 * 640 * 640;
 
 inline bool takes_limb(const Gemm& g) {
-  return is_integral(g.in) && g.in != DType::boolean && g.M >= kLimbSide && g.N >= kLimbSide && g.K >= kLimbDepth;
+  if (!is_integral(g.in) || g.in == DType::boolean) return false;
+  if (g.M < kLimbSide || g.N < kLimbSide || g.K < kLimbDepth) return false;
+  return element_size(g.in) > 1 || double(g.M) * g.N * g.K * g.batch() <= kLimbByteProducts;
 }
 
 }  // namespace myops

@@ -4,13 +4,13 @@
 
 namespace myops {
 
-// A block of warps_m x warps_n warps computes m x n results on tensor cores. 64 x 32 per warp is the most that leaves
-// registers for two sets of fragments. Guesses.
+// A block of warps_m x warps_n warps computes m x n results on tensor cores. 64 x 64 per warp reads least
+// of shared memory.
 struct MmaShape {
   int m, n, warps_m, warps_n;
 };
 constexpr MmaShape mma_shape(TileSize size) {
-  return size == TileSize::large ? MmaShape{128, 128, 2, 4} : MmaShape{64, 64, 2, 2};
+  return size == TileSize::large ? MmaShape{128, 128, 2, 2} : MmaShape{64, 64, 2, 2};
 }
 
 // Tiles of a Hopper: 128 rows, 64 to a consumer warpgroup, which has registers for 256 columns. Not yet measured.
