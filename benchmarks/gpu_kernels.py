@@ -21,7 +21,9 @@ from myops import _native
 
 from .gpu_cases import Case, Device, equal, layouts, random, short, whole
 
-KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma", "small wgmma", "large wgmma", "limb"]
+KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma"]
+WGMMA = ["narrow wgmma", "small wgmma", "paired wgmma", "large wgmma"]
+KERNELS += [*WGMMA, "limb"]
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
@@ -67,7 +69,7 @@ class ByName:
         self.operands = (a, b, self.out)  # keeps them alive
         self.device, self.kernel = device, kernel
         # Both operands packed, with rounded pitches, and what skinny keeps of split sums.
-        room = 2 * (a.numel() + b.numel()) * a.element_size() + 64 * (m + n + k + 512) * batch * 16 + (1 << 24)
+        room = 2 * (a.numel() + b.numel()) * a.element_size() + 64 * (m + n + k + 512) * min(batch, 64) * 16 + (1 << 24)
         self.workspace = torch.full((room,), 0xFF, dtype=torch.uint8, device=a.device)
         self.sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
         self.strides = (ctypes.c_int64 * 9)(
@@ -152,7 +154,8 @@ def kernel_rows(device: Device, kernel: str, dtype: torch.dtype) -> dict[str, An
     a, b = random(device, 1, rows, k, dtype=dtype), random(device, 1, k, device.size(520), dtype=dtype)
     call = ByName(device, kernel, a, b)
     call()
-    for other, m in itertools.product((kernel, kernel.replace("small", "large")), (1, 17, 64, rows - 1)):
+    others = WGMMA if kernel.endswith("wgmma") else [kernel, kernel.replace("small", "large")]
+    for other, m in itertools.product(others, (1, 17, 64, rows - 1)):
         part = ByName(device, other, a[:, :m], b)
         part()
         assert torch.equal(part.out, call.out[:, :m]), f"{m} rows by {other} have other bits"
@@ -209,7 +212,7 @@ def tuning_cases(family: str) -> Iterator[Case]:
                 tuning,
                 dtype=torch.bfloat16,
                 shape=shape,
-                kernels=["small mma", "large mma", "small wgmma", "large wgmma"],
+                kernels=["small mma", "large mma", *WGMMA],
             ),
         )
     for dtype, shape in itertools.product(INTEGERS, [(1, n, n, n) for n in (256, 512, 1024, 2048)]):
@@ -225,7 +228,7 @@ def tuning_cases(family: str) -> Iterator[Case]:
     for shape in [(1, 16, 4096, 4096), (1, 8, 4096, 4096), (1, 1, 4096, 4096)]:
         yield (
             f"tuning bfloat16 few rows {shape}",
-            partial(tuning, dtype=torch.bfloat16, shape=shape, kernels=["skinny", "small mma", "small wgmma"]),
+            partial(tuning, dtype=torch.bfloat16, shape=shape, kernels=["skinny", "small mma", "narrow wgmma"]),
         )
     for shape in [(100000, 4, 4, 4), (20000, 16, 16, 16), (4096, 32, 32, 32)]:
         yield (

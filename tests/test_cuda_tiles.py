@@ -314,11 +314,14 @@ def test_limb_sums_of_int64_do_not_wrap(library):
     same(run_kernel(library, "limb", a, b)[0], torch.full((1, 17, 19), 8200, dtype=torch.int64))
 
 
+WGMMA_SIZES = ["large", "paired", "small", "narrow"]
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("size", WGMMA_SIZES)
 def test_wgmma_layouts(library, kind, size):
     """Tails of every side, both layouts of both operands, several tiles to a block, more steps than stages."""
-    for m, n, k, batch in [(72, 136, 80, 1), (136, 264, 24, 2), (130, 10, 455, 1)]:
+    for m, n, k, batch in [(72, 136, 80, 1), (270, 264, 24, 2), (130, 10, 455, 1)]:
         a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
         expected = reference(None, a, b, 0, 1, kind)
         layouts = itertools.product(["contiguous", "transposed"], repeat=2)
@@ -331,6 +334,38 @@ def test_wgmma_layouts(library, kind, size):
         library, f"{size} wgmma", a[:, :1].expand(3, 40, 70), b[:1].expand(3, 70, 24), column_major=True
     )
     same(got, reference(None, a[:, :1].expand(3, 40, 70), b[:1], 0, 1, kind))
+
+
+@pytest.mark.parametrize(
+    ("size", "m", "n", "k"),
+    [("large", 400, 250, 96), ("paired", 250, 120, 456), ("small", 120, 136, 96), ("narrow", 150, 40, 96)],
+)
+def test_wgmma_epilogues(ops, library, size, m, n, k):
+    """Every way that C and D move: tiles of both, a row of C, and what goes element by element."""
+    kind = torch.bfloat16
+    assert plan(library, kind, m, n, k, multiprocessors=2, capability=90)["size"] == size
+    library.emulation_machine(2, 90)
+    try:
+        a, b, c = integers((m, k), kind, 1), integers((k, n), kind, 2), integers((m, n), kind, 3)
+        expected = reference(c, a, b, 2, 3, kind)
+        poisoned = torch.full((m, n + 5), float("nan"), dtype=kind)
+        poisoned[:, 2 : n + 2] = c
+        wide = torch.full((m + 2, (n + 15) // 8 * 8), float("nan"), dtype=kind)
+        wide[1:-1, :n] = c
+        for added in (c, lay_out(c[None], "transposed")[0], poisoned[:, 2 : n + 2], wide[1:-1, :n]):
+            same(ops.addmm(added, a, b, beta=2, alpha=3), expected)
+        bias = integers((n,), kind, 4)
+        same(ops.addmm(bias, a, b, beta=2, alpha=3), reference(bias, a, b, 2, 3, kind))
+        same(ops.addmm(c[:, :1], a, b, beta=2, alpha=3), reference(c[:, :1], a, b, 2, 3, kind))
+        same(ops.mm(a, b, torch.float32), reference(None, a, b, 0, 1, torch.float32))
+        for out in (wide[1:-1, :n], poisoned[:, 2 : n + 2]):
+            ops.addmm(bias, a, b, beta=2, alpha=3, out=out)
+            same(out, reference(bias, a, b, 2, 3, kind))
+        assert poisoned[:, [0, 1, -1]].isnan().all() and wide[[0, -1]].isnan().all() and wide[:, n:].isnan().all()
+        ops.addmm(c, a, b, beta=2, alpha=3, out=c)
+        same(c, expected)
+    finally:
+        library.emulation_machine(132, 80)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
@@ -381,12 +416,12 @@ def test_plan_on_a_hopper(library):
         return plan(library, kind, m, n, k, batch, capability=capability, **options)
 
     large = on(torch.bfloat16, 4096, 4096, 4096)
-    assert (large["kernel"], large["large"], large["tiles"], large["blocks"]) == ("wgmma", 1, 512, 132)
+    assert (large["kernel"], large["size"], large["tiles"], large["blocks"]) == ("wgmma", "large", 256, 132)
     assert large["workspace_bytes"] == 0
     odd = on(torch.float16, 9477, 1152, 588)
     assert (odd["kernel"], odd["a_packed"], odd["b_packed"]) == ("wgmma", 0, 1)
     assert odd["workspace_bytes"] == odd["a_pack_bytes"] >= 9477 * 592 * 2
-    assert on(torch.bfloat16, 64, 64, 64)["kernel"] == "mma"  # one small tile
+    assert on(torch.bfloat16, 64, 64, 64)["size"] == "narrow"
     assert on(torch.bfloat16, 1, 64, 64, batch_invariant=True)["kernel"] == "wgmma"
     assert on(torch.bfloat16, 4096, 4096, 4096, capability=100)["kernel"] == "mma"  # sm_90a code does not run there
     assert on(torch.float32, 4096, 4096, 4096)["kernel"] == "tile"
@@ -425,7 +460,7 @@ def test_skinny_plan_shares_k_as_far_as_it_must(library):
 def test_plan_picks_the_tile(library, m, n, batch, large):
     p = plan(library, torch.int32, m, n, 16, batch)
     side = 128 if large else 32
-    assert p["large"] == large
+    assert p["size"] == ("large" if large else "small")
     assert (p["tiles_m"], p["tiles_n"]) == (-(-m // side), -(-n // side))
     assert p["tiles"] == p["blocks"] == p["tiles_m"] * p["tiles_n"] * batch
 
@@ -487,6 +522,7 @@ def test_planted_bugs_are_found_in_every_order(library, name, expected):
             assert any(e in message for e in expected.split("|")), f"seed {seed}: {message!r}"
 
 
+STORES = ["async_proxy_fence", "tma_store_wait"]
 SYNCHRONISED = {
     # kernel: dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that each has several tiles.
     "small tile": (torch.float32, 40, 40, 40, 1, ["barrier"]),
@@ -496,11 +532,19 @@ SYNCHRONISED = {
     "limb": (torch.int32, 72, 72, 100, 1, ["barrier"]),
     "small wgmma": (
         torch.bfloat16,
-        130,
-        136,
-        1000,
+        260,
+        520,
+        456,
         1,
-        ["barrier", "barrier_wait", "barrier_arrive", "wgmma_fence", "wgmma_commit", "wgmma_wait"],
+        ["barrier", "barrier_wait", "barrier_arrive", "wgmma_fence", "wgmma_commit", "wgmma_wait", *STORES],
+    ),
+    "large wgmma": (
+        torch.bfloat16,
+        600,
+        800,
+        304,
+        1,
+        ["barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_fence", "wgmma_commit", "wgmma_wait", *STORES],
     ),
 }
 

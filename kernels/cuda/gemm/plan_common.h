@@ -4,7 +4,7 @@
 
 namespace myops {
 
-enum class TileSize : int8_t { small, large };
+enum class TileSize : int8_t { small, large, paired, narrow };  // what a family makes of it, its plan says
 
 constexpr int64_t kMaxBlocks = 2147483647;  // of grid.x
 constexpr int kRasterRows = 8;              // tile rows that share the columns of B in the L2 cache; guess
@@ -29,6 +29,8 @@ struct GemmPlan {
   // skinny
   int lanes_k = 0, warps_k = 0;  // how many lanes of a warp and warps of a block share K
   int64_t splits = 1, split_k = 0;
+  // wgmma: whole tiles of D (and C) move by TMA; else rows are such that 8 neighbours are aligned
+  bool stores_tiles = false, packed_rows = false;
   // mma, wgmma: bytes of the workspace that packed operands take, A first; 0: it is taken as it is
   int64_t a_pack_bytes = 0, b_pack_bytes = 0;
   int64_t workspace_bytes = 0;
