@@ -227,6 +227,7 @@ def test_native_kernels_compute_the_same(ops, library, kind, monkeypatch):
 
 # ---- Tensor cores ----------------------------------------------------------------------------------------------------
 
+WGMMA_SIZES = ["large", "paired", "small", "narrow"]
 MMA_DTYPES = [torch.bfloat16, torch.float16, torch.int8, torch.uint8]
 
 
@@ -308,13 +309,32 @@ def test_limb_operators(ops, kind):
     same(ops.matmul(a, b), reference(None, a, b, 0, 1, kind))
 
 
-def test_limb_sums_of_int64_do_not_wrap(library):
+@pytest.mark.parametrize("kernel", ["limb", "narrow wgmma"])
+def test_limb_sums_of_int64_do_not_wrap(library, kernel):
     """The largest bytes everywhere, further along K than 32 bits hold the sums of."""
-    a, b = torch.full((1, 17, 8200), -1, dtype=torch.int64), torch.full((1, 8200, 19), -1, dtype=torch.int64)
-    same(run_kernel(library, "limb", a, b)[0], torch.full((1, 17, 19), 8200, dtype=torch.int64))
+    a, b = torch.full((1, 2, 9000), -1, dtype=torch.int64), torch.full((1, 9000, 3), -1, dtype=torch.int64)
+    same(run_kernel(library, kernel, a, b)[0], torch.full((1, 2, 3), 9000, dtype=torch.int64))
 
 
-WGMMA_SIZES = ["large", "paired", "small", "narrow"]
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+@pytest.mark.parametrize("size", WGMMA_SIZES)
+def test_limb_wgmma_layouts(library, kind, size):
+    """Planes of limbs from every layout, and bytes that are taken as they are; tails of every side, several tiles."""
+    if (kind, size) == (torch.int64, "large"):
+        return
+    info = torch.iinfo(kind)
+    for m, n, k, batch in [(136, 40, 144, 1), (33, 270, 37, 2)]:
+        a = integers((batch, m, k), kind, 1, info.min, info.max)
+        b = integers((batch, k, n), kind, 2, info.min, info.max)
+        expected = reference(None, a, b, 0, 1, kind)
+        for la, lb in [("contiguous", "transposed"), ("transposed", "contiguous"), ("strided", "offset")]:
+            got, p = run_kernel(library, f"{size} wgmma", lay_out(a, la), lay_out(b, lb), max_blocks=2)
+            same(got, expected)
+            assert p["a_packed"] == (kind.itemsize == 1 and la == "contiguous" and k == 144)
+    a, b = integers((3, 40, 70), kind, 3), integers((3, 70, 24), kind, 4)
+    rows = a[:, :1].expand(3, 40, 70)
+    got, _ = run_kernel(library, f"{size} wgmma", rows, b[:1].expand(3, 70, 24), column_major=True)
+    same(got, reference(None, rows, b[:1], 0, 1, kind))
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)

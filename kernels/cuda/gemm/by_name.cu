@@ -49,6 +49,8 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     *plan = plan_limb(g);
   } else if (kind == "mma" && width <= 2 && g.in != DType::i16) {
     *plan = plan_tensor(g, GemmKernel::mma, size, machine.multiprocessors);
+  } else if (kind == "wgmma" && takes_limb_wgmma(g, size, machine)) {
+    *plan = plan_limb_wgmma(g, size, machine.multiprocessors);
   } else if (kind == "wgmma" && width == 2 && g.in != DType::i16 && machine.capability == 90) {
     *plan = plan_tensor(g, GemmKernel::wgmma, size, machine.multiprocessors);
   } else {

@@ -45,6 +45,7 @@ cudaError_t launch_gemm(const Gemm& problem, const GemmPlan& plan, void* workspa
     case GemmKernel::tiny: return launch_tiny(g, plan, stream);
     case GemmKernel::mma:
     case GemmKernel::wgmma: {
+      if (plan.kernel == GemmKernel::wgmma && is_integral(g.in)) return launch_limb_wgmma(g, plan, workspace, stream);
       const cudaError_t error = pack_operands(&g, plan, workspace, stream);
       if (error != cudaSuccess) return error;
       if (plan.kernel == GemmKernel::wgmma)

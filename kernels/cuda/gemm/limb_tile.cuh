@@ -18,6 +18,7 @@
 #include "../mma.cuh"
 #include "epilogue.cuh"
 #include "gemm.h"
+#include "limbs.cuh"
 
 namespace myops {
 
@@ -38,14 +39,6 @@ struct LimbLayout {
   static_assert(kShape.m * kResultPitch * static_cast<int>(sizeof(Acc)) <= kSharedBytes, "sums fit in the stages");
   static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "a warp takes whole fragments of A, and pairs of them of B");
 };
-
-// Bytes 0, 1, 2, 3 of four words: limb i of the words is word i afterwards.
-__device__ __forceinline__ void transpose_bytes(uint32_t (&w)[4]) {
-  const uint32_t low0 = __byte_perm(w[0], w[1], 0x5140), high0 = __byte_perm(w[0], w[1], 0x7362);
-  const uint32_t low1 = __byte_perm(w[2], w[3], 0x5140), high1 = __byte_perm(w[2], w[3], 0x7362);
-  w[0] = __byte_perm(low0, low1, 0x5410), w[1] = __byte_perm(low0, low1, 0x7632);
-  w[2] = __byte_perm(high0, high1, 0x5410), w[3] = __byte_perm(high0, high1, 0x7632);
-}
 
 // A thread's share of the copies of one operand: kUnits times 16 values of K of a line.
 template <class In, int kLines, int kDepth, int kThreads>

@@ -1,6 +1,6 @@
-// Plans of limb_tile.cuh.
+// Plans of limb_tile.cuh and limb_wgmma.cuh, and of the planes of limbs that the latter takes (limb_pack.cu).
 #pragma once
-#include "plan_common.h"
+#include "plan_tensor.h"
 
 namespace myops {
 
@@ -32,6 +32,78 @@ inline GemmPlan plan_limb(const Gemm& problem) {
   plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
   plan.blocks = plan.tiles < kMaxBlocks ? plan.tiles : kMaxBlocks;
   return plan;
+}
+
+// An operand seen as lines (rows of A, columns of B) by K, and the planes of its limbs: bytes along K, `plane` bytes
+// apart, in each item. Rows of `from` and `to` are lines. A batch dimension of stride 0 has one item here.
+constexpr int kLimbTileLines = 32, kLimbTileK = 128;
+
+struct LimbPack {
+  MatrixView from, to;
+  bool along_k = true, vector = false;  // vector: four neighbours along K are one aligned access
+  int64_t lines = 0, K = 0, plane = 0, tiles = 0;
+  int batch_dims = 0;
+  int64_t batch_size[kMaxBatchDims] = {};
+  int64_t bytes = 0;
+};
+
+inline LimbPack limb_pack(const Gemm& g, bool is_a) {
+  LimbPack p;
+  const MatrixView& v = is_a ? g.A : g.B;
+  p.from = v;
+  if (!is_a) swap_matrix_dims(p.from);
+  p.to = p.from;
+  p.lines = is_a ? g.M : g.N, p.K = g.K;
+  p.along_k = loads_along_k(p.from.col_stride, p.K, p.from.row_stride, p.lines);
+  p.vector = is_packed(g, p.from, true, 4 * element_size(g.in));
+  const int64_t pitch = ceil_divide(p.K, 16) * 16;
+  p.plane = pitch * p.lines;
+  p.to.row_stride = pitch, p.to.col_stride = 1;
+  int64_t step = p.plane * element_size(g.in), items = 1;
+  p.batch_dims = g.batch_dims;
+  for (int i = g.batch_dims - 1; i >= 0; --i) {
+    p.batch_size[i] = v.batch_stride[i] == 0 ? 1 : g.batch_size[i];
+    p.to.batch_stride[i] = v.batch_stride[i] == 0 ? 0 : step;
+    step *= p.batch_size[i];
+    items *= p.batch_size[i];
+  }
+  p.tiles = ceil_divide(p.lines, kLimbTileLines) * ceil_divide(p.K, kLimbTileK) * items;
+  p.bytes = ceil_divide(step, 256) * 256;
+  return p;
+}
+
+// Whether an operand can be read by TMA as it is: bytes along K, and rows that are not one row repeated.
+inline bool is_limb_plane(const Gemm& g, const MatrixView& v, int64_t lines, bool is_a) {
+  const int64_t stride = is_a ? v.row_stride : v.col_stride;
+  return element_size(g.in) == 1 && is_packed(g, v, is_a, 16) && (lines == 1 || stride != 0);
+}
+
+inline GemmPlan plan_limb_wgmma(const Gemm& problem, TileSize size, int multiprocessors) {
+  GemmPlan plan;
+  plan.kernel = GemmKernel::wgmma;
+  plan.size = size;
+  plan.transpose = problem.M > 1 && problem.D.row_stride == 1 && problem.D.col_stride != 1;
+  const Gemm g = plan.transpose ? transposed(problem) : problem;
+  plan.a_along_k = plan.b_along_k = true;
+  plan.a_packed = is_limb_plane(g, g.A, g.M, true), plan.b_packed = is_limb_plane(g, g.B, g.N, false);
+  if (!plan.a_packed) plan.a_pack_bytes = limb_pack(g, true).bytes;
+  if (!plan.b_packed) plan.b_pack_bytes = limb_pack(g, false).bytes;
+  plan.workspace_bytes = plan.a_pack_bytes + plan.b_pack_bytes;
+  const WgmmaShape shape = wgmma_shape(size);
+  plan.tiles_m = ceil_divide(g.M, shape.cluster * kWgmmaTileM);
+  plan.tiles_n = ceil_divide(g.N, shape.n);
+  plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
+  const int64_t most = multiprocessors / shape.cluster;
+  plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster;
+  return plan;
+}
+
+// Planes of limbs are a batch dimension of the tensor map. The sums of int64 leave registers for 128 columns.
+inline bool takes_limb_wgmma(const Gemm& g, TileSize size, const Machine& machine) {
+  constexpr int64_t kMostCoordinates = int64_t(1) << 30;
+  return machine.capability == 90 && is_integral(g.in) && g.in != DType::boolean &&
+         g.batch_dims + (element_size(g.in) > 1 ? 1 : 0) <= kWgmmaBatchDims && g.M < kMostCoordinates &&
+         g.N < kMostCoordinates && g.K < kMostCoordinates / 64 && (g.in != DType::i64 || size != TileSize::large);
 }
 
 // Below these sides most of a tile is empty. Above so many products of bytes, the larger tile of mma, which needs
