@@ -278,20 +278,21 @@ def test_mma_bits_do_not_depend_on_anything_else(library, kind):
 
 
 @pytest.mark.parametrize("kind", INTEGERS, ids=str)
-def test_limb_layouts(library, kind):
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_limb_layouts(library, kind, size):
     """Every bit of an element counts: whole steps and tails of K, packed operands and any others, several tiles."""
     info = torch.iinfo(kind)
     for m, n, k in [(72, 136, 256), (40, 17, 208), (33, 65, 37), (5, 70, 1)]:
         a, b = integers((2, m, k), kind, 1, info.min, info.max), integers((2, k, n), kind, 2, info.min, info.max)
         expected = reference(None, a, b, 0, 1, kind)
         for la, lb in itertools.product(["contiguous", "transposed"], repeat=2):
-            got, p = run_kernel(library, "limb", lay_out(a, la), lay_out(b, lb))
+            got, p = run_kernel(library, f"{size} limb", lay_out(a, la), lay_out(b, lb))
             same(got, expected)
             if k > 1:
                 assert (p["a_along_k"], p["b_along_k"]) == (la == "contiguous", lb == "transposed")
-        got, _ = run_kernel(library, "limb", lay_out(a, "strided"), lay_out(b, "offset"), max_blocks=2)
+        got, _ = run_kernel(library, f"{size} limb", lay_out(a, "strided"), lay_out(b, "offset"), max_blocks=2)
         same(got, expected)
-        got, _ = run_kernel(library, "limb", a, b[:1].expand(2, k, n), column_major=True)
+        got, _ = run_kernel(library, f"{size} limb", a, b[:1].expand(2, k, n), column_major=True)
         same(got, reference(None, a, b[:1], 0, 1, kind))
 
 
@@ -309,11 +310,11 @@ def test_limb_operators(ops, kind):
     same(ops.matmul(a, b), reference(None, a, b, 0, 1, kind))
 
 
-@pytest.mark.parametrize("kernel", ["limb", "narrow wgmma"])
+@pytest.mark.parametrize("kernel", ["small limb", "large limb", "narrow wgmma"])
 def test_limb_sums_of_int64_do_not_wrap(library, kernel):
     """The largest bytes everywhere, further along K than 32 bits hold the sums of."""
-    a, b = torch.full((1, 2, 9000), -1, dtype=torch.int64), torch.full((1, 9000, 3), -1, dtype=torch.int64)
-    same(run_kernel(library, kernel, a, b)[0], torch.full((1, 2, 3), 9000, dtype=torch.int64))
+    a, b = torch.full((1, 2, 8300), -1, dtype=torch.int64), torch.full((1, 8300, 3), -1, dtype=torch.int64)
+    same(run_kernel(library, kernel, a, b)[0], torch.full((1, 2, 3), 8300, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("kind", INTEGERS, ids=str)
@@ -445,8 +446,10 @@ def test_plan_on_a_hopper(library):
     assert on(torch.bfloat16, 1, 64, 64, batch_invariant=True)["kernel"] == "wgmma"
     assert on(torch.bfloat16, 4096, 4096, 4096, capability=100)["kernel"] == "mma"  # sm_90a code does not run there
     assert on(torch.float32, 4096, 4096, 4096)["kernel"] == "tile"
-    assert on(torch.int32, 4096, 4096, 4096)["kernel"] == "limb"
-    assert on(torch.int8, 4096, 4096, 4096)["kernel"] == "mma"
+    for kind in (torch.int8, torch.int32):
+        assert on(kind, 4096, 4096, 4096)["kernel"] == "wgmma"
+    assert on(torch.int32, 4096, 4096, 4096, capability=80)["kernel"] == "limb"
+    assert on(torch.int32, 128, 128, 128)["kernel"] == "limb"  # a launch that packs costs more
 
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
@@ -549,7 +552,23 @@ SYNCHRONISED = {
     "skinny": (torch.float32, 2, 300, 700, 1, ["barrier"]),
     "tiny": (torch.float32, 8, 8, 20, 70, ["barrier"]),
     "small mma": (torch.bfloat16, 72, 72, 160, 1, ["barrier", "async_wait"]),
-    "limb": (torch.int32, 72, 72, 100, 1, ["barrier"]),
+    "small limb": (torch.int32, 72, 72, 150, 1, ["barrier"]),
+    "narrow wgmma": (
+        torch.int16,
+        130,
+        70,
+        520,
+        1,
+        ["barrier", "barrier_wait", "barrier_arrive", "wgmma_fence", "wgmma_commit", "wgmma_wait"],
+    ),
+    "paired wgmma": (
+        torch.int8,
+        300,
+        140,
+        1300,
+        1,
+        ["barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_commit", "wgmma_wait"],
+    ),
     "small wgmma": (
         torch.bfloat16,
         260,

@@ -46,7 +46,7 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
   } else if (kind == "tiny" && is_floating(g.in) && g.M <= kTinySide && g.N <= kTinySide) {
     *plan = plan_tiny(g);
   } else if (kind == "limb" && is_integral(g.in) && g.in != DType::boolean) {
-    *plan = plan_limb(g);
+    *plan = plan_limb(g, size);
   } else if (kind == "mma" && width <= 2 && g.in != DType::i16) {
     *plan = plan_tensor(g, GemmKernel::mma, size, machine.multiprocessors);
   } else if (kind == "wgmma" && takes_limb_wgmma(g, size, machine)) {

@@ -22,11 +22,11 @@
 
 namespace myops {
 
-template <DType kIn>
+template <DType kIn, TileSize kSize>
 struct LimbLayout {
   using In = typename Element<kIn>::Type;
   using Acc = typename Element<kIn>::Acc;
-  static constexpr LimbShape kShape = limb_shape(kIn);
+  static constexpr LimbShape kShape = limb_shape(kIn, kSize);
   static constexpr int kLimbs = sizeof(In), kThreads = kShape.threads(), kPitch = kShape.depth + 16;
   static constexpr int kWarpM = kShape.m / kShape.warps_m, kWarpN = kShape.n / kShape.warps_n;
   static constexpr int kBytesA = kLimbs * kShape.m * kPitch, kStageBytes = kBytesA + kLimbs * kShape.n * kPitch;
@@ -137,10 +137,10 @@ __device__ __forceinline__ Acc join_levels(const uint32_t (&level)[kLimbs][kM][k
   return sum;
 }
 
-template <DType kIn>
-__global__ void __launch_bounds__(LimbLayout<kIn>::kThreads)
+template <DType kIn, TileSize kSize>
+__global__ void __launch_bounds__(LimbLayout<kIn, kSize>::kThreads)
     gemm_limb(const __grid_constant__ Gemm g, const __grid_constant__ GemmPlan plan) {
-  using Layout = LimbLayout<kIn>;
+  using Layout = LimbLayout<kIn, kSize>;
   using In = typename Layout::In;
   using Acc = typename Layout::Acc;
   using Byte = std::conditional_t<kIn == DType::i8, int8_t, uint8_t>;
@@ -260,11 +260,18 @@ __global__ void __launch_bounds__(LimbLayout<kIn>::kThreads)
   }
 }
 
+template <DType kIn, TileSize kSize>
+cudaError_t launch_limb_size(const Gemm& g, const GemmPlan& plan, cudaStream_t stream) {
+  using Layout = LimbLayout<kIn, kSize>;
+  return launch_kernel(&gemm_limb<kIn, kSize>, dim3(static_cast<unsigned>(plan.blocks)), dim3(Layout::kThreads),
+                       Layout::kSharedBytes, stream, g, plan);
+}
+
 template <DType kIn>
 cudaError_t launch_limb_type(const Gemm& g, const GemmPlan& plan, cudaStream_t stream) {
-  using Layout = LimbLayout<kIn>;
-  return launch_kernel(&gemm_limb<kIn>, dim3(static_cast<unsigned>(plan.blocks)), dim3(Layout::kThreads),
-                       Layout::kSharedBytes, stream, g, plan);
+  if constexpr (kIn != DType::i64)
+    if (plan.size == TileSize::large) return launch_limb_size<kIn, TileSize::large>(g, plan, stream);
+  return launch_limb_size<kIn, TileSize::small>(g, plan, stream);
 }
 
 }  // namespace myops

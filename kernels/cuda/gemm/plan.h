@@ -35,7 +35,7 @@ inline GemmPlan plan_gemm(const Gemm& problem, const Machine& machine) {
   const bool one_order = problem.batch_invariant && element_size(problem.in) == 2;
   if (takes_tiny(problem, machine) && !one_order) return plan_tiny(problem);
   if (takes_skinny(problem) && !problem.batch_invariant) return plan_skinny(problem, machine);
-  if (takes_limb(problem)) return plan_limb(problem);
+  if (takes_limb(problem)) return plan_integer(problem, machine);
   if (takes_tensor_cores(problem, machine)) return plan_tensor_cores(problem, machine);
   return plan_tile(problem, machine);
 }

@@ -11,22 +11,26 @@ struct LimbShape {
   constexpr int threads() const { return 32 * warps_m * warps_n; }
 };
 
-// A warp has sums of its 32 x 32 results for every byte of an element: 128 registers for int32. For int64 16 x 16.
-constexpr LimbShape limb_shape(DType in) {
+// A warp has sums of its results for every byte of an element: of 32 x 32 of int32 in 128 registers. int64
+// has one size.
+constexpr LimbShape limb_shape(DType in, TileSize size) {
   const int bytes = element_size(in);
-  return bytes == 8 ? LimbShape{32, 32, 64, 2, 2} : LimbShape{64, 64, 128 / bytes, 2, 2};
+  if (bytes == 8) return {32, 32, 64, 2, 2};
+  return size == TileSize::large ? LimbShape{64, 64, 128 / bytes, 2, 2}
+                                 : LimbShape{64, 32, bytes == 4 ? 64 : 128, 2, 2};
 }
 
-inline GemmPlan plan_limb(const Gemm& problem) {
+inline GemmPlan plan_limb(const Gemm& problem, TileSize size) {
   GemmPlan plan;
   plan.kernel = GemmKernel::limb;
+  plan.size = size;
   plan.transpose = problem.M > 1 && problem.D.row_stride == 1 && problem.D.col_stride != 1;
   const Gemm g = plan.transpose ? transposed(problem) : problem;
   plan.a_along_k = loads_along_k(g.A.col_stride, g.K, g.A.row_stride, g.M);
   plan.b_along_k = loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N);
   plan.a_packed = plan.a_along_k && is_packed(g, g.A, true, 16);
   plan.b_packed = plan.b_along_k && is_packed(g, g.B, false, 16);
-  const LimbShape shape = limb_shape(g.in);
+  const LimbShape shape = limb_shape(g.in, size);
   plan.tiles_m = ceil_divide(g.M, shape.m);
   plan.tiles_n = ceil_divide(g.N, shape.n);
   plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
@@ -106,15 +110,50 @@ inline bool takes_limb_wgmma(const Gemm& g, TileSize size, const Machine& machin
          g.N < kMostCoordinates && g.K < kMostCoordinates / 64 && (g.in != DType::i64 || size != TileSize::large);
 }
 
-// Below these sides most of a tile is empty. Above so many products of bytes, the larger tile of mma, which needs
-// operands along K and may have to pack them, is worth it. Guesses.
+// Below these sides most of a tile is empty.
 constexpr int64_t kLimbSide = 17, kLimbDepth = 32;
-constexpr double kLimbByteProducts = 640.0 * 640 * 640;
 
 inline bool takes_limb(const Gemm& g) {
-  if (!is_integral(g.in) || g.in == DType::boolean) return false;
-  if (g.M < kLimbSide || g.N < kLimbSide || g.K < kLimbDepth) return false;
-  return element_size(g.in) > 1 || double(g.M) * g.N * g.K * g.batch() <= kLimbByteProducts;
+  return is_integral(g.in) && g.in != DType::boolean && g.M >= kLimbSide && g.N >= kLimbSide && g.K >= kLimbDepth;
+}
+
+// Rounds of tiles that the busiest multiprocessor computes, each with its products of bytes and its end, and what
+// packing takes. Times in microseconds. Guesses, those of wgmma from its tiles of bfloat16.
+inline GemmPlan plan_integer(const Gemm& problem, const Machine& machine) {
+  struct Candidate {
+    GemmKernel kernel;
+    TileSize size;
+    double step, end;  // step: 128 values of K, one product of bytes
+  };
+  constexpr Candidate kCandidates[] = {
+      {GemmKernel::wgmma, TileSize::large, 0.64, 2.0}, {GemmKernel::wgmma, TileSize::paired, 0.34, 1.5},
+      {GemmKernel::wgmma, TileSize::small, 0.38, 1.3}, {GemmKernel::wgmma, TileSize::narrow, 0.25, 1.0},
+      {GemmKernel::mma, TileSize::large, 0.80, 1.0},   {GemmKernel::mma, TileSize::small, 0.40, 0.8},
+      {GemmKernel::limb, TileSize::large, 0.30, 0.8},  {GemmKernel::limb, TileSize::small, 0.17, 0.6}};
+  constexpr double kPackLaunch = 2.5, kPackBytesEach = 2e6;  // of the launch, and what moves in a microsecond
+  const int bytes = element_size(problem.in);
+  GemmPlan best;
+  double best_cost = 0;
+  for (const Candidate& c : kCandidates) {
+    const bool wgmma = c.kernel == GemmKernel::wgmma;
+    if (c.kernel == GemmKernel::limb && bytes == 8 && c.size == TileSize::large) continue;
+    if (wgmma && !takes_limb_wgmma(problem, c.size, machine)) continue;
+    if (c.kernel == GemmKernel::mma && (bytes > 1 || machine.capability == 90)) continue;
+    const GemmPlan plan = wgmma ? plan_limb_wgmma(problem, c.size, machine.multiprocessors)
+                          : c.kernel == GemmKernel::mma
+                              ? plan_tensor(problem, c.kernel, c.size, machine.multiprocessors)
+                              : plan_limb(problem, c.size);
+    const double rounds =
+        double(ceil_divide(plan.tiles, machine.multiprocessors / (wgmma ? wgmma_shape(c.size).cluster : 1)));
+    // Where bytes are not split, loading them element by element is what limb spends its time on; int64 has tiles of
+    // half the small one.
+    const double weight = c.kernel != GemmKernel::limb ? 1 : bytes == 1 ? 2.5 : bytes == 2 ? 1.5 : bytes == 8 ? 0.5 : 1;
+    const double steps = double(ceil_divide(problem.K, 128)) * (bytes * (bytes + 1) / 2);
+    const double pack = plan.workspace_bytes == 0 ? 0 : kPackLaunch + 2 * double(plan.workspace_bytes) / kPackBytesEach;
+    const double cost = rounds * (steps * c.step * weight + c.end) + pack;
+    if (best.tiles == 0 || cost < best_cost) best = plan, best_cost = cost;
+  }
+  return best;
 }
 
 }  // namespace myops
