@@ -10,6 +10,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from emulation.support import (
     COMPLEX,
     DTYPES,
@@ -382,9 +383,30 @@ def test_wgmma_epilogues(ops, library, size, m, n, k):
         for out in (wide[1:-1, :n], poisoned[:, 2 : n + 2]):
             ops.addmm(bias, a, b, beta=2, alpha=3, out=out)
             same(out, reference(bias, a, b, 2, 3, kind))
-        assert poisoned[:, [0, 1, -1]].isnan().all() and wide[[0, -1]].isnan().all() and wide[:, n:].isnan().all()
+        assert all(t.isnan().all() for t in (poisoned[:, [0, 1, -1]], wide[[0, -1]], wide[:, n:]))
         ops.addmm(c, a, b, beta=2, alpha=3, out=c)
         same(c, expected)
+    finally:
+        library.emulation_machine(132, 80)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("activation", [1, 2, 3, 4])
+def test_wgmma_activations(ops, library, kind, activation):
+    """Packs of a row with a row of C, with none, and what has to go the general way: a matrix of C, odd rows."""
+    f = [torch.relu, F.gelu, lambda x: F.gelu(x, approximate="tanh"), F.silu][activation - 1]
+    library.emulation_machine(2, 90)
+    try:
+        for m, n in [(150, 40), (140, 200), (400, 250)]:
+            a, b, bias = integers((m, 24), kind, 1), integers((24, n), kind, 2), integers((n,), kind, 3)
+            for c in (bias, None, integers((m, n), kind, 4)):
+                before = reference(c, a, b, 0.5, 0.25, kind)
+                exact = f(reference(c, a, b, 0.5, 0.25, torch.float64))
+                added = torch.zeros(1, dtype=kind) if c is None else c
+                got, kept = ops.addmm_with_preactivation(added, a, b, beta=0.5, alpha=0.25, activation=activation)
+                same(kept, before)
+                bound = torch.finfo(kind).eps * (before.double().abs() + exact.abs()) + torch.finfo(kind).tiny
+                assert bool(((got.double() - exact).abs() <= bound).all())
     finally:
         library.emulation_machine(132, 80)
 

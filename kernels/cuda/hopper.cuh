@@ -91,6 +91,27 @@ __device__ __forceinline__ void tma_store_wait() { asm volatile("cp.async.bulk.w
 // What this thread wrote to shared memory is in order with what the TMA reads from there later.
 __device__ __forceinline__ void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// One thread: what the map says will be needed soon.
+__device__ __forceinline__ void prefetch_map(const TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// x, by no instruction: what is computed from it is computed here, and not kept in registers from before a loop.
+__device__ __forceinline__ int computed_here(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+// ---- Kernels one after the other -----------------------------------------------------------------------------------
+
+// In a kernel launched by launch_cluster, which may begin before the one in front of it in the stream has ended: waits
+// for that end. Nothing in global memory is touched before.
+__device__ __forceinline__ void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+// The next kernel may begin, as far as there is room on the multiprocessors.
+__device__ __forceinline__ void let_next_kernel_begin() {
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+}
+
 // ---- Clusters ------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ uint32_t cluster_rank() {

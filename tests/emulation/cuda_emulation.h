@@ -101,6 +101,9 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
+inline float __expf(float x) { return expf(x); }
+inline float __fdividef(float x, float y) { return x / y; }
+
 [[noreturn]] inline void __trap() { emulation::Scheduler::get().fault("__trap"); }
 
 template <class T>

@@ -16,6 +16,48 @@ __device__ __forceinline__ double erf_of(double x) { return erf(x); }
 __device__ __forceinline__ float exp_of(float x) { return expf(x); }
 __device__ __forceinline__ double exp_of(double x) { return exp(x); }
 
+// For what is rounded to 16 bits: within 2e-6 of it, relatively, at a quarter of the instructions. erfc is that of W.
+// H. Press et al., Numerical Recipes, section 6.2, with a relative error below 1.2e-7.
+__device__ __forceinline__ float fast_erfc(float x) {  // x >= 0
+  const float t = __fdividef(1.0f, fmaf(0.5f, x, 1.0f));
+  float p = 0.17087277f;
+  p = fmaf(t, p, -0.82215223f);
+  p = fmaf(t, p, 1.48851587f);
+  p = fmaf(t, p, -1.13520398f);
+  p = fmaf(t, p, 0.27886807f);
+  p = fmaf(t, p, -0.18628806f);
+  p = fmaf(t, p, 0.09678418f);
+  p = fmaf(t, p, 0.37409196f);
+  p = fmaf(t, p, 1.00002368f);
+  p = fmaf(t, p, -1.26551223f);
+  return t * __expf(fmaf(-x, x, p));
+}
+template <Activation kActivation>
+__device__ __forceinline__ float activate_fast(float x) {
+  if (kActivation == Activation::relu) return x < 0.0f ? 0.0f : x;
+  if (kActivation == Activation::gelu) {
+    const float half = 0.5f * x, tail = half * fast_erfc(fabsf(x) * 0.70710678f);
+    return x < 0.0f ? tail : x > 16.0f ? x : x - tail;  // infinity times 0 would be a NaN
+  }
+  const float y = kActivation == Activation::silu ? x : x * fmaf(0.07135481627f * x, x, 1.5957691216f);
+  return __fdividef(x, 1.0f + __expf(-y));
+}
+// f of each. One uniform choice for all of them.
+template <int kCount>
+__device__ __forceinline__ void activate_fast(float (&x)[kCount], Activation f) {
+  const auto all = [&](auto one) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) x[i] = one(x[i]);
+  };
+  switch (f) {
+    case Activation::relu: return all([](float v) { return activate_fast<Activation::relu>(v); });
+    case Activation::gelu: return all([](float v) { return activate_fast<Activation::gelu>(v); });
+    case Activation::gelu_tanh: return all([](float v) { return activate_fast<Activation::gelu_tanh>(v); });
+    case Activation::silu: return all([](float v) { return activate_fast<Activation::silu>(v); });
+    default: return;
+  }
+}
+
 template <class Acc>
 __device__ __forceinline__ Acc activate_real(Acc x, Activation f) {
   if (f == Activation::relu) return x < Acc(0) ? Acc(0) : x;

@@ -29,8 +29,9 @@ struct GemmPlan {
   // skinny
   int lanes_k = 0, warps_k = 0;  // how many lanes of a warp and warps of a block share K
   int64_t splits = 1, split_k = 0;
-  // wgmma: whole tiles of D (and C) move by TMA; else rows are such that 8 neighbours are aligned
-  bool stores_tiles = false, packed_rows = false;
+  // wgmma: whole tiles of D (and C) move by TMA; else rows are such that 4 neighbours are aligned,
+  // and there is an activation of those alone (Activated)
+  bool stores_tiles = false, packed_rows = false, activates_packs = false;
   // mma, wgmma: bytes of the workspace that packed operands take, A first; 0: it is taken as it is
   int64_t a_pack_bytes = 0, b_pack_bytes = 0;
   int64_t workspace_bytes = 0;

@@ -71,8 +71,14 @@ inline PackOperand pack_b(const Gemm& g, const GemmPlan& plan) {
 inline bool stores_tiles(const Gemm& g) {
   if (g.activation != Activation::none || g.out != g.in || !is_packed(g, g.D, true, 16)) return false;
   if (g.C.data == nullptr) return true;
-  if (g.c_type != g.in || g.C.col_stride != 1) return false;
-  return is_packed(g, g.C, true, g.C.row_stride == 0 ? 2 * element_size(g.in) : 16);
+  return g.c_type == g.in && (g.C.row_stride == 0 || is_packed(g, g.C, true, 16));
+}
+
+// Whether an activation has nothing to do with anything that is not 8 aligned neighbours.
+inline bool activates_packs(const Gemm& g) {
+  return g.activation != Activation::none && g.out == g.in && g.N % 8 == 0 && is_packed(g, g.D, true, 16) &&
+         reinterpret_cast<uintptr_t>(g.preactivation) % 16 == 0 &&
+         (g.C.data == nullptr || (g.C.row_stride == 0 && g.c_type == g.in));
 }
 
 // The plan of a tensor-core kernel with a given tile.
@@ -104,6 +110,7 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
     const int64_t most = multiprocessors / shape.cluster;
     plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster;
     plan.stores_tiles = stores_tiles(g);
+    plan.activates_packs = activates_packs(g);
     plan.packed_rows = g.D.col_stride == 1 && is_packed(g, g.D, true, 8 * element_size(g.in));
   } else {
     const MmaShape shape = mma_shape(size);
@@ -124,8 +131,8 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
     double step, end;
   };
   constexpr Candidate kCandidates[] = {
-      {GemmKernel::wgmma, TileSize::large, 0.64, 1.5}, {GemmKernel::wgmma, TileSize::paired, 0.34, 1.2},
-      {GemmKernel::wgmma, TileSize::small, 0.38, 1.0}, {GemmKernel::wgmma, TileSize::narrow, 0.25, 0.8},
+      {GemmKernel::wgmma, TileSize::large, 0.72, 1.8}, {GemmKernel::wgmma, TileSize::paired, 0.41, 1.2},
+      {GemmKernel::wgmma, TileSize::small, 0.48, 1.0}, {GemmKernel::wgmma, TileSize::narrow, 0.32, 0.8},
       {GemmKernel::mma, TileSize::large, 1.20, 1.0},   {GemmKernel::mma, TileSize::small, 0.42, 0.8}};
   constexpr int64_t kMostCoordinates = int64_t(1) << 31;  // of a tensor map's dimension
   const bool hopper = machine.capability == 90 && is_floating(problem.in) && problem.batch_dims <= kWgmmaBatchDims &&

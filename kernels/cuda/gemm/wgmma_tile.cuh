@@ -42,9 +42,11 @@ struct WgmmaLayout {
   static constexpr int kStagingBytes = kTileM * kTileN * 2;
   static constexpr int kAlignment = 1024;  // of the swizzle; the launch asks for so much more
   static constexpr int kBarrierBytes = 256;
-  static constexpr int kRoom = (227 * 1024 - kAlignment - kBarrierBytes - kStagingBytes) / kStageBytes;
+  static constexpr int kRowsOfC = 2 * kTileN * kWgmmaWarps;  // bytes: a copy for each consumer warp
+  static constexpr int kRoom = (227 * 1024 - kAlignment - kBarrierBytes - kRowsOfC - kStagingBytes) / kStageBytes;
   static constexpr int kStages = kRoom < 8 ? kRoom : 8;
-  static constexpr int kStagingAt = kStages * kStageBytes, kBarriersAt = kStagingAt + kStagingBytes;
+  static constexpr int kStagingAt = kStages * kStageBytes, kRowsAt = kStagingAt + kStagingBytes;
+  static constexpr int kBarriersAt = kRowsAt + kRowsOfC;
   static constexpr int kSharedBytes = kBarriersAt + kBarrierBytes + kAlignment;
   // Groups of wgmma (a stage each) that are in flight while the next stage is waited for: one where stages suffice.
   static constexpr int kAhead = kStages > 3 ? 1 : 0;
@@ -154,6 +156,7 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
     if (matrix_c) {
       batch_coordinates(g, g.C, tile.item, batch);
       barrier_arrive_expect(staged, Layout::kStagingBytes);
+#pragma unroll 1
       for (int slab = 0; slab < Layout::kStagingBytes / Layout::kSlabBytes; ++slab) {
         const int consumer = slab / (Layout::kTileN / 64), column = slab % (Layout::kTileN / 64) * 64;
         tma_load(staging + slab * Layout::kSlabBytes, map_c, staged,
@@ -165,6 +168,7 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
     batch_coordinates(g, g.D, tile.item, batch);
     barrier_wait(finished, parity);
     parity ^= 1;
+#pragma unroll 1
     for (int slab = 0; slab < Layout::kStagingBytes / Layout::kSlabBytes; ++slab) {
       const int consumer = slab / (Layout::kTileN / 64), column = slab % (Layout::kTileN / 64) * 64;
       if (tile.row + 64 * consumer < g.M && tile.col + column < g.N)
@@ -175,20 +179,29 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
   tma_store_wait();
 }
 
+// A C that is one row: a warp copies its part of it, kTileN columns, before it multiplies, so that nobody waits for it.
+template <class In, int kTileN>
+__device__ __forceinline__ void copy_row(const Gemm& g, In* copy, int64_t item, int32_t col) {
+  const In* const row = static_cast<const In*>(g.C.data) + batch_offset(g, g.C, item);
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < kTileN; i += 32)
+    shared_store(&copy[i], col + i < g.N ? row[(col + i) * g.C.col_stride] : In{});
+  __syncwarp();
+}
+
 // alpha * sums + beta * C in 16 bits, to the staging area of a consumer. C, if it is a matrix, is there already.
 template <DType kIn, int kTileN>
 __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)[kTileN / 2], char* staging,
-                                              int64_t item, int32_t col) {
+                                              const typename Element<kIn>::Type* c_row) {
   using In = typename Element<kIn>::Type;
   using Two = Pack<In, 2>;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4, lane = static_cast<int>(threadIdx.x) % 32;
-  const int row = warp * 16 + lane % 16;
+  char* const first = staging + (warp * 16 + lane % 16) * 128;
+  const int chunk = computed_here((lane / 16 ^ lane % 8) * 16);  // bytes, of the row's first two exchanged ones
   const float alpha = static_cast<float>(g.alpha), beta = static_cast<float>(g.beta);
   const bool row_c = g.C.data != nullptr && g.C.row_stride == 0, matrix_c = g.C.data != nullptr && !row_c;
-  const In* const c_row = row_c ? static_cast<const In*>(g.C.data) + batch_offset(g, g.C, item) : nullptr;
 #pragma unroll
   for (int j = 0; j < kTileN / 16; ++j) {
-    char* const target = staging + j / 4 * 64 * 128 + row * 128 + ((j % 4 * 2 + lane / 16) ^ row % 8) * 16;
+    char* const target = first + j / 4 * 64 * 128 + (chunk ^ j % 4 * 32);
     float v[8];
 #pragma unroll
     for (int i = 0; i < 8; ++i) v[i] = scale(alpha, sums[8 * j + i]);
@@ -206,13 +219,10 @@ __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)
     if (row_c) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int column = col + 16 * j + 8 * half + lane % 4 * 2;
-        const Two two = column < g.N ? load_pack<Two>(c_row + column) : Two{};
+        const Two two = shared_load(reinterpret_cast<const Two*>(c_row + 16 * j + 8 * half + lane % 4 * 2));
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {  // rows g, g + 8
-          v[4 * half + 2 * i] = scale_add(beta, widen<float>(two.v[0]), v[4 * half + 2 * i]);
-          v[4 * half + 2 * i + 1] = scale_add(beta, widen<float>(two.v[1]), v[4 * half + 2 * i + 1]);
-        }
+        for (int i = 0; i < 4; ++i)  // rows g and g + 8
+          v[4 * half + i] = scale_add(beta, widen<float>(two.v[i % 2]), v[4 * half + i]);
       }
     }
 #pragma unroll
@@ -224,10 +234,51 @@ __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)
   }
 }
 
+// The common case of an activation: 8 neighbours of a row, C absent or a row, everything packed. The general epilogue
+// computes the same.
+template <DType kIn>
+struct Activated {
+  using In = typename Element<kIn>::Type;
+  using Eight = Pack<In, 8>;
+  const Gemm& g;
+  const int64_t base;  // of row 0 in D, and in what is stored besides
+  const bool exists;
+  Eight c = {};
+
+  // c_row: C of these columns.
+  __device__ __forceinline__ Activated(const Gemm& problem, int64_t item, int64_t col, const In* c_row)
+      : g(problem), base(batch_offset(problem, problem.D, item) + col), exists(col < problem.N) {
+    if (g.C.data != nullptr) c = shared_load(reinterpret_cast<const Eight*>(c_row));
+  }
+
+  __device__ __forceinline__ void store(const Pack<float, 4>& low, const Pack<float, 4>& high, int64_t row) const {
+    if (row >= g.M || !exists) return;
+    const float alpha = static_cast<float>(g.alpha), beta = static_cast<float>(g.beta);
+    float v[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      v[i] = scale(alpha, i < 4 ? low.v[i % 4] : high.v[i % 4]);
+      if (g.C.data != nullptr) v[i] = scale_add(beta, widen<float>(c.v[i]), v[i]);
+    }
+    const int64_t at = base + row * g.D.row_stride;
+    if (g.preactivation != nullptr) store_pack(static_cast<In*>(g.preactivation) + at, narrowed(v));
+    activate_fast(v, g.activation);
+    store_pack(static_cast<In*>(g.D.data) + at, narrowed(v));
+  }
+
+  __device__ __forceinline__ static Eight narrowed(const float (&v)[8]) {
+    Eight eight;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) eight.v[i] = narrow<In>(v[i]);
+    return eight;
+  }
+};
+
 // Everything that an epilogue can be, through the warp's own part of the staging area, half of the columns at a time.
 template <DType kIn, int kTileN>
 __device__ __forceinline__ void finish_results(const Gemm& g, const GemmPlan& plan, const float (&sums)[kTileN / 2],
-                                               char* staging, int64_t item, int64_t row0, int64_t col0) {
+                                               char* staging, const typename Element<kIn>::Type* c_row, int64_t item,
+                                               int64_t row0, int64_t col0) {
   constexpr int kColumns = kTileN / 2, kGroups = kColumns / 8;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float* const part = reinterpret_cast<float*>(staging + static_cast<int>(threadIdx.x) / 32 % 4 * 16 * kColumns * 4);
@@ -251,15 +302,22 @@ __device__ __forceinline__ void finish_results(const Gemm& g, const GemmPlan& pl
       put(kTileN / 4);
     __syncwarp();
     const int64_t col = col0 + half * kColumns;
-    if (plan.packed_rows) {
+    if (plan.activates_packs) {
+      const int first = lane % kGroups * 8;
+      const Activated<kIn> activated(g, item, col + first, c_row + half * kColumns + first);
 #pragma unroll 1
-      for (int i = lane; i < 16 * kGroups; i += 32) {
-        const int row = i / kGroups, group = i % kGroups;
-        const float* const from = at(row, group);
-        Pack<float, 4> low = shared_load(reinterpret_cast<const Pack<float, 4>*>(from));
-        Pack<float, 4> high = shared_load(reinterpret_cast<const Pack<float, 4>*>(from + 4));
-        float v[8] = {low.v[0], low.v[1], low.v[2], low.v[3], high.v[0], high.v[1], high.v[2], high.v[3]};
-        epilogue.store(v, row0 + row, col + 8 * group);
+      for (int row = lane / kGroups; row < 16; row += 32 / kGroups) {
+        const float* const from = at(row, lane % kGroups);
+        const Pack<float, 4> low = shared_load(reinterpret_cast<const Pack<float, 4>*>(from));
+        const Pack<float, 4> high = shared_load(reinterpret_cast<const Pack<float, 4>*>(from + 4));
+        activated.store(low, high, row0 + row);
+      }
+    } else if (plan.packed_rows) {
+#pragma unroll 1
+      for (int i = lane; i < 32 * kGroups; i += 32) {
+        const int row = i / (2 * kGroups), column = i % (2 * kGroups) * 4;
+        Pack<float, 4> four = shared_load(reinterpret_cast<const Pack<float, 4>*>(at(row, column / 8) + column % 8));
+        epilogue.store(four.v, row0 + row, col + column);
       }
     } else {  // rows that begin anywhere: neighbouring lanes store neighbouring elements
 #pragma unroll 1
@@ -292,6 +350,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
   const int rank = kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   const int steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
+  if (thread == kWgmmaThreads - 1) {
+    prefetch_map(&map_a);
+    prefetch_map(&map_b);
+  }
   if (thread == 0) {
     for (int s = 0; s < kStages; ++s) {
       barrier_init(&full[s], 1);
@@ -305,6 +367,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     cluster_sync();
   else
     __syncthreads();
+  wait_for_previous_kernel();
+  let_next_kernel_begin();
 
   if (warpgroup == kWgmmaConsumers) {
     registers_decrease<56>();
@@ -318,6 +382,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     uint32_t staged_parity = 0;
     // A warpgroup's 64 rows are 64 rows of 128 bytes, or one slab.
     const int first_a = warpgroup * 64 * Layout::kRowBytes;
+    In* const c_row = reinterpret_cast<In*>(stages + Layout::kRowsAt) + thread / 32 * kTileN;
+    const bool row_c = g.C.data != nullptr && g.C.row_stride == 0 && g.c_type == kIn;
     const auto release = [&](int slot) {
       if constexpr (kCluster > 1) {
         if (lane < kCluster) barrier_arrive_at(&empty[slot], static_cast<uint32_t>(lane));
@@ -329,6 +395,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       float sums[kTileN / 2];
 #pragma unroll
       for (int i = 0; i < kTileN / 2; ++i) sums[i] = 0;
+      if (row_c) {
+        const WgmmaTile<kSize> tile(plan, index, rank);
+        copy_row<In, kTileN>(g, c_row, tile.item, tile.col);
+      }
       int previous = -1;
       for (int step = 0; step < steps; ++step, ring.advance()) {
         const char* const stage = stages + ring.slot * Layout::kStageBytes;
@@ -351,18 +421,18 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         if (previous >= 0) release(previous);
       }
 
-      const WgmmaTile<kSize> tile(plan, index, rank);
+      const WgmmaTile<kSize> tile(plan, index, rank);  // not kept beside the sums
       char* const mine = staging + warpgroup * 64 * kTileN * 2;
       if (plan.stores_tiles) {
         barrier_wait(staged, staged_parity);
         staged_parity ^= 1;
-        stage_results<kIn, kTileN>(g, sums, mine, tile.item, tile.col);
+        stage_results<kIn, kTileN>(g, sums, mine, c_row);
         async_proxy_fence();
         __syncwarp();
         if (lane == 0) barrier_arrive(finished);
       } else {
         const int64_t row = tile.row + thread / 32 * 16;
-        finish_results<kIn, kTileN>(g, plan, sums, mine, tile.item, row, tile.col);
+        finish_results<kIn, kTileN>(g, plan, sums, mine, c_row, tile.item, row, tile.col);
       }
     }
   }
