@@ -23,7 +23,8 @@ from .gpu_cases import Case, Device, equal, layouts, random, short, whole
 
 KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma"]
 WGMMA = ["narrow wgmma", "small wgmma", "paired wgmma", "large wgmma"]
-KERNELS += [*WGMMA, "limb"]
+LIMB = ["small limb", "large limb"]
+KERNELS += [*WGMMA, *LIMB]
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
@@ -31,7 +32,7 @@ DTYPES = {
     "skinny": FLOATS,
     "tiny": FLOATS,
     "mma": [*HALVES, torch.int8, torch.uint8],
-    "wgmma": HALVES,
+    "wgmma": [*HALVES, *INTEGERS],
     "limb": INTEGERS,
 }
 SHAPES = {  # batch, M, N, K: whole tiles, tails of every side, more steps of K than stages, unaligned rows
@@ -101,10 +102,19 @@ def operand(device: Device, *shape: int, dtype: torch.dtype, seed: int) -> Tenso
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Of whole numbers, exact: in float64 on the operands' device, or modular in int64, which the CPU alone has."""
+    """Of whole numbers, exact: in float64 on the operands' device, integers 16 bits at a time, modulo their width."""
     if a.is_floating_point():
         return a.double() @ b.double()
-    return (a.cpu().to(torch.int64) @ b.cpu().to(torch.int64)).to(a.dtype)
+    digits = (a.element_size() + 1) // 2
+
+    def digit(t: Tensor, i: int) -> Tensor:
+        return (t.to(torch.int64) >> 16 * i & 0xFFFF).double()
+
+    pairs = [(i, j) for i in range(digits) for j in range(digits - i)]
+    result = torch.zeros((), dtype=torch.int64, device=a.device)
+    for i, j in pairs:
+        result = result + ((digit(a, i) @ digit(b, j)).to(torch.int64) << 16 * (i + j))
+    return result.to(a.dtype)
 
 
 def kernel_exact(device: Device, kernel: str, dtype: torch.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -162,9 +172,14 @@ def kernel_rows(device: Device, kernel: str, dtype: torch.dtype) -> dict[str, An
     return {}
 
 
+def dtypes_of(kernel: str) -> list[torch.dtype]:
+    found = DTYPES.get(kernel.split()[-1], [*FLOATS, torch.int32])
+    return [t for t in found if (kernel, t) != ("large wgmma", torch.int64)]  # its sums do not fit in registers
+
+
 def kernel_cases(kind: str) -> Iterator[Case]:
     kernels = [kernel for kernel in KERNELS if kernel.split()[-1] == kind]
-    for kernel, dtype in itertools.product(kernels, DTYPES.get(kind, [*FLOATS, torch.int32])):
+    for kernel, dtype in [(name, dtype) for name in kernels for dtype in dtypes_of(name)]:
         for shape in SHAPES[kind]:
             yield f"{kernel} {short(dtype)} {shape}", partial(kernel_exact, kernel=kernel, dtype=dtype, shape=shape)
         if dtype.is_floating_point:
@@ -177,7 +192,7 @@ def sanitizer_cases(tool: str) -> Iterator[Case]:
     """Every kernel once at a small shape: a tool slows it down a hundred times."""
     for kernel in KERNELS:
         kind = kernel.split()[-1]
-        for dtype in (DTYPES.get(kind, FLOATS)[0], DTYPES.get(kind, FLOATS)[-1]):
+        for dtype in (dtypes_of(kernel)[0], dtypes_of(kernel)[-1]):
             batch, m, n, k = min(SHAPES[kind], key=math.prod)
             shape = (min(batch, 70), m, n, k)
             yield f"{tool} {kernel} {short(dtype)}", partial(kernel_exact, kernel=kernel, dtype=dtype, shape=shape)
@@ -215,11 +230,12 @@ def tuning_cases(family: str) -> Iterator[Case]:
                 kernels=["small mma", "large mma", *WGMMA],
             ),
         )
-    for dtype, shape in itertools.product(INTEGERS, [(1, n, n, n) for n in (256, 512, 1024, 2048)]):
+    for dtype, shape in itertools.product(INTEGERS, [(1, n, n, n) for n in (512, 1024, 2048)]):
         if dtype == torch.uint8:  # as int8
             continue
-        others = ["small mma", "large mma"] if dtype == torch.int8 else ["small tile", "large tile"]
-        yield f"tuning {short(dtype)} {shape}", partial(tuning, dtype=dtype, shape=shape, kernels=["limb", *others])
+        mma = ["small mma", "large mma"] if dtype == torch.int8 else []
+        kernels = [kernel for kernel in [*LIMB, *WGMMA, *mma] if dtype in dtypes_of(kernel)]
+        yield f"tuning {short(dtype)} {shape}", partial(tuning, dtype=dtype, shape=shape, kernels=kernels)
     for shape in squares:
         yield (
             f"tuning float32 {shape}",
