@@ -94,7 +94,7 @@ MYOPS_EXPORT const char* myops_cuda_gemm(int type, const int64_t* sizes, const i
     if (!plan_by_name(kernel, g, machine, &plan)) return keep(kRefused);
     if (plan.workspace_bytes > workspace_bytes)
       return keep("error: the workspace has to have " + std::to_string(plan.workspace_bytes) + " bytes");
-    const int64_t cluster = plan.kernel == GemmKernel::wgmma ? wgmma_shape(plan.size).cluster : 1;
+    const int64_t cluster = plan.kernel == GemmKernel::wgmma ? wgmma_shape(plan.size).cluster() : 1;
     if (plan.blocks > max_blocks) plan.blocks = max_blocks < cluster ? cluster : max_blocks / cluster * cluster;
     error = launch_gemm(g, plan, workspace, static_cast<cudaStream_t>(stream));
   }
