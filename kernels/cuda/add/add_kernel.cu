@@ -159,7 +159,8 @@ __device__ __forceinline__ Pack<T, N> load_run(const T* address, bool alone) {
 }
 
 // A thread has N neighbours along the last dimension in several rows of the one before. 16 bytes take a register each.
-constexpr int rows_of(int neighbours) { return neighbours == 16 ? 1 : 4; }
+template <int N>
+constexpr int kRowsOf = N == 16 ? 1 : 4;
 
 // count: of threads.
 template <DType kType, int N>
@@ -167,7 +168,7 @@ __global__ void __launch_bounds__(kThreads)
     add_rows(const __grid_constant__ Add p, const __grid_constant__ Dividers dividers, const uint32_t count) {
   using T = typename Element<kType>::Type;
   using Compute = typename Element<kType>::Acc;
-  constexpr int kRows = rows_of(N);
+  constexpr int kRows = kRowsOf<N>;
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= count) return;
   const auto alpha = Sum<Compute>::alpha(p.alpha);
@@ -332,7 +333,7 @@ cudaError_t launch_mixed(const Add& p, cudaStream_t stream) {
 template <DType kType, int N>
 cudaError_t launch_rows(const Add& p, cudaStream_t stream) {
   uint32_t count;
-  const Dividers dividers = dividers_of(p, N, rows_of(N), &count);
+  const Dividers dividers = dividers_of(p, N, kRowsOf<N>, &count);
   return launch_kernel(&add_rows<kType, N>, dim3(blocks_for(count)), dim3(kThreads), 0, stream, p, dividers, count);
 }
 

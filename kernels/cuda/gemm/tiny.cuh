@@ -146,7 +146,7 @@ __device__ __forceinline__ void store_run(typename Layout::In* d, const typename
 }
 
 template <DType kIn, int kSide, TinyPath kPath>
-__global__ void __launch_bounds__(TinyLayout<kIn, kSide>::kThreads)
+__global__ void __launch_bounds__(TinyLayout<kIn, kSide>::kThreads, 512 / TinyLayout<kIn, kSide>::kThreads)
     gemm_tiny(const __grid_constant__ Gemm g, const __grid_constant__ GemmPlan plan,
               const __grid_constant__ TinyBlock block) {
   using Layout = TinyLayout<kIn, kSide>;
