@@ -476,6 +476,7 @@ SYNCHRONISED = {
     "tiny: plain": (torch.bfloat16, 17, 30, 19, 9, ["barrier", "async_wait"]),
     "tiny: any": (torch.bfloat16, 17, 31, 20, 9, ["barrier"]),
     "small mma": (torch.bfloat16, 72, 72, 160, 1, ["barrier", "async_wait"]),
+    "small mma: packed": (torch.bfloat16, 72, 70, 150, 1, ["barrier"]),
     "small wgmma": (
         torch.bfloat16,
         130,
@@ -512,6 +513,21 @@ def test_each_barrier_and_wait_is_needed(library, kernel):
             found = message()
             library.emulation_leave_out(call.encode(), -1)
             assert found != "", f"{kernel} without {call} number {place}, seed {seed}"
+
+
+def test_turned_add_needs_its_barrier(ops, library):
+    x, y = integers((40, 70), torch.float32, 1), integers((70, 40), torch.float32, 2)
+    library.emulation_forget_calls()
+    same(ops.add(x, y.t()), x + y.t())
+    assert library.emulation_leave_out(b"barrier", -1) == 1
+    for seed in range(3):
+        library.emulation_seed(ctypes.c_uint64(seed))
+        library.emulation_leave_out(b"barrier", 0)
+        try:
+            with pytest.raises(RuntimeError, match="race|read before it was written"):
+                ops.add(x, y.t())
+        finally:
+            library.emulation_leave_out(b"barrier", -1)
 
 
 def test_16_bit_conversions(library):
