@@ -1,4 +1,4 @@
-// Plans of tiny.cuh.
+// Plans of tiny.cuh. a_packed, b_packed: what a block needs of that operand is one run of memory.
 #pragma once
 #include "plan_common.h"
 
