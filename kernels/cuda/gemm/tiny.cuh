@@ -8,8 +8,8 @@
 //   shared
 //           memory is read by runs, results are stored from registers
 //   plain   nothing after the sum, and results that are one run: they are gathered in shared memory and stored as one
-//   any     everything else, with the shared epilogue
-// An item that is broadcast (stride 0) is copied once to a block; nothing is materialised.
+//   any     everything else, with the shared epilogue; squares are summed as in exact
+// A run that is broadcast (stride 0) is copied once to a block; nothing is materialised.
 #pragma once
 #include "../async_copy.cuh"
 #include "../element.cuh"
@@ -34,11 +34,13 @@ struct TinyLayout {
 // How a kernel finds an operand in shared memory, in elements, and how it is copied there.
 struct TinyOperand {
   int row_stride, col_stride, item_stride;
-  bool run;  // one copy for the whole block
+  bool run;              // one copy for the whole block
+  unsigned per_element;  // else i * per_element >> 20 is i divided by the extent that neighbouring threads walk
 };
 struct TinyBlock {
   TinyOperand a, b;
-  int b_at;  // bytes before B
+  int b_at;      // bytes before B
+  bool squares;  // of kSide, and both operands rows one after the other
 };
 
 // exact and plain have one batch dimension.
@@ -74,7 +76,7 @@ __device__ __forceinline__ void load_tiny(char* shared, const TinyOperand& s, co
   const int fast_size = along_cols ? cols : rows;
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x) % Layout::kItemThreads; i < rows * cols; i += Layout::kItemThreads) {
-    const int slow = i / fast_size, fast = i - slow * fast_size;
+    const int slow = static_cast<int>(i * s.per_element >> 20), fast = i - slow * fast_size;
     const int row = along_cols ? slow : fast, col = along_cols ? fast : slow;
     shared_store(target + row * s.row_stride + col * s.col_stride, data[row * view.row_stride + col * view.col_stride]);
   }
@@ -193,7 +195,11 @@ __global__ void __launch_bounds__(TinyLayout<kIn, kSide>::kThreads, 512 / TinyLa
           }
       }
     } else {
-      if (active) sum_any<Layout>(acc, a, b, row0, col0, M, N, K, block);
+      if (kPath == TinyPath::any && block.squares) {
+        if (active) sum_exact<Layout>(acc, a, b, row0, col0);
+      } else if (active) {
+        sum_any<Layout>(acc, a, b, row0, col0, M, N, K, block);
+      }
       __syncthreads();  // the results take the operands' place
     }
     if constexpr (kPath == TinyPath::plain) {
@@ -226,33 +232,38 @@ __global__ void __launch_bounds__(TinyLayout<kIn, kSide>::kThreads, 512 / TinyLa
   }
 }
 
-// The operand as it is where it is one run, else rows one after the other.
-inline TinyOperand tiny_operand(const MatrixView& v, int64_t rows, int64_t cols, bool run) {
-  const bool by_rows = !run || is_tiny_run(v, rows, cols, true);
+// The operand as it is where a block copies it as one run, else by rows of an odd pitch, which are read without bank
+// conflicts whichever way they are written.
+inline TinyOperand tiny_operand(const MatrixView& v, int64_t rows, int64_t cols, bool run, bool along_cols) {
   TinyOperand s;
+  const bool by_rows = !run || is_tiny_run(v, rows, cols, true);
+  const int64_t pitch = !by_rows ? rows : run ? cols : cols | 1;
   s.run = run;
-  s.row_stride = static_cast<int>(by_rows ? cols : 1), s.col_stride = static_cast<int>(by_rows ? 1 : rows);
-  s.item_stride = static_cast<int>(run && v.batch_stride[0] == 0 ? 0 : rows * cols);
+  s.row_stride = static_cast<int>(by_rows ? pitch : 1), s.col_stride = static_cast<int>(by_rows ? 1 : pitch);
+  s.item_stride = static_cast<int>(!run ? rows * pitch : v.batch_stride[0] == 0 ? 0 : rows * cols);
+  const int64_t extent = along_cols ? cols : rows;
+  s.per_element = static_cast<unsigned>((1 << 20) / (extent > 0 ? extent : 1) + 1);
   return s;
 }
 
 template <DType kIn, int kSide>
 cudaError_t launch_tiny_side(const Gemm& g, const GemmPlan& plan, cudaStream_t stream) {
   using Layout = TinyLayout<kIn, kSide>;
+  // Columns one after the other would be read with bank conflicts; at side 4 a thread has an item for itself.
+  const bool a_rows = is_tiny_run(g.A, g.M, g.K, true), b_rows = is_tiny_run(g.B, g.K, g.N, true);
   TinyBlock block;
-  block.a = tiny_operand(g.A, g.M, g.K, plan.a_packed);
-  block.b = tiny_operand(g.B, g.K, g.N, plan.b_packed);
-  const auto bytes = [](const TinyOperand& s, int64_t elements) {
-    const int64_t all = ((Layout::kItems - 1) * s.item_stride + elements) * element_size(kIn);
-    return static_cast<int>(ceil_divide(all, 16) * 16);
+  block.a = tiny_operand(g.A, g.M, g.K, plan.a_packed && (a_rows || kSide == 4), plan.a_along_k);
+  block.b = tiny_operand(g.B, g.K, g.N, plan.b_packed && (b_rows || kSide == 4), !plan.b_along_k);
+  block.squares = g.M == kSide && g.N == kSide && g.K == kSide && plan.a_packed && plan.b_packed && a_rows && b_rows;
+  const auto bytes = [](const TinyOperand& s, int64_t rows, int64_t cols) {
+    const int64_t one = s.run ? rows * cols : s.item_stride;
+    return static_cast<int>(ceil_divide(((Layout::kItems - 1) * s.item_stride + one) * element_size(kIn), 16) * 16);
   };
-  block.b_at = bytes(block.a, g.M * g.K);
-  int shared = block.b_at + bytes(block.b, g.K * g.N);
+  block.b_at = bytes(block.a, g.M, g.K);
+  int shared = block.b_at + bytes(block.b, g.K, g.N);
   const bool product = is_tiny_product(g);
   auto* kernel = &gemm_tiny<kIn, kSide, TinyPath::any>;
-  if (product && g.M == kSide && g.N == kSide && g.K == kSide && plan.a_packed && plan.b_packed &&
-      is_tiny_run(g.A, kSide, kSide, true) && is_tiny_run(g.B, kSide, kSide, true) &&
-      is_packed(g, g.D, true, element_size(kIn) == 2 ? 8 : 16)) {
+  if (product && block.squares && is_packed(g, g.D, true, element_size(kIn) == 2 ? 8 : 16)) {
     kernel = &gemm_tiny<kIn, kSide, TinyPath::exact>;
   } else {
     if (product && is_tiny_run(g.D, g.M, g.N, true) && is_tiny_block(g, g.D, g.M, g.N))
