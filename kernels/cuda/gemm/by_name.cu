@@ -39,6 +39,10 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     *plan = plan_with_tile(g, size);
   } else if (kind == "skinny" && is_floating(g.in) && (g.M <= kSkinnyRows || g.N <= kSkinnyRows)) {
     *plan = plan_skinny(g, machine);
+  } else if (kind == "skinny, twice as wide" && g.in != DType::i16 && width == 2 &&
+             (g.M <= kSkinnyRows || g.N <= kSkinnyRows)) {
+    *plan = plan_skinny(g, machine);
+    *plan = plan_skinny(g, machine, 2 * (plan->b_along_k ? 16 : 32));
   } else if (kind == "tiny" && is_floating(g.in) && g.M <= kTinySide && g.N <= kTinySide) {
     *plan = plan_tiny(g);
   } else if (kind == "mma" && width <= 2 && g.in != DType::i16) {

@@ -29,6 +29,7 @@ struct GemmPlan {
   // skinny
   int lanes_k = 0, warps_k = 0;  // how many lanes of a warp and warps of a block share K
   int64_t splits = 1, split_k = 0;
+  int warp_columns = 0, stages = 0;  // of 16-bit floats
   // mma, wgmma: bytes of the workspace that packed operands take, A first; 0: it is taken as it is
   int64_t a_pack_bytes = 0, b_pack_bytes = 0;
   int64_t workspace_bytes = 0;
