@@ -126,6 +126,22 @@ def test_skinny(library, kind, layout):
         same(got, reference(None, a, b, 0, 1, kind))
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kernel", ["skinny", "skinny, twice as wide"])
+@pytest.mark.parametrize("layout", ["n", "t"])
+def test_skinny_stages(library, kind, kernel, layout):
+    """Operands of 16-bit floats that are copied 16 bytes at a time: every number of stages, the ring used again, tails."""
+    stages = set()
+    for m, n, k, batch in [(1, 72, 1104, 1), (2, 104, 96, 700), (5, 200, 640, 70), (9, 40, 5000, 1), (16, 88, 136, 3)]:
+        a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
+        got, p = run_kernel(library, kernel, a, b if layout == "n" else lay_out(b, "transposed"))
+        assert (p["a_packed"], p["b_packed"], p["b_along_k"]) == (1, 1, layout == "t")
+        assert p["warp_columns"] == (32 if layout == "n" else 16) * (1 if kernel == "skinny" else 2)
+        same(got, reference(None, a, b, 0, 1, kind))
+        stages.add(p["stages"])
+    assert {1, 3} <= stages | {1}
+
+
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
 def test_skinny_columns(library, kind):
     """Few columns: computed as the transposed product."""

@@ -30,13 +30,25 @@ __device__ __forceinline__ uint32_t pair_of(const Pack<T, 8>& pack, int pair) {
   return words.v[pair];
 }
 
+// batch_offset in few instructions: a division takes a hundred, and the compiler would unroll the loop.
+__device__ __forceinline__ int64_t skinny_offset(const Gemm& g, const MatrixView& v, int64_t item) {
+  int64_t offset = 0;
+#pragma unroll 1
+  for (int i = g.batch_dims - 1; i > 0; --i) {
+    const int64_t rest = item / g.batch_size[i];
+    offset += (item - rest * g.batch_size[i]) * v.batch_stride[i];
+    item = rest;
+  }
+  return g.batch_dims == 0 ? 0 : offset + item * v.batch_stride[0];
+}
+
 // Eight neighbours one by one, zeros from `left` on.
 template <class T>
 __device__ __forceinline__ Pack<T, 8> gather(const T* address, int64_t stride, int left) {
   Pack<T, 8> pack = {};
 #pragma unroll
-  for (int i = 0; i < 8; ++i)
-    if (i < left) pack.v[i] = address[i * stride];
+  for (int i = 0; i < 8; ++i, address += stride)  // stepped on: eight offsets would be kept in registers
+    if (i < left) pack.v[i] = *address;
   return pack;
 }
 
@@ -85,26 +97,47 @@ struct SkinnyWarp {
   __device__ __forceinline__ void start(Vector* stage, int64_t k) const {
     const int lane = static_cast<int>(threadIdx.x) % 32;
     const int left = k_size - k < kStep ? static_cast<int>(k_size - k) : kStep;
-    const auto one = [&](int i) {
-      if constexpr (kAlongK) {
-        const int at = 32 * (i / kParts) + 8 * (lane % 4);
-        const int count = left - at < 0 ? 0 : left - at < 8 ? left - at : 8;
-        copy(stage + 32 * i + lane, b[i % kParts] + (count > 0 ? k + at : 0) * b_k_stride, b_k_stride, count);
+    if constexpr (kAlongK) {
+      const auto copy_columns = [&](int u, auto&& copy_part) {
+        const int at = 32 * u + 8 * (lane % 4), count = left - at < 0 ? 0 : left - at < 8 ? left - at : 8;
+        copy_part(stage + 32 * kParts * u + lane, (count > 0 ? k + at : 0) * b_k_stride, count);
+      };
+      if (b_packed) {
+#pragma unroll
+        for (int u = 0; u < kStep / 32; ++u)
+          copy_columns(u, [&](Vector* slot, int64_t offset, int count) {
+#pragma unroll
+            for (int part = 0; part < kParts; ++part) async_copy16(slot + 32 * part, b[part] + offset, 2 * count);
+          });
       } else {
-        const int at = 32 / kParts * i + lane / kParts;
-        const int count = at < left ? left_n : 0;
-        copy(stage + chunk_of(at, lane % kParts), b[0] + (count > 0 ? k + at : 0) * b_k_stride, b_n_stride, count);
-      }
-    };
-    if (b_packed) {
-#pragma unroll
-      for (int i = 0; i < kSkinnyChunks; ++i) one(i);
-    } else {
-      // The pointers of `b` are chosen by a constant: registers have no addresses.
 #pragma unroll 1
-      for (int u = 0; u < kSkinnyChunks / kParts; ++u)
+        for (int u = 0; u < kStep / 32; ++u)
+          copy_columns(u, [&](Vector* slot, int64_t offset, int count) {
+#pragma unroll 1
+            for (int part = 0; part < kParts; ++part) {
+              const In* from = b[0];
 #pragma unroll
-        for (int part = 0; part < kParts; ++part) one(u * kParts + part);
+              for (int p = 1; p < kParts; ++p) from = p == part ? b[p] : from;  // an index would need memory
+              shared_store(slot + 32 * part, gather(from + offset, b_k_stride, count));
+            }
+          });
+      }
+    } else {
+      constexpr int kRows = 32 / kParts;  // that a warp copies together
+      const In* from = b[0] + (k + lane / kParts) * b_k_stride;
+      const auto copy_rows = [&](int i) {
+        const int at = kRows * i + lane / kParts;
+        const bool exists = at < left && left_n > 0;
+        copy(stage + chunk_of(at, lane % kParts), exists ? from : b[0], b_n_stride, exists ? left_n : 0);
+        from += kRows * b_k_stride;
+      };
+      if (b_packed) {
+#pragma unroll
+        for (int i = 0; i < kSkinnyChunks; ++i) copy_rows(i);
+      } else {
+#pragma unroll 1
+        for (int i = 0; i < kSkinnyChunks; ++i) copy_rows(i);
+      }
     }
   }
 
@@ -144,41 +177,41 @@ struct SkinnyWarp {
     constexpr int kUnroll = kStep / 32;
     const int lane = static_cast<int>(threadIdx.x) % 32;
     constexpr int kStage = kSkinnyStageBytes / sizeof(Vector);
-    int64_t next = 0;
-#pragma unroll 1
-    for (int s = 0; s < count; ++s, next += kStep) {
-      if (next < k_size) start(stages + s * kStage, next);
-      async_commit();
-    }
     int s = 0;
+    // The first rounds only start copies, the last ones only multiply.
 #pragma unroll 1
-    for (int64_t k = 0; k < k_size; k += kStep) {
+    for (int64_t k = -count * kStep; k < k_size; k += kStep) {
       Vector* stage = stages + s * kStage;
-      async_wait_but(count - 1);
-      __syncwarp();
-      if (a_packed && k_size - k >= kStep) {
-        Vector x[kUnroll][kTiles];
+      if (k >= 0) {
+        const auto arrive = [&] {
+          async_wait_but(count - 1);
+          __syncwarp();
+        };
+        if (a_packed && k_size - k >= kStep) {
+          Vector x[kUnroll][kTiles];  // on its way while the warp waits for B
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u)
+          for (int u = 0; u < kUnroll; ++u)
 #pragma unroll
-          for (int j = 0; j < kTiles; ++j) x[u][j] = load_pack<Vector>(a[j] + k + 32 * u + 8 * (lane % 4));
+            for (int j = 0; j < kTiles; ++j) x[u][j] = load_pack<Vector>(a[j] + k + 32 * u + 8 * (lane % 4));
+          arrive();
 #pragma unroll
-        for (int u = 0; u < kUnroll; ++u) multiply(sums, stage, u, x[u]);
-      } else {
+          for (int u = 0; u < kUnroll; ++u) multiply(sums, stage, u, x[u]);
+        } else {
+          arrive();
 #pragma unroll 1
-        for (int u = 0; u < kUnroll; ++u) {
-          const int64_t at = k + 32 * u + 8 * (lane % 4), left = k_size - at;
-          Vector x[kTiles];
+          for (int u = 0; u < kUnroll; ++u) {
+            const int64_t at = k + 32 * u + 8 * (lane % 4), left = k_size - at;
+            Vector x[kTiles];
 #pragma unroll
-          for (int j = 0; j < kTiles; ++j)
-            x[j] = gather(a[j] + at * a_stride, a_stride, left < 8 ? static_cast<int>(left) : 8);
-          multiply(sums, stage, u, x);
+            for (int j = 0; j < kTiles; ++j)
+              x[j] = gather(a[j] + at * a_stride, a_stride, left < 8 ? static_cast<int>(left) : 8);
+            multiply(sums, stage, u, x);
+          }
         }
+        __syncwarp();
       }
-      __syncwarp();
-      if (next < k_size) start(stage, next);
+      if (k + count * kStep < k_size) start(stage, k + count * kStep);
       async_commit();
-      next += kStep;
       s = s + 1 == count ? 0 : s + 1;
     }
   }
@@ -195,6 +228,9 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, group = lane / 4;
   const int columns = kColumns * (kSkinnyWarps / plan.warps_k);  // of the block
   const int64_t share_k = plan.split_k / plan.warps_k;           // of a warp
+  // What the epilogue does in most calls, in a tenth of its instructions, which are cold when a kernel starts.
+  const bool plain = g.C.data == nullptr && g.activation == Activation::none && g.out == kIn && g.D.col_stride == 1;
+  const float alpha = static_cast<float>(g.alpha);
   // The sums of a warp lie where its stages were.
   const auto partial = [&](int of_warp, int row, int col) {
     return reinterpret_cast<float*>(shared + of_warp * plan.stages * kSkinnyStageBytes) + row * kColumns + col;
@@ -211,8 +247,8 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
     w.a_packed = plan.a_packed, w.b_packed = plan.b_packed;
     w.k_size = column >= g.N || left_k <= 0 ? 0 : left_k < share_k ? left_k : share_k;
     w.stages = reinterpret_cast<typename Warp::Vector*>(shared + warp * plan.stages * kSkinnyStageBytes);
-    const In* a = static_cast<const In*>(g.A.data) + batch_offset(g, g.A, item) + k0 * g.A.col_stride;
-    const In* b = static_cast<const In*>(g.B.data) + batch_offset(g, g.B, item) + k0 * g.B.row_stride;
+    const In* a = static_cast<const In*>(g.A.data) + skinny_offset(g, g.A, item) + k0 * g.A.col_stride;
+    const In* b = static_cast<const In*>(g.B.data) + skinny_offset(g, g.B, item) + k0 * g.B.row_stride;
     const int last = static_cast<int>(g.M) - 1;
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) w.a[j] = a + (group + 8 * j < last ? group + 8 * j : last) * g.A.row_stride;
@@ -238,7 +274,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
           shared_store(partial(warp, 8 * j + lane % 4 * 2 + i % 2, 16 * q + group + i / 2 * 8), sums[q][j][i]);
     __syncthreads();
 
-    const Epilogue<kIn> epilogue(g, item);
+    const int64_t d_base = plain ? skinny_offset(g, g.D, item) : 0;
     const int quads = columns / 4;
 #pragma unroll 1
     for (int i = thread; i <= last * quads + quads - 1; i += kSkinnyThreads) {
@@ -250,11 +286,17 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
 #pragma unroll
         for (int v = 0; v < 4; ++v) sum[v] += part.v[v];
       }
-      if (plan.splits == 1)
-        epilogue.store(sum, row, col0 + quad);
-      else
-        store_row(sum, static_cast<float*>(workspace) + ((split * g.batch() + item) * g.M + row) * g.N + col0 + quad, 1,
-                  g.N - col0 - quad, false);
+      const int64_t col = col0 + quad;
+      if (plan.splits > 1) {
+        float* parts = static_cast<float*>(workspace) + (split * g.batch() + item) * g.M * g.N;
+        store_row(sum, parts + row * g.N + col, 1, g.N - col, false);
+      } else if (plain) {
+#pragma unroll
+        for (int v = 0; v < 4; ++v) sum[v] = scale(alpha, sum[v]);
+        store_row(sum, static_cast<In*>(g.D.data) + d_base + row * g.D.row_stride + col, 1, g.N - col, false);
+      } else {
+        Epilogue<kIn>(g, item).store(sum, row, col);
+      }
     }
     __syncthreads();
   }
