@@ -130,7 +130,7 @@ def test_skinny(library, kind, layout):
 @pytest.mark.parametrize("kernel", ["skinny", "skinny, twice as wide"])
 @pytest.mark.parametrize("layout", ["n", "t"])
 def test_skinny_stages(library, kind, kernel, layout):
-    """Operands of 16-bit floats that are copied 16 bytes at a time: every number of stages, the ring used again, tails."""
+    """16-bit floats that are copied 16 bytes at a time: several numbers of stages, the ring used again, tails."""
     stages = set()
     for m, n, k, batch in [(1, 72, 1104, 1), (2, 104, 96, 700), (5, 200, 640, 70), (9, 40, 5000, 1), (16, 88, 136, 3)]:
         a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
@@ -139,7 +139,7 @@ def test_skinny_stages(library, kind, kernel, layout):
         assert p["warp_columns"] == (32 if layout == "n" else 16) * (1 if kernel == "skinny" else 2)
         same(got, reference(None, a, b, 0, 1, kind))
         stages.add(p["stages"])
-    assert {1, 3} <= stages | {1}
+    assert len(stages) >= 3
 
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
@@ -465,6 +465,7 @@ SYNCHRONISED = {
     # kernel: dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that each has several tiles.
     "small tile": (torch.float32, 40, 40, 40, 1, ["barrier"]),
     "skinny": (torch.float32, 2, 300, 700, 1, ["barrier"]),
+    "skinny, twice as wide": (torch.bfloat16, 9, 304, 2500, 1, ["barrier", "async_wait"]),
     "tiny": (torch.float32, 8, 8, 20, 70, ["barrier"]),
     "small mma": (torch.bfloat16, 72, 72, 160, 1, ["barrier", "async_wait"]),
     "small wgmma": (

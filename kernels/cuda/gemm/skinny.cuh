@@ -91,10 +91,37 @@ struct SkinnyWalk {
 template <class Layout, int kRows>
 __device__ __forceinline__ void walk_along_k(typename Layout::Acc (&acc)[kRows * Layout::kColumns], const Gemm& g,
                                              const GemmPlan& plan, const SkinnyWalk<typename Layout::In>& w) {
+  using In = typename Layout::In;
   using Acc = typename Layout::Acc;
   constexpr int kVector = Layout::kVector, kColumns = Layout::kColumns;
-  using Vector = Pack<typename Layout::In, kVector>;
-  for (int64_t k = w.k0 + w.slot * kVector; k < w.k1; k += w.slots * kVector) {
+  using Vector = Pack<In, kVector>;
+  int64_t k = w.k0 + w.slot * kVector;
+  if (plan.a_packed && plan.b_packed && w.left_n > 0) {
+    // Whole vectors, of columns and rows that exist: the spare ones repeat the last, and nobody stores their sums.
+#pragma unroll 1
+    for (; k + kVector <= w.k1; k += w.slots * kVector) {
+      Vector b[kColumns];
+      const In* column = w.b + k;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        b[c] = load_pack<Vector>(column);
+        column += c + 1 < w.left_n ? g.B.col_stride : 0;
+      }
+      const In* row = w.a + k;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Vector a = load_pack<Vector>(row);
+        row += r + 1 < g.M ? g.A.row_stride : 0;
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c)
+#pragma unroll
+          for (int v = 0; v < kVector; ++v)
+            multiply_add(acc[r * kColumns + c], widen<Acc>(a.v[v]), widen<Acc>(b[c].v[v]));
+      }
+    }
+  }
+#pragma unroll 1
+  for (; k < w.k1; k += w.slots * kVector) {
     const int64_t left = w.k1 - k;
     Vector b[kColumns];
 #pragma unroll
@@ -122,23 +149,38 @@ __device__ __forceinline__ void walk_along_n(typename Layout::Acc (&acc)[kRows *
   constexpr int kVector = Layout::kVector;
   constexpr int kBytesInFlight = kRows < 16 ? 64 : 32;  // of a lane: the sums of 16 rows leave few registers
   constexpr int kUnroll = kBytesInFlight / (kVector * static_cast<int>(sizeof(In)));
-  for (int64_t first = w.k0 + w.slot; first < w.k1; first += kUnroll * w.slots) {
-    Pack<In, kVector> b[kUnroll];
+  int64_t k = w.k0 + w.slot;
+  if (plan.b_packed && w.left_n >= kVector) {
+    // Whole steps; the spare rows repeat the last, and nobody stores their sums.
+    const int64_t b_step = w.slots * g.B.row_stride, a_step = w.slots * g.A.col_stride;
+    const In *b_row = w.b + k * g.B.row_stride, *a_column = w.a + k * g.A.col_stride;
+#pragma unroll 1
+    for (; k + (kUnroll - 1) * w.slots < w.k1; k += kUnroll * w.slots) {
+      Pack<In, kVector> b[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t k = first + u * w.slots;
-      b[u] = load_neighbours<kVector>(w.b + k * g.B.row_stride, g.B.col_stride, k < w.k1 ? w.left_n : 0, plan.b_packed);
-    }
+      for (int u = 0; u < kUnroll; ++u, b_row += b_step) b[u] = load_pack<Pack<In, kVector>>(b_row);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t k = first + u * w.slots;
-      const In* a = w.a + k * g.A.col_stride;  // stepped on by rows: sixteen addresses would not fit beside the sums
+      for (int u = 0; u < kUnroll; ++u, a_column += a_step) {
+        const In* a = a_column;  // stepped on by rows: sixteen addresses would not fit beside the sums
 #pragma unroll
-      for (int r = 0; r < kRows; ++r, a += g.A.row_stride) {
-        const Acc x = widen<Acc>(r < g.M && k < w.k1 ? *a : In{});
+        for (int r = 0; r < kRows; ++r) {
+          const Acc x = widen<Acc>(*a);
+          a += r + 1 < g.M ? g.A.row_stride : 0;
 #pragma unroll
-        for (int v = 0; v < kVector; ++v) multiply_add(acc[r * kVector + v], x, widen<Acc>(b[u].v[v]));
+          for (int v = 0; v < kVector; ++v) multiply_add(acc[r * kVector + v], x, widen<Acc>(b[u].v[v]));
+        }
       }
+    }
+  }
+#pragma unroll 1
+  for (; k < w.k1; k += w.slots) {
+    const auto b = load_neighbours<kVector>(w.b + k * g.B.row_stride, g.B.col_stride, w.left_n, plan.b_packed);
+    const In* a = w.a + k * g.A.col_stride;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r, a += g.A.row_stride) {
+      const Acc x = widen<Acc>(r < g.M ? *a : In{});
+#pragma unroll
+      for (int v = 0; v < kVector; ++v) multiply_add(acc[r * kVector + v], x, widen<Acc>(b.v[v]));
     }
   }
 }
@@ -165,11 +207,12 @@ __global__ void __launch_bounds__(kSkinnyThreads, 1)
   };
 
   for (int64_t index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
-    const int64_t tile = index % plan.tiles_n, split = index / plan.tiles_n % plan.splits;
-    const int64_t item = index / plan.tiles_n / plan.splits, col0 = tile * columns;
+    const int64_t line = plan.tiles == plan.tiles_n ? 0 : index / plan.tiles_n;
+    const int64_t col0 = (index - line * plan.tiles_n) * columns;
+    const int64_t item = plan.splits == 1 ? line : line / plan.splits, split = line - item * plan.splits;
     SkinnyWalk<In> walk;
-    walk.a = static_cast<const In*>(g.A.data) + batch_offset(g, g.A, item);
-    walk.b = static_cast<const In*>(g.B.data) + batch_offset(g, g.B, item) + (col0 + column) * g.B.col_stride;
+    walk.a = static_cast<const In*>(g.A.data) + skinny_offset(g, g.A, item);
+    walk.b = static_cast<const In*>(g.B.data) + skinny_offset(g, g.B, item) + (col0 + column) * g.B.col_stride;
     walk.k0 = split * plan.split_k;
     walk.k1 = g.K - walk.k0 < plan.split_k ? g.K : walk.k0 + plan.split_k;
     walk.left_n = g.N - col0 - column;
@@ -188,21 +231,17 @@ __global__ void __launch_bounds__(kSkinnyThreads, 1)
         shared_store(&partial(warp_k, (share.first + i) / kColumns, column + (share.first + i) % kColumns), acc[i]);
     __syncthreads();
 
-    const Epilogue<kIn> epilogue(g, item);
+    const int64_t d_base = skinny_offset(g, g.D, item);
     const int quads = columns / 4;
 #pragma unroll 1
     for (int i = thread; i < kRows * quads; i += kSkinnyThreads) {
       const int row = i / quads, quad = i % quads * 4;
       Acc sum[4] = {};
+#pragma unroll 1
       for (int w = 0; w < plan.warps_k; ++w)
 #pragma unroll
         for (int v = 0; v < 4; ++v) sum[v] += shared_load(&partial(w, row, quad + v));
-      if (plan.splits == 1) {
-        epilogue.store(sum, row, col0 + quad);
-      } else if (row < g.M) {
-        Acc* part = static_cast<Acc*>(workspace) + ((split * g.batch() + item) * g.M + row) * g.N + col0 + quad;
-        store_row(sum, part, 1, g.N - col0 - quad, false);
-      }
+      store_skinny<kIn>(sum, g, plan, split, item, d_base, row, col0 + quad, workspace);
     }
     __syncthreads();
   }

@@ -30,18 +30,6 @@ __device__ __forceinline__ uint32_t pair_of(const Pack<T, 8>& pack, int pair) {
   return words.v[pair];
 }
 
-// batch_offset in few instructions: a division takes a hundred, and the compiler would unroll the loop.
-__device__ __forceinline__ int64_t skinny_offset(const Gemm& g, const MatrixView& v, int64_t item) {
-  int64_t offset = 0;
-#pragma unroll 1
-  for (int i = g.batch_dims - 1; i > 0; --i) {
-    const int64_t rest = item / g.batch_size[i];
-    offset += (item - rest * g.batch_size[i]) * v.batch_stride[i];
-    item = rest;
-  }
-  return g.batch_dims == 0 ? 0 : offset + item * v.batch_stride[0];
-}
-
 // Eight neighbours one by one, zeros from `left` on.
 template <class T>
 __device__ __forceinline__ Pack<T, 8> gather(const T* address, int64_t stride, int left) {
@@ -226,11 +214,10 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
   unsigned char* shared = dynamic_shared<unsigned char>();
 
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, group = lane / 4;
-  const int columns = kColumns * (kSkinnyWarps / plan.warps_k);  // of the block
-  const int64_t share_k = plan.split_k / plan.warps_k;           // of a warp
-  // What the epilogue does in most calls, in a tenth of its instructions, which are cold when a kernel starts.
-  const bool plain = g.C.data == nullptr && g.activation == Activation::none && g.out == kIn && g.D.col_stride == 1;
-  const float alpha = static_cast<float>(g.alpha);
+  const int shift = __ffs(plan.warps_k) - 1;  // divisions are long: warps_k is a power of two
+  const int warp_k = warp & (plan.warps_k - 1), warp_n = warp >> shift;
+  const int columns = kColumns * kSkinnyWarps >> shift;  // of the block
+  const int64_t share_k = plan.split_k >> shift;         // of a warp
   // The sums of a warp lie where its stages were.
   const auto partial = [&](int of_warp, int row, int col) {
     return reinterpret_cast<float*>(shared + of_warp * plan.stages * kSkinnyStageBytes) + row * kColumns + col;
@@ -238,10 +225,11 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
 
 #pragma unroll 1
   for (int64_t index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
-    const int64_t line = index / plan.tiles_n, col0 = (index - line * plan.tiles_n) * columns;
+    const int64_t line = plan.tiles == plan.tiles_n ? 0 : index / plan.tiles_n,
+                  col0 = (index - line * plan.tiles_n) * columns;
     const int64_t item = plan.splits == 1 ? line : line / plan.splits, split = line - item * plan.splits;
-    const int64_t column = col0 + warp / plan.warps_k * kColumns;
-    const int64_t k0 = split * plan.split_k + warp % plan.warps_k * share_k, left_k = g.K - k0;
+    const int64_t column = col0 + warp_n * kColumns;
+    const int64_t k0 = split * plan.split_k + warp_k * share_k, left_k = g.K - k0;
     Warp w;
     w.a_stride = g.A.col_stride, w.b_k_stride = g.B.row_stride, w.b_n_stride = g.B.col_stride;
     w.a_packed = plan.a_packed, w.b_packed = plan.b_packed;
@@ -274,11 +262,11 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
           shared_store(partial(warp, 8 * j + lane % 4 * 2 + i % 2, 16 * q + group + i / 2 * 8), sums[q][j][i]);
     __syncthreads();
 
-    const int64_t d_base = plain ? skinny_offset(g, g.D, item) : 0;
-    const int quads = columns / 4;
+    const int64_t d_base = skinny_offset(g, g.D, item);
+    const int quads_shift = __ffs(columns / 4) - 1, count = static_cast<int>(g.M) << quads_shift;
 #pragma unroll 1
-    for (int i = thread; i <= last * quads + quads - 1; i += kSkinnyThreads) {
-      const int row = i / quads, quad = (i - row * quads) * 4, first = quad / kColumns * plan.warps_k;
+    for (int i = thread; i < count; i += kSkinnyThreads) {
+      const int row = i >> quads_shift, quad = (i - (row << quads_shift)) * 4, first = quad / kColumns << shift;
       float sum[4] = {};
 #pragma unroll 1
       for (int of_warp = first; of_warp < first + plan.warps_k; ++of_warp) {
@@ -286,17 +274,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
 #pragma unroll
         for (int v = 0; v < 4; ++v) sum[v] += part.v[v];
       }
-      const int64_t col = col0 + quad;
-      if (plan.splits > 1) {
-        float* parts = static_cast<float*>(workspace) + (split * g.batch() + item) * g.M * g.N;
-        store_row(sum, parts + row * g.N + col, 1, g.N - col, false);
-      } else if (plain) {
-#pragma unroll
-        for (int v = 0; v < 4; ++v) sum[v] = scale(alpha, sum[v]);
-        store_row(sum, static_cast<In*>(g.D.data) + d_base + row * g.D.row_stride + col, 1, g.N - col, false);
-      } else {
-        Epilogue<kIn>(g, item).store(sum, row, col);
-      }
+      store_skinny<kIn>(sum, g, plan, split, item, d_base, row, col0 + quad, workspace);
     }
     __syncthreads();
   }
