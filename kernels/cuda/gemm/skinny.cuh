@@ -96,7 +96,8 @@ __device__ __forceinline__ void walk_along_k(typename Layout::Acc (&acc)[kRows *
   constexpr int kVector = Layout::kVector, kColumns = Layout::kColumns;
   using Vector = Pack<In, kVector>;
   int64_t k = w.k0 + w.slot * kVector;
-  if (plan.a_packed && plan.b_packed && w.left_n > 0) {
+  constexpr bool kFits = sizeof(acc) < 512;  // the sums of 16 rows in float64 leave no registers for a second loop
+  if (kFits && plan.a_packed && plan.b_packed && w.left_n > 0) {
     // Whole vectors, of columns and rows that exist: the spare ones repeat the last, and nobody stores their sums.
 #pragma unroll 1
     for (; k + kVector <= w.k1; k += w.slots * kVector) {
