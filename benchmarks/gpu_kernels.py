@@ -241,10 +241,15 @@ def tuning_cases(family: str) -> Iterator[Case]:
             f"tuning float32 {shape}",
             partial(tuning, dtype=torch.float32, shape=shape, kernels=["small tile", "large tile"]),
         )
-    for shape in [(1, 16, 4096, 4096), (1, 8, 4096, 4096), (1, 1, 4096, 4096)]:
+    for shape in [(1, 16, 4096, 4096), (1, 8, 4096, 4096), (1, 1, 4096, 4096), (512, 1, 2048, 128)]:
         yield (
             f"tuning bfloat16 few rows {shape}",
-            partial(tuning, dtype=torch.bfloat16, shape=shape, kernels=["skinny", "small mma", "narrow wgmma"]),
+            partial(
+                tuning,
+                dtype=torch.bfloat16,
+                shape=shape,
+                kernels=["skinny", "wide skinny", "small mma", "narrow wgmma"],
+            ),
         )
     for shape in [(100000, 4, 4, 4), (20000, 16, 16, 16), (4096, 32, 32, 32)]:
         yield (

@@ -128,6 +128,22 @@ def test_skinny(library, kind, layout):
         same(got, reference(None, a, b, 0, 1, kind))
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kernel", ["skinny", "wide skinny"])
+@pytest.mark.parametrize("layout", ["n", "t"])
+def test_skinny_stages(library, kind, kernel, layout):
+    """16-bit floats that are copied 16 bytes at a time: several numbers of stages, the ring used again, tails."""
+    stages = set()
+    for m, n, k, batch in [(1, 72, 1104, 1), (2, 104, 96, 700), (5, 200, 640, 70), (9, 40, 5000, 1), (16, 88, 136, 3)]:
+        a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
+        got, p = run_kernel(library, kernel, a, b if layout == "n" else lay_out(b, "transposed"))
+        assert (p["a_packed"], p["b_packed"], p["b_along_k"]) == (1, 1, layout == "t")
+        assert p["warp_columns"] == (32 if layout == "n" else 16) * (1 if kernel == "skinny" else 2)
+        same(got, reference(None, a, b, 0, 1, kind))
+        stages.add(p["stages"])
+    assert len(stages) >= 3
+
+
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
 def test_skinny_columns(library, kind):
     """Few columns: computed as the transposed product."""
@@ -158,27 +174,49 @@ def test_skinny_splits(library, ops):
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
 def test_tiny(library, kind):
-    for m, n, k in [(4, 4, 4), (3, 3, 3), (8, 8, 8), (5, 7, 19), (16, 16, 16), (1, 13, 8), (32, 32, 32), (20, 32, 50)]:
+    """Squares, sides and depths between them; runs, and operands and results that are none; items that are shared."""
+    shapes = [
+        (4, 4, 4),
+        (3, 3, 3),
+        (8, 8, 8),
+        (5, 7, 19),
+        (16, 16, 16),
+        (1, 13, 8),
+        (32, 32, 32),
+        (20, 32, 50),
+        (17, 31, 1),
+    ]
+    for m, n, k in shapes:
         a, b = integers((37, m, k), kind, 1), integers((37, k, n), kind, 2)
-        for la, lb in [("contiguous", "contiguous"), ("transposed", "transposed"), ("strided", "offset")]:
+        layouts = itertools.product(["contiguous", "transposed", "strided", "offset"], repeat=2)
+        for la, lb in layouts if m * n < 70 else [("contiguous", "contiguous"), ("strided", "transposed")]:
             got, _ = run_kernel(library, "tiny", lay_out(a, la), lay_out(b, lb), max_blocks=3)
             same(got, reference(None, a, b, 0, 1, kind))
         got, _ = run_kernel(library, "tiny", a, b[:1].expand(37, k, n), column_major=True)
         same(got, reference(None, a, b[:1], 0, 1, kind))
+        got, _ = run_kernel(library, "tiny", a[:1].expand(37, m, k), b, max_blocks=1)
+        same(got, reference(None, a[:1], b, 0, 1, kind))
 
 
 def test_tiny_has_the_bits_of_tile(library):
     torch.manual_seed(8)
-    a, b = torch.randn(50, 11, 37), torch.randn(50, 37, 13)
-    same(run_kernel(library, "tiny", a, b)[0], run_kernel(library, "small tile", a, b)[0])
+    for m, n, k in [(11, 13, 37), (4, 4, 4), (8, 8, 8), (16, 16, 16), (32, 32, 32), (32, 30, 64)]:
+        a, b = torch.randn(50, m, k), torch.randn(50, k, n)
+        same(run_kernel(library, "tiny", a, b)[0], run_kernel(library, "small tile", a, b)[0])
 
 
 def test_many_tiny_products(ops):
     """As the operator chooses them: three batch dimensions, of which one is broadcast."""
     a, b = integers((20, 1, 20, 4, 5), torch.float32, 1), integers((20, 3, 20, 5, 6), torch.float32, 2)
     same(ops.matmul(a, b), reference(None, a, b, 0, 1, torch.float32))
-    c = integers((1200, 4, 4), torch.float32, 3)
-    same(ops.baddbmm(c, c, c, beta=2), reference(c, c, c, 2, 1, torch.float32))
+    for side in (4, 16, 32):
+        c = integers((1200, side, side), torch.float32, 3)
+        same(ops.baddbmm(c, c, c, beta=2), reference(c, c, c, 2, 1, torch.float32))
+        same(ops.baddbmm(c, c, c, beta=0, alpha=3), reference(c, c, c, 0, 3, torch.float32))
+        out = torch.full((1200, side, side + 4), 9.0)  # rows that are no run, in the first columns
+        ops.bmm.out(c, c, out=out[..., :side])
+        same(out[..., :side], reference(None, c, c, 0, 1, torch.float32))
+        assert bool((out[..., side:] == 9).all())
 
 
 # ---- Torch's own kernels ---------------------------------------------------------------------------------------------
@@ -360,7 +398,7 @@ def test_wgmma_layouts(library, kind, size):
 
 @pytest.mark.parametrize(
     ("size", "m", "n", "k"),
-    [("large", 400, 250, 96), ("paired", 250, 120, 456), ("small", 120, 136, 96), ("narrow", 150, 40, 96)],
+    [("large", 400, 250, 96), ("paired", 250, 120, 456), ("small", 120, 136, 96), ("narrow", 100, 80, 96)],
 )
 def test_wgmma_epilogues(ops, library, size, m, n, k):
     """Every way that C and D move: tiles of both, a row of C, and what goes element by element."""
@@ -569,10 +607,14 @@ def test_planted_bugs_are_found_in_every_order(library, name, expected):
 
 STORES = ["async_proxy_fence", "tma_store_wait"]
 SYNCHRONISED = {
-    # kernel: dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that each has several tiles.
+    # kernel (and which of its paths): dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that
+    # each has several tiles.
     "small tile": (torch.float32, 40, 40, 40, 1, ["barrier"]),
     "skinny": (torch.float32, 2, 300, 700, 1, ["barrier"]),
-    "tiny": (torch.float32, 8, 8, 20, 70, ["barrier"]),
+    "tiny: exact": (torch.float32, 8, 8, 8, 70, ["barrier", "async_wait"]),
+    "tiny: plain": (torch.bfloat16, 17, 30, 19, 9, ["barrier", "async_wait"]),
+    "tiny: any": (torch.bfloat16, 17, 31, 20, 9, ["barrier"]),
+    "wide skinny": (torch.bfloat16, 9, 304, 2500, 1, ["barrier", "async_wait"]),
     "small mma": (torch.bfloat16, 72, 72, 160, 1, ["barrier", "async_wait"]),
     "small limb": (torch.int32, 72, 72, 150, 1, ["barrier"]),
     "narrow wgmma": (
@@ -581,7 +623,7 @@ SYNCHRONISED = {
         70,
         520,
         1,
-        ["barrier", "barrier_wait", "barrier_arrive", "wgmma_fence", "wgmma_commit", "wgmma_wait"],
+        ["barrier", "barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_fence", "wgmma_commit", "wgmma_wait"],
     ),
     "paired wgmma": (
         torch.int8,
@@ -591,6 +633,7 @@ SYNCHRONISED = {
         1,
         ["barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_commit", "wgmma_wait"],
     ),
+    "small mma: packed": (torch.bfloat16, 72, 70, 150, 1, ["barrier"]),
     "small wgmma": (
         torch.bfloat16,
         260,
@@ -619,7 +662,7 @@ def test_each_barrier_and_wait_is_needed(library, kernel):
 
     def message():
         try:
-            got, _ = run_kernel(library, kernel, a, b, max_blocks=1)
+            got, _ = run_kernel(library, kernel.split(":")[0], a, b, max_blocks=1)
         except AssertionError as error:
             return str(error)
         return "" if torch.equal(got, expected) else "a wrong result"
@@ -635,6 +678,21 @@ def test_each_barrier_and_wait_is_needed(library, kernel):
             found = message()
             library.emulation_leave_out(call.encode(), -1)
             assert found != "", f"{kernel} without {call} number {place}, seed {seed}"
+
+
+def test_turned_add_needs_its_barrier(ops, library):
+    x, y = integers((40, 70), torch.float32, 1), integers((70, 40), torch.float32, 2)
+    library.emulation_forget_calls()
+    same(ops.add(x, y.t()), x + y.t())
+    assert library.emulation_leave_out(b"barrier", -1) == 1
+    for seed in range(3):
+        library.emulation_seed(ctypes.c_uint64(seed))
+        library.emulation_leave_out(b"barrier", 0)
+        try:
+            with pytest.raises(RuntimeError, match="race|read before it was written"):
+                ops.add(x, y.t())
+        finally:
+            library.emulation_leave_out(b"barrier", -1)
 
 
 def test_16_bit_conversions(library):

@@ -77,6 +77,13 @@ __device__ __forceinline__ void tma_load_multicast(void* shared, const TensorMap
       : "memory");
 }
 
+// One thread. Brings a box to the L2 cache.
+__device__ __forceinline__ void tma_prefetch(const TensorMap* map, const int32_t (&at)[5]) {
+  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(at[0]),
+               "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4])
+               : "memory");
+}
+
 // One thread. Copies a tile to the map's box at these coordinates; what lies beyond the tensor is left out. Every
 // thread that wrote the tile has fenced its writes before, and a barrier lies in between.
 __device__ __forceinline__ void tma_store(const TensorMap* map, const void* shared, const int32_t (&at)[5]) {

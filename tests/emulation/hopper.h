@@ -414,6 +414,7 @@ inline void async_proxy_fence(const char* file = __builtin_FILE(), int line = __
 }
 
 inline int computed_here(int x) { return x; }
+inline void tma_prefetch(const TensorMap*, const int32_t (&)[5]) {}
 inline void prefetch_map(const TensorMap*) {}
 inline void wait_for_previous_kernel() {}
 inline void let_next_kernel_begin() {}

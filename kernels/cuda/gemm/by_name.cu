@@ -43,7 +43,8 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     *plan = plan_with_tile(g, size);
   } else if (kind == "skinny" && is_floating(g.in) && (g.M <= kSkinnyRows || g.N <= kSkinnyRows)) {
     *plan = plan_skinny(g, machine);
-  } else if (kind == "tiny" && is_floating(g.in) && g.M <= kTinySide && g.N <= kTinySide) {
+    if (first == "wide") *plan = plan_skinny(g, machine, 2 * plan->warp_columns);
+  } else if (kind == "tiny" && takes_tiny_shape(g)) {
     *plan = plan_tiny(g);
   } else if (kind == "limb" && is_integral(g.in) && g.in != DType::boolean) {
     *plan = plan_limb(g, size);
@@ -98,7 +99,7 @@ MYOPS_EXPORT const char* myops_cuda_gemm(int type, const int64_t* sizes, const i
     if (!plan_by_name(kernel, g, machine, &plan)) return keep(kRefused);
     if (plan.workspace_bytes > workspace_bytes)
       return keep("error: the workspace has to have " + std::to_string(plan.workspace_bytes) + " bytes");
-    const int64_t cluster = plan.kernel == GemmKernel::wgmma ? wgmma_shape(plan.size).cluster : 1;
+    const int64_t cluster = plan.kernel == GemmKernel::wgmma ? wgmma_shape(plan.size).cluster() : 1;
     if (plan.blocks > max_blocks) plan.blocks = max_blocks < cluster ? cluster : max_blocks / cluster * cluster;
     error = launch_gemm(g, plan, workspace, static_cast<cudaStream_t>(stream));
   }

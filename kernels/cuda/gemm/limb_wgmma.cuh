@@ -21,10 +21,11 @@ template <DType kIn, TileSize kSize>
 struct LimbWgmmaLayout {
   using Acc = typename Element<kIn>::Acc;
   static constexpr WgmmaShape kShape = wgmma_shape(kSize);
-  static constexpr int kLimbs = element_size(kIn), kTileM = kWgmmaTileM, kTileN = kShape.n, kCluster = kShape.cluster;
+  static constexpr int kLimbs = element_size(kIn), kTileM = kWgmmaTileM, kTileN = kShape.n, kCluster = kShape.cluster();
   static constexpr int kDepth = 128;  // of K, in a stage: rows of 128 bytes
   static constexpr int kBytesA = kTileM * kDepth, kStageBytes = kBytesA + kTileN * kDepth;
-  static constexpr int kLinesB = kTileN / kCluster;   // that a block loads for the cluster
+  // What a block loads for the cluster.
+  static constexpr int kLinesA = kTileM / kShape.cluster_n, kLinesB = kTileN / kShape.cluster_m;
   static constexpr int kColumns = 256 / sizeof(Acc);  // of D, that a warp ends at once: 16 rows of 256 bytes
   static constexpr int kStagingBytes = kWgmmaWarps * 16 * 256;
   static constexpr int kAlignment = 1024;  // of the swizzle; the launch asks for so much more
@@ -46,6 +47,8 @@ __device__ __forceinline__ void load_limb_tiles(const Gemm& g, const GemmPlan& p
                                                 SharedBarrier* empty, int rank, int steps) {
   using Layout = LimbWgmmaLayout<kIn, kSize>;
   constexpr int kCluster = Layout::kCluster, kLimbs = Layout::kLimbs;
+  constexpr WgmmaShape shape = Layout::kShape;
+  const int a = rank % shape.cluster_n * Layout::kLinesA, b = rank % shape.cluster_m * Layout::kLinesB;
   StageRing<Layout::kStages> ring;
   for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
     const WgmmaTile<kSize> tile(plan, index, rank);
@@ -67,10 +70,11 @@ __device__ __forceinline__ void load_limb_tiles(const Gemm& g, const GemmPlan& p
         char* const stage = stages + ring.slot * Layout::kStageBytes;
         SharedBarrier* const arrived = &full[ring.slot];
         barrier_arrive_expect(arrived, Layout::kStageBytes);
-        load_stage<true, Layout::kTileM, false>(stage, map_a, arrived, tile.row, step * Layout::kDepth, batch_a);
-        const int first = rank * Layout::kLinesB;
-        load_stage<true, Layout::kLinesB, (kCluster > 1)>(stage + Layout::kBytesA + first * Layout::kDepth, map_b,
-                                                          arrived, tile.col + first, step * Layout::kDepth, batch_b);
+        const int k = step * Layout::kDepth;
+        load_stage<true, Layout::kLinesA, (shape.cluster_n > 1)>(stage + a * Layout::kDepth, map_a, arrived,
+                                                                 tile.row + a, k, batch_a);
+        load_stage<true, Layout::kLinesB, (shape.cluster_m > 1)>(stage + Layout::kBytesA + b * Layout::kDepth, map_b,
+                                                                 arrived, tile.col + b, k, batch_b);
       }
       if (++i > level) --level, i = 0;
     }
@@ -139,6 +143,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
   const int rank = kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
   const int steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
+  if (thread == kWgmmaThreads - 1) {
+    prefetch_map(&map_a);
+    prefetch_map(&map_b);
+  }
   if (thread == 0) {
     for (int s = 0; s < kStages; ++s) {
       barrier_init(&full[s], 1);
@@ -150,6 +158,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     cluster_sync();
   else
     __syncthreads();
+  wait_for_previous_kernel();
+  let_next_kernel_begin();
 
   if (warpgroup == kWgmmaConsumers) {
     registers_decrease<56>();
@@ -250,7 +260,7 @@ cudaError_t launch_limb_wgmma_size(const Gemm& g, const GemmPlan& plan, int64_t 
   TensorMap map_a = {}, map_b = {};
   cudaError_t error = cudaSuccess;
   if (g.K > 0) {
-    error = limb_map(g, g.A, g.M, g.A.row_stride, Layout::kLimbs, plane_a, Layout::kTileM, &map_a);
+    error = limb_map(g, g.A, g.M, g.A.row_stride, Layout::kLimbs, plane_a, Layout::kLinesA, &map_a);
     if (error == cudaSuccess)
       error = limb_map(g, g.B, g.N, g.B.col_stride, Layout::kLimbs, plane_b, Layout::kLinesB, &map_b);
   }

@@ -84,6 +84,8 @@ inline std::string describe(const GemmPlan& p) {
   add("warps_k", p.warps_k);
   add("splits", p.splits);
   add("split_k", p.split_k);
+  add("warp_columns", p.warp_columns);
+  add("stages", p.stages);
   add("a_pack_bytes", p.a_pack_bytes);
   add("b_pack_bytes", p.b_pack_bytes);
   add("workspace_bytes", p.workspace_bytes);

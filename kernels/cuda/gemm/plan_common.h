@@ -29,6 +29,7 @@ struct GemmPlan {
   // skinny
   int lanes_k = 0, warps_k = 0;  // how many lanes of a warp and warps of a block share K
   int64_t splits = 1, split_k = 0;
+  int warp_columns = 0, stages = 0;  // of 16-bit floats
   // wgmma: whole tiles of D (and C) move by TMA; else rows are such that 4 neighbours are aligned,
   // and there is an activation of those alone (Activated)
   bool stores_tiles = false, packed_rows = false, activates_packs = false;

@@ -94,11 +94,11 @@ inline GemmPlan plan_limb_wgmma(const Gemm& problem, TileSize size, int multipro
   if (!plan.b_packed) plan.b_pack_bytes = limb_pack(g, false).bytes;
   plan.workspace_bytes = plan.a_pack_bytes + plan.b_pack_bytes;
   const WgmmaShape shape = wgmma_shape(size);
-  plan.tiles_m = ceil_divide(g.M, shape.cluster * kWgmmaTileM);
-  plan.tiles_n = ceil_divide(g.N, shape.n);
+  plan.tiles_m = ceil_divide(g.M, shape.cluster_m * kWgmmaTileM);
+  plan.tiles_n = ceil_divide(g.N, shape.cluster_n * shape.n);
   plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
-  const int64_t most = multiprocessors / shape.cluster;
-  plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster;
+  const int64_t most = multiprocessors / shape.cluster();
+  plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster();
   return plan;
 }
 
@@ -126,8 +126,8 @@ inline GemmPlan plan_integer(const Gemm& problem, const Machine& machine) {
     double step, end;  // step: 128 values of K, one product of bytes
   };
   constexpr Candidate kCandidates[] = {
-      {GemmKernel::wgmma, TileSize::large, 0.64, 2.0}, {GemmKernel::wgmma, TileSize::paired, 0.34, 1.5},
-      {GemmKernel::wgmma, TileSize::small, 0.38, 1.3}, {GemmKernel::wgmma, TileSize::narrow, 0.25, 1.0},
+      {GemmKernel::wgmma, TileSize::large, 0.72, 2.0}, {GemmKernel::wgmma, TileSize::paired, 0.41, 1.5},
+      {GemmKernel::wgmma, TileSize::small, 0.48, 1.3}, {GemmKernel::wgmma, TileSize::narrow, 0.26, 1.0},
       {GemmKernel::mma, TileSize::large, 0.80, 1.0},   {GemmKernel::mma, TileSize::small, 0.40, 0.8},
       {GemmKernel::limb, TileSize::large, 0.30, 0.8},  {GemmKernel::limb, TileSize::small, 0.17, 0.6}};
   constexpr double kPackLaunch = 2.5, kPackBytesEach = 2e6;  // of the launch, and what moves in a microsecond
@@ -144,7 +144,7 @@ inline GemmPlan plan_integer(const Gemm& problem, const Machine& machine) {
                               ? plan_tensor(problem, c.kernel, c.size, machine.multiprocessors)
                               : plan_limb(problem, c.size);
     const double rounds =
-        double(ceil_divide(plan.tiles, machine.multiprocessors / (wgmma ? wgmma_shape(c.size).cluster : 1)));
+        double(ceil_divide(plan.tiles, machine.multiprocessors / (wgmma ? wgmma_shape(c.size).cluster() : 1)));
     // Where bytes are not split, loading them element by element is what limb spends its time on; int64 has tiles of
     // half the small one.
     const double weight = c.kernel != GemmKernel::limb ? 1 : bytes == 1 ? 2.5 : bytes == 2 ? 1.5 : bytes == 8 ? 0.5 : 1;

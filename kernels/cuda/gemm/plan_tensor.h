@@ -13,17 +13,19 @@ constexpr MmaShape mma_shape(TileSize size) {
   return size == TileSize::large ? MmaShape{128, 128, 2, 2} : MmaShape{64, 64, 2, 2};
 }
 
-// Tiles of a Hopper: 128 rows, 64 to a consumer warpgroup, which has registers for 256 columns; `cluster` blocks with
-// neighbouring rows load the columns of B for each other.
+// Tiles of a Hopper: 128 rows, 64 to a consumer warpgroup, which has registers for 256 columns. In a cluster, blocks
+// with neighbouring rows load B for each other, and those with neighbouring columns load A.
 struct WgmmaShape {
-  int n, cluster;
+  int n, cluster_m, cluster_n;
+
+  constexpr int cluster() const { return cluster_m * cluster_n; }
 };
 constexpr int kWgmmaTileM = 128;
 constexpr WgmmaShape wgmma_shape(TileSize size) {
-  return size == TileSize::large    ? WgmmaShape{256, 2}
-         : size == TileSize::paired ? WgmmaShape{128, 2}
-         : size == TileSize::small  ? WgmmaShape{128, 1}
-                                    : WgmmaShape{64, 1};
+  return size == TileSize::large    ? WgmmaShape{256, 2, 1}
+         : size == TileSize::paired ? WgmmaShape{128, 2, 1}
+         : size == TileSize::small  ? WgmmaShape{128, 1, 1}
+                                    : WgmmaShape{64, 1, 2};
 }
 constexpr int kWgmmaBatchDims = 3;  // of a tensor map beside its matrix
 
@@ -104,11 +106,11 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
   plan.workspace_bytes = plan.a_pack_bytes + plan.b_pack_bytes;
   if (kernel == GemmKernel::wgmma) {  // a block stays, and has a multiprocessor alone; a tile is one of a cluster
     const WgmmaShape shape = wgmma_shape(size);
-    plan.tiles_m = ceil_divide(g.M, shape.cluster * kWgmmaTileM);
-    plan.tiles_n = ceil_divide(g.N, shape.n);
+    plan.tiles_m = ceil_divide(g.M, shape.cluster_m * kWgmmaTileM);
+    plan.tiles_n = ceil_divide(g.N, shape.cluster_n * shape.n);
     plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
-    const int64_t most = multiprocessors / shape.cluster;
-    plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster;
+    const int64_t most = multiprocessors / shape.cluster();
+    plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster();
     plan.stores_tiles = stores_tiles(g);
     plan.activates_packs = activates_packs(g);
     plan.packed_rows = g.D.col_stride == 1 && is_packed(g, g.D, true, 8 * element_size(g.in));
@@ -132,7 +134,7 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
   };
   constexpr Candidate kCandidates[] = {
       {GemmKernel::wgmma, TileSize::large, 0.72, 1.8}, {GemmKernel::wgmma, TileSize::paired, 0.41, 1.2},
-      {GemmKernel::wgmma, TileSize::small, 0.48, 1.0}, {GemmKernel::wgmma, TileSize::narrow, 0.32, 0.8},
+      {GemmKernel::wgmma, TileSize::small, 0.48, 1.0}, {GemmKernel::wgmma, TileSize::narrow, 0.26, 0.8},
       {GemmKernel::mma, TileSize::large, 1.20, 1.0},   {GemmKernel::mma, TileSize::small, 0.42, 0.8}};
   constexpr int64_t kMostCoordinates = int64_t(1) << 31;  // of a tensor map's dimension
   const bool hopper = machine.capability == 90 && is_floating(problem.in) && problem.batch_dims <= kWgmmaBatchDims &&
@@ -143,7 +145,7 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
   for (const Candidate& c : kCandidates) {
     if (c.kernel == GemmKernel::wgmma ? !hopper : hopper && problem.batch_invariant) continue;
     const GemmPlan plan = plan_tensor(problem, c.kernel, c.size, machine.multiprocessors);
-    const int cluster = c.kernel == GemmKernel::wgmma ? wgmma_shape(c.size).cluster : 1;
+    const int cluster = c.kernel == GemmKernel::wgmma ? wgmma_shape(c.size).cluster() : 1;
     const double rounds = double(ceil_divide(plan.tiles, machine.multiprocessors / cluster));
     const double cost = rounds * (double(ceil_divide(problem.K, 64)) * c.step + c.end);
     if (best.tiles == 0 || cost < best_cost) best = plan, best_cost = cost;

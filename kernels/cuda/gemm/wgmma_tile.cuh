@@ -9,8 +9,9 @@
 //   the tile. In the last one, one thread is the loader, which keeps kStages tiles of K (64 values) under way, also of
 //   the next tile of D while this one ends; and one is the storer, which moves whole tiles of C and D.
 //
-//   A cluster is kCluster blocks with neighbouring rows of tiles and the same columns: each loads its share of B for
-//   all of them. Blocks whose tile lies beyond D load and multiply zeros, and store nothing.
+//   A cluster is kCluster blocks with neighbouring tiles: those with the same columns each load a share of B for all of
+//   them, those with the same rows a share of A. Blocks whose tile lies beyond D load and multiply zeros, and store
+//   nothing.
 //
 //     full[s]    the loader, and the bytes of the stage, some from the other blocks   -> the consumers may read
 //     empty[s]   each consumer warp of the cluster, once its wgmma is done            -> the loaders may overwrite
@@ -35,10 +36,11 @@ constexpr int kWgmmaConsumers = 2, kWgmmaThreads = 128 * (kWgmmaConsumers + 1), 
 template <TileSize kSize>
 struct WgmmaLayout {
   static constexpr WgmmaShape kShape = wgmma_shape(kSize);
-  static constexpr int kTileM = kWgmmaTileM, kTileN = kShape.n, kCluster = kShape.cluster;
+  static constexpr int kTileM = kWgmmaTileM, kTileN = kShape.n, kCluster = kShape.cluster();
   static constexpr int kDepth = 64, kRowBytes = 128, kSlab = 64, kSlabBytes = kSlab * kRowBytes;
   static constexpr int kBytesA = kTileM * kRowBytes, kBytesB = kTileN * kRowBytes, kStageBytes = kBytesA + kBytesB;
-  static constexpr int kLinesB = kTileN / kCluster;  // that a block loads for the cluster
+  // What a block loads for the cluster.
+  static constexpr int kLinesA = kTileM / kShape.cluster_n, kLinesB = kTileN / kShape.cluster_m;
   static constexpr int kStagingBytes = kTileM * kTileN * 2;
   static constexpr int kAlignment = 1024;  // of the swizzle; the launch asks for so much more
   static constexpr int kBarrierBytes = 256;
@@ -110,8 +112,10 @@ struct WgmmaTile {
   __device__ __forceinline__ WgmmaTile(const GemmPlan& plan, int64_t index, int rank) {
     const TileIndex tile = tile_at(index, plan.tiles_m, plan.tiles_n);
     item = tile.item;
-    row = (static_cast<int32_t>(tile.m) * Layout::kCluster + rank) * Layout::kTileM;
-    col = static_cast<int32_t>(tile.n) * Layout::kTileN;
+    constexpr WgmmaShape shape = Layout::kShape;
+    static_assert(shape.cluster_m == 1 || shape.cluster_n == 1, "ranks run along one side");
+    row = (static_cast<int32_t>(tile.m) * shape.cluster_m + rank % shape.cluster_m) * Layout::kTileM;
+    col = (static_cast<int32_t>(tile.n) * shape.cluster_n + rank % shape.cluster_n) * Layout::kTileN;
   }
 };
 
@@ -133,10 +137,13 @@ __device__ __forceinline__ void load_tiles(const Gemm& g, const GemmPlan& plan, 
       char* const stage = stages + ring.slot * Layout::kStageBytes;
       SharedBarrier* const arrived = &full[ring.slot];
       barrier_arrive_expect(arrived, Layout::kStageBytes);
-      load_stage<kAAlongK, Layout::kTileM, false>(stage, map_a, arrived, tile.row, step * Layout::kDepth, batch_a);
-      const int first = rank * Layout::kLinesB;
-      load_stage<kBAlongK, Layout::kLinesB, (kCluster > 1)>(stage + Layout::kBytesA + first * Layout::kRowBytes, map_b,
-                                                            arrived, tile.col + first, step * Layout::kDepth, batch_b);
+      const int k = step * Layout::kDepth;
+      const int a = rank % Layout::kShape.cluster_n * Layout::kLinesA,
+                b = rank % Layout::kShape.cluster_m * Layout::kLinesB;
+      load_stage<kAAlongK, Layout::kLinesA, (Layout::kShape.cluster_n > 1)>(stage + a * Layout::kRowBytes, map_a,
+                                                                            arrived, tile.row + a, k, batch_a);
+      load_stage<kBAlongK, Layout::kLinesB, (Layout::kShape.cluster_m > 1)>(
+          stage + Layout::kBytesA + b * Layout::kRowBytes, map_b, arrived, tile.col + b, k, batch_b);
     }
   }
 }
@@ -161,6 +168,17 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
         const int consumer = slab / (Layout::kTileN / 64), column = slab % (Layout::kTileN / 64) * 64;
         tma_load(staging + slab * Layout::kSlabBytes, map_c, staged,
                  {tile.col + column, tile.row + 64 * consumer, batch[0], batch[1], batch[2]});
+      }
+      // The next tile's C on its way to the cache, while the staging area is taken.
+      const int64_t following = index + gridDim.x / Layout::kCluster;
+      if (following < plan.tiles) {
+        const WgmmaTile<kSize> next(plan, following, rank);
+        batch_coordinates(g, g.C, next.item, batch);
+#pragma unroll 1
+        for (int slab = 0; slab < Layout::kStagingBytes / Layout::kSlabBytes; ++slab) {
+          const int consumer = slab / (Layout::kTileN / 64), column = slab % (Layout::kTileN / 64) * 64;
+          tma_prefetch(map_c, {next.col + column, next.row + 64 * consumer, batch[0], batch[1], batch[2]});
+        }
       }
     } else {
       barrier_arrive(staged);
@@ -469,7 +487,7 @@ cudaError_t launch_wgmma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t 
       error = along_k ? matrix_map(g, v, g.K, lines, line_stride, box_lines, map)
                       : matrix_map(g, v, lines, g.K, k_stride, 64, map);
   };
-  operand(g.A, g.M, g.A.row_stride, g.A.col_stride, plan.a_along_k, Layout::kTileM, &map_a);
+  operand(g.A, g.M, g.A.row_stride, g.A.col_stride, plan.a_along_k, Layout::kLinesA, &map_a);
   operand(g.B, g.N, g.B.col_stride, g.B.row_stride, plan.b_along_k, Layout::kLinesB, &map_b);
   if (plan.stores_tiles) {
     if (error == cudaSuccess) error = matrix_map(g, g.D, g.N, g.M, g.D.row_stride, 64, &map_d);
