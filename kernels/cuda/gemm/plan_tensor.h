@@ -4,8 +4,8 @@
 
 namespace myops {
 
-// A block of warps_m x warps_n warps computes m x n results on tensor cores. 64 x 64 per warp reads least
-// of shared memory.
+// A block of warps_m x warps_n warps computes m x n results on tensor cores. 64 x 64 per warp reads least of shared
+// memory.
 struct MmaShape {
   int m, n, warps_m, warps_n;
 };
