@@ -72,21 +72,27 @@ struct LimbLoader {
   __device__ __forceinline__ void load(int64_t depth_left) {
     whole = packed && depth_left >= kDepth;
     const int depth = depth_left < kDepth ? static_cast<int>(depth_left) : kDepth;
+    const auto address_of = [&](int i) {
+      const int line_i = line + i * line_step;
+      return step + (line_i < lines ? line_i : 0) * line_stride + (chunk + i * chunk_step) * 16 * k_stride;
+    };
+    if (whole) {
 #pragma unroll
-    for (int i = 0; i < kUnits; ++i) {
-      const int line_i = line + i * line_step, k = (chunk + i * chunk_step) * 16;
-      const In* address = step + (line_i < lines ? line_i : 0) * line_stride + k * k_stride;
-      if (whole) {
+      for (int i = 0; i < kUnits; ++i)
 #pragma unroll
         for (int j = 0; j < kLimbs; ++j) {
-          const auto pack = load_pack<Pack<uint32_t, 4>>(address + j * (16 / kLimbs));
+          const auto pack = load_pack<Pack<uint32_t, 4>>(address_of(i) + j * (16 / kLimbs));
 #pragma unroll
           for (int v = 0; v < 4; ++v) raw[i][4 * j + v] = pack.v[v];
         }
-      } else {
+    } else {
+#pragma unroll
+      for (int i = 0; i < kUnits; ++i) {
+        const In* address = address_of(i);
+        const int left = depth - (chunk + i * chunk_step) * 16;
 #pragma unroll
         for (int e = 0; e < 16; ++e, address += k_stride) {
-          const In value = k + e < depth ? *address : In{};
+          const In value = e < left ? *address : In{};
           raw[i][e * kHalves] = static_cast<uint32_t>(value);
           if constexpr (kHalves > 1)
             raw[i][e * kHalves + 1] = static_cast<uint32_t>(static_cast<uint64_t>(value) >> 32);
