@@ -205,7 +205,7 @@ def test_plan_of_rows(
 
 @INDEX
 def test_transpose_is_a_stable_sort(ops: Any, index: torch.dtype) -> None:
-    shapes = [(0, 1, 0), (3, 1, 9), (1, 257, 300), (50, 7, 5000), (700, 70_000, 9000), (5, 2**20 + 1, 100)]
+    shapes = [(0, 1, 0), (3, 1, 9), (1, 257, 300), (50, 7, 20_000), (700, 70_000, 9000), (5, 2**20 + 1, 100)]
     for m, k, nnz in shapes:
         crow, col = rows_of_lengths([nnz // m] * m if m else [], k, index)
         order = torch.sort(col, stable=True).indices
@@ -404,7 +404,7 @@ def test_each_barrier_of_the_sort_is_needed(library: Any) -> None:
     library.emulation_forget_calls()
     assert library.emulation_sort() == b""
     barriers = library.emulation_leave_out(b"barrier", -1)
-    assert barriers == 7, "test the new barrier too, and correct the number"
+    assert barriers == 11, "test the new barrier too, and correct the number"
     for seed in range(3):
         library.emulation_seed(ctypes.c_uint64(seed))
         assert library.emulation_sort() == b""
