@@ -237,6 +237,42 @@ def test_spgemm_of_every_size(ops: Any, kind: torch.dtype, index: torch.dtype) -
 
 
 @INDEX
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.complex128, torch.int8], ids=str)
+def test_spgemm_of_increasing_columns(ops: Any, kind: torch.dtype, index: torch.dtype) -> None:
+    """Rows of B without repeated columns, short and long, up to all columns; results longer than a block has sums for."""
+    g = torch.Generator().manual_seed(3)
+    for lengths, k, n, density in (
+        ([0, 40, 7, 1], 60, 200, 0.3),
+        ([3, 90, 0], 90, 130, 1.0),
+        ([100, 40, 5], 120, 3000, 0.01),
+        ([30, 0, 20], 40, 9000, 0.2),
+    ):
+        b_crow, b_col = rows_of_lengths([0] * k, n, index)
+        rows = [torch.nonzero(torch.rand(n, generator=g) < density).flatten() for _ in range(k)]
+        b_crow = torch.tensor([0, *itertools.accumulate(r.numel() for r in rows)]).to(index)
+        b_col = torch.cat(rows).to(index)
+        a_crow, a_col = rows_of_lengths(lengths, k, index)
+        args = [a_crow, a_col, values(a_col.numel(), kind, 1), b_crow, b_col, values(b_col.numel(), kind, 2), n]
+        same(ops.spgemm(*args), torch.ops.myops.spgemm(*args), (lengths, n))
+
+
+def test_the_order_of_sums_of_spgemm(ops: Any) -> None:
+    """Four parts of a row, each in the order of its entries, then the parts in order; for any order of columns in B."""
+    a_crow, a_col, a = torch.tensor([0, 50]), torch.arange(50), torch.randn(50)
+    for b_row in (1, 40):  # steps over several rows of B, and within one
+        b_crow, b = torch.arange(51) * b_row, torch.randn(50, b_row)
+        column = torch.zeros(1) if b_row == 1 else torch.arange(b_row)
+        v = ops.spgemm(a_crow, a_col, a, b_crow, column.long().repeat(50), b.flatten(), b_row)[2]
+        parts = []
+        for part in range(4):
+            sums = torch.zeros(b_row, dtype=torch.float64)
+            for e in range(50 * part // 4, 50 * (part + 1) // 4):  # in float64 a product of two float32 is exact
+                sums = (sums + a[e].double() * b[e].double()).float().double()
+            parts.append(sums.float())
+        same(v, parts[0] + parts[1] + parts[2] + parts[3], b_row)
+
+
+@INDEX
 def test_spgemm_in_batches_and_with_many_columns(ops: Any, index: torch.dtype) -> None:
     """So many columns that few rows fit into one sort, or that only the sort in global memory has keys for them."""
     for n in (2**20 + 5, 2**31 - 1, *((2**50, 2**61) if index == torch.int64 else ())):

@@ -36,6 +36,13 @@ __device__ __forceinline__ int64_t sum_of_threads_before(int64_t x, int64_t& tot
   return before;
 }
 
+// Looks at row i and at entry i, where there are such.
+__device__ __forceinline__ void check_item(const Csr& A, int64_t i, unsigned* findings) {
+  if (A.rows == 0 && i == 0 && (load_index(A.crow, A.wide, 0) != 0 || A.nnz != 0)) report(findings, Status::bad_crow);
+  if (i < A.rows) row_range(A, i, findings);
+  if (i < A.nnz && !inside(load_index(A.col, A.wide, i), A.cols)) report(findings, Status::bad_col);
+}
+
 // ---- Look-back ------------------------------------------------------------------------------------------------------
 
 // 0: not there yet. Else the sum of one tile or of all up to it, below 2^62.

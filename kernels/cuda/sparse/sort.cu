@@ -94,9 +94,10 @@ struct TileShared {
 };
 
 // The lanes that have the same digit; lanes behind the last key have none.
-__device__ __forceinline__ unsigned lanes_with(int digit, bool valid, int bits) {
+__device__ __forceinline__ unsigned lanes_with(int digit, bool valid) {
   unsigned same = __ballot_sync(kAllLanes, valid);
-  for (int b = 0; b < bits; ++b) {
+#pragma unroll 3
+  for (int b = 0; b < kDigitBits; ++b) {
     const bool set = (digit >> b & 1) != 0;
     const unsigned with = __ballot_sync(kAllLanes, set);
     same &= set ? with : ~with;
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(kSortThreads)
   for (int i = 0; i < kItems<Key>; ++i) {
     const bool valid = first + i * kWarpSize < size;
     const int digit = digit_of(own[i], passes, pass);
-    const unsigned same = lanes_with(digit, valid, passes.bits);
+    const unsigned same = lanes_with(digit, valid);
     const int rank = __popc(same & ((1u << lane) - 1));
     before[i] = valid ? shared_load(&shared.before[warp][digit]) + rank : 0;
     __syncwarp();
@@ -213,11 +214,7 @@ cudaError_t launch_passes(const Key* keys, int64_t count, const Passes& passes, 
 // ---- Patterns -------------------------------------------------------------------------------------------------------
 
 __global__ void __launch_bounds__(kThreads) check_pattern(const Csr A, unsigned* findings) {
-  if (A.rows == 0 && thread_in_grid() == 0 && (load_index(A.crow, A.wide, 0) != 0 || A.nnz != 0))
-    report(findings, Status::bad_crow);
-  if (const int64_t i = thread_in_grid(); i < A.rows) row_range(A, i, findings);
-  if (const int64_t e = thread_in_grid(); e < A.nnz)
-    if (!inside(load_index(A.col, A.wide, e), A.cols)) report(findings, Status::bad_col);
+  check_item(A, thread_in_grid(), findings);
 }
 
 __global__ void __launch_bounds__(kThreads) check_rows(const CompressRows p, unsigned* findings) {
@@ -337,13 +334,18 @@ cudaError_t launch_transpose(const Transpose& p, const SparseSession& session) {
   return p.A.wide ? transpose_by<uint64_t>(p, session) : transpose_by<uint32_t>(p, session);
 }
 
+Status status_of(unsigned findings) {
+  Status status = Status::ok;
+  for (const Status s : {Status::too_many_entries, Status::bad_col, Status::bad_crow})
+    if (findings >> static_cast<int>(s) & 1) status = s;
+  return status;
+}
+
 cudaError_t read_findings(const SparseSession& session, Status* status) {
   unsigned bits = 0;
   cudaError_t error = cudaMemcpyAsync(&bits, session.findings, sizeof(bits), cudaMemcpyDeviceToHost, session.stream);
   if (error == cudaSuccess) error = cudaStreamSynchronize(session.stream);
-  *status = Status::ok;
-  for (const Status s : {Status::too_many_entries, Status::bad_col, Status::bad_crow})
-    if (bits >> static_cast<int>(s) & 1) *status = s;
+  *status = status_of(bits);
   return error;
 }
 

@@ -28,4 +28,7 @@ cudaError_t launch_sort(const Key* keys, int64_t count, int bits, Key* to, Key* 
 // Looks at every index of a pattern and reports what is out of range.
 cudaError_t launch_check(const Csr& A, const SparseSession& session);
 
+// What a word of findings says.
+Status status_of(unsigned findings);
+
 }  // namespace myops
