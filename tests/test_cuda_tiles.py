@@ -321,7 +321,10 @@ def test_mma_bits_do_not_depend_on_anything_else(library, kind):
 def test_limb_layouts(library, kind, size):
     """Every bit of an element counts: whole steps and tails of K, packed operands and any others, several tiles."""
     info = torch.iinfo(kind)
-    for m, n, k in [(72, 136, 256), (40, 17, 208), (33, 65, 37), (5, 70, 1)]:
+    if (kind, size) == (torch.int64, "large"):  # it has one size
+        return
+    first = (40, 72, 128) if kind == torch.int64 else (72, 136, 256)
+    for m, n, k in [first, (40, 17, 208), (33, 65, 37), (5, 70, 1)]:
         a, b = integers((2, m, k), kind, 1, info.min, info.max), integers((2, k, n), kind, 2, info.min, info.max)
         expected = reference(None, a, b, 0, 1, kind)
         for la, lb in itertools.product(["contiguous", "transposed"], repeat=2):
@@ -349,7 +352,7 @@ def test_limb_operators(ops, kind):
     same(ops.matmul(a, b), reference(None, a, b, 0, 1, kind))
 
 
-@pytest.mark.parametrize("kernel", ["small limb", "large limb", "narrow wgmma"])
+@pytest.mark.parametrize("kernel", ["small limb", "narrow wgmma"])
 def test_limb_sums_of_int64_do_not_wrap(library, kernel):
     """The largest bytes everywhere, further along K than 32 bits hold the sums of."""
     a, b = torch.full((1, 2, 8300), -1, dtype=torch.int64), torch.full((1, 8300, 3), -1, dtype=torch.int64)
