@@ -354,9 +354,9 @@ def test_limb_operators(ops, kind):
 
 @pytest.mark.parametrize("kernel", ["small limb", "narrow wgmma"])
 def test_limb_sums_of_int64_do_not_wrap(library, kernel):
-    """The largest bytes everywhere, further along K than 32 bits hold the sums of."""
-    a, b = torch.full((1, 2, 8300), -1, dtype=torch.int64), torch.full((1, 8300, 3), -1, dtype=torch.int64)
-    same(run_kernel(library, kernel, a, b)[0], torch.full((1, 2, 3), 8300, dtype=torch.int64))
+    """The largest bytes everywhere, further along K than 32 bits hold the sums of four products of."""
+    a, b = torch.full((1, 2, 16600), -1, dtype=torch.int64), torch.full((1, 16600, 3), -1, dtype=torch.int64)
+    same(run_kernel(library, kernel, a, b)[0], torch.full((1, 2, 3), 16600, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("kind", INTEGERS, ids=str)

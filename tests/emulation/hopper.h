@@ -83,12 +83,13 @@ class Hopper {
     uint64_t a, b;
     int n;
     int depth;                     // of K
-    uint32_t size;                 // of an element
+    uint32_t size, run;            // bytes of an element, and at each place: neighbours along K, or one element
     std::vector<uint32_t> places;  // of A, then of B
     std::vector<char> bytes;
     std::vector<float> values;
     Range range_a, range_b;
     bool checked = false;
+    int lanes = 0;  // that have their sums
   };
 
   struct Sums {
@@ -254,11 +255,14 @@ class Hopper {
     if (l.issued == w.products.size()) {
       Product p;
       p.a = a, p.b = b, p.n = n, p.size = sizeof(In), p.depth = 32 / static_cast<int>(sizeof(In));
+      p.run = kAAlongK && kBAlongK ? 16 : sizeof(In);  // what the swizzle keeps together
+      const int step = static_cast<int>(p.run / p.size);
       const int first_row = scheduler.thread() / Scheduler::kWarp % 4 * 16;
       for (int row = 0; row < 16; ++row)
-        for (int k = 0; k < p.depth; ++k) p.places.push_back(place(a, kAAlongK, first_row + row, k, p.size, p.range_a));
+        for (int k = 0; k < p.depth; k += step)
+          p.places.push_back(place(a, kAAlongK, first_row + row, k, p, p.range_a));
       for (int column = 0; column < n; ++column)
-        for (int k = 0; k < p.depth; ++k) p.places.push_back(place(b, kBAlongK, column, k, p.size, p.range_b));
+        for (int k = 0; k < p.depth; k += step) p.places.push_back(place(b, kBAlongK, column, k, p, p.range_b));
       for (const Copy& copy : copies_) {
         if (scheduler.owner(copy.target) != scheduler.rank() || copy.barrier == nullptr) continue;
         const uint32_t begin = scheduler.shared_offset(copy.target), end = begin + static_cast<uint32_t>(copy.bytes);
@@ -267,10 +271,12 @@ class Hopper {
       }
       for (uint32_t at : p.places) {
         const char* shared = scheduler.shared_pointer(at);
-        p.bytes.insert(p.bytes.end(), shared, shared + sizeof(In));
-        In value;
-        std::memcpy(&value, shared, sizeof(In));
-        p.values.push_back(widened(value));
+        p.bytes.insert(p.bytes.end(), shared, shared + p.run);
+        for (uint32_t i = 0; i < p.run; i += p.size) {
+          In value;
+          std::memcpy(&value, shared + i, sizeof(In));
+          p.values.push_back(widened(value));
+        }
       }
       w.products.push_back(std::move(p));
     } else if (w.products[l.issued].a != a || w.products[l.issued].b != b) {
@@ -300,7 +306,7 @@ class Hopper {
           p.checked = true;
           p.range_a = p.range_b = Range();
           for (size_t i = 0; i < p.places.size(); ++i)
-            if (std::memcmp(scheduler.shared_pointer(p.places[i]), &p.bytes[i * p.size], p.size) != 0)
+            if (std::memcmp(scheduler.shared_pointer(p.places[i]), &p.bytes[i * p.run], p.run) != 0)
               scheduler.fault("shared memory changed under a wgmma in flight");
           p.places = {};
           p.bytes = {};
@@ -321,6 +327,7 @@ class Hopper {
             std::memcpy(&kept, &sum, sizeof(sum));
           }
         }
+        if (++p.lanes == Scheduler::kWarp) p.values = {};
         if (--l.sums.in_flight == 0)
           std::memcpy(l.sums.registers, l.sums.kept.data(), l.sums.kept.size() * sizeof(uint32_t));
       }
@@ -347,16 +354,16 @@ class Hopper {
   static float widened(uint8_t x) { return x; }
 
   // Where a descriptor has the element (line, k).
-  static uint32_t place(uint64_t descriptor, bool along_k, int line, int k, uint32_t size, Range& range) {
+  static uint32_t place(uint64_t descriptor, bool along_k, int line, int k, const Product& p, Range& range) {
     if (descriptor >> 62 != 1) Scheduler::get().fault("wgmma: the descriptor's swizzle is not that of 128 bytes");
     const auto field = [&](int shift) { return static_cast<uint32_t>(descriptor >> shift & 0x3fff) << 4; };
     const uint32_t start = field(0), leading = field(16), stride = field(32);
     const auto l = static_cast<uint32_t>(line), d = static_cast<uint32_t>(k);
-    const uint32_t logical = along_k ? l % 8 * 128 + l / 8 * stride + d * size
+    const uint32_t logical = along_k ? l % 8 * 128 + l / 8 * stride + d * p.size
                                      : l % 64 * 2 + l / 64 * leading + d % 8 * 128 + d / 8 * stride;
     const uint32_t at = swizzle(start + logical);
     range.begin = at < range.begin ? at : range.begin;
-    range.end = at + size > range.end ? at + size : range.end;
+    range.end = at + p.run > range.end ? at + p.run : range.end;
     return at;
   }
 

@@ -33,8 +33,9 @@ struct LimbLayout {
   static constexpr int kVector = 16 / sizeof(Acc);  // sums that are moved at once
   static constexpr int kResultPitch = kShape.n + kVector;
   static constexpr int kSharedBytes = 2 * kStageBytes;
-  // 8 products of bytes for each value of K are less than 2^19.
-  static constexpr int kFoldSteps = (1 << 13) / kShape.depth;
+  // A level of int64 that may not wrap has at most 4 products of bytes for each value of K, less than 2^18; those of
+  // more count in units of 2^32 or above.
+  static constexpr int kFoldSteps = (1 << 14) / kShape.depth;
 
   static_assert(kShape.m * kResultPitch * static_cast<int>(sizeof(Acc)) <= kSharedBytes, "sums fit in the stages");
   static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "a warp takes whole fragments of A, and pairs of them of B");
