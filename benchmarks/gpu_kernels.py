@@ -22,7 +22,7 @@ from myops import _native
 from .gpu_cases import Case, Device, equal, layouts, random, short, whole
 
 KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma"]
-WGMMA = ["narrow wgmma", "small wgmma", "paired wgmma", "large wgmma"]
+WGMMA = ["narrow wgmma", "small wgmma", "large wgmma"]
 LIMB = ["small limb", "large limb"]
 KERNELS += [*WGMMA, *LIMB]
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

@@ -101,9 +101,6 @@ inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
-inline float __expf(float x) { return expf(x); }
-inline float __fdividef(float x, float y) { return x / y; }
-
 [[noreturn]] inline void __trap() { emulation::Scheduler::get().fault("__trap"); }
 
 template <class T>
@@ -237,6 +234,9 @@ void store_pack(Element* address, const T& pack) {
   std::memcpy(static_cast<void*>(address), &pack, sizeof(T));
 }
 
+inline void wait_for_previous_kernel() {}
+inline void let_next_kernel_begin() {}
+
 template <class... Parameters, class... Arguments>
 cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                            cudaStream_t, const Arguments&... arguments) {
@@ -261,6 +261,12 @@ cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                           cudaStream_t stream, const Arguments&... arguments) {
+  return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel_early(bool, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                                cudaStream_t stream, const Arguments&... arguments) {
   return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
 }
 

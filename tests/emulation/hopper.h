@@ -423,8 +423,6 @@ inline void async_proxy_fence(const char* file = __builtin_FILE(), int line = __
 inline int computed_here(int x) { return x; }
 inline void tma_prefetch(const TensorMap*, const int32_t (&)[5]) {}
 inline void prefetch_map(const TensorMap*) {}
-inline void wait_for_previous_kernel() {}
-inline void let_next_kernel_begin() {}
 
 inline uint32_t cluster_rank() { return static_cast<uint32_t>(emulation::Scheduler::get().rank()); }
 inline void cluster_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {

@@ -275,7 +275,6 @@ cudaError_t launch_limb_wgmma_type(const Gemm& g, const GemmPlan& plan, int64_t 
   switch (plan.size) {
     case TileSize::narrow: return launch_limb_wgmma_size<kIn, TileSize::narrow>(g, plan, plane_a, plane_b, stream);
     case TileSize::small: return launch_limb_wgmma_size<kIn, TileSize::small>(g, plan, plane_a, plane_b, stream);
-    case TileSize::paired: return launch_limb_wgmma_size<kIn, TileSize::paired>(g, plan, plane_a, plane_b, stream);
     default: break;
   }
   if constexpr (kIn != DType::i64)

@@ -102,7 +102,7 @@ inline GemmPlan plan_limb_wgmma(const Gemm& problem, TileSize size, int multipro
   return plan;
 }
 
-// Planes of limbs are a batch dimension of the tensor map. The sums of int64 leave registers for 128 columns.
+// Planes of limbs are a batch dimension of the tensor map. The sums of int64 leave registers for 128 columns at most.
 inline bool takes_limb_wgmma(const Gemm& g, TileSize size, const Machine& machine) {
   constexpr int64_t kMostCoordinates = int64_t(1) << 30;
   return machine.capability == 90 && is_integral(g.in) && g.in != DType::boolean &&
@@ -126,10 +126,10 @@ inline GemmPlan plan_integer(const Gemm& problem, const Machine& machine) {
     double step, end;  // step: 128 values of K, one product of bytes
   };
   constexpr Candidate kCandidates[] = {
-      {GemmKernel::wgmma, TileSize::large, 0.72, 2.0}, {GemmKernel::wgmma, TileSize::paired, 0.41, 1.5},
-      {GemmKernel::wgmma, TileSize::small, 0.48, 1.3}, {GemmKernel::wgmma, TileSize::narrow, 0.26, 1.0},
-      {GemmKernel::mma, TileSize::large, 0.80, 1.0},   {GemmKernel::mma, TileSize::small, 0.40, 0.8},
-      {GemmKernel::limb, TileSize::large, 0.30, 0.8},  {GemmKernel::limb, TileSize::small, 0.17, 0.6}};
+      {GemmKernel::wgmma, TileSize::large, 0.71, 2.0},  {GemmKernel::wgmma, TileSize::small, 0.39, 1.3},
+      {GemmKernel::wgmma, TileSize::narrow, 0.28, 1.0}, {GemmKernel::mma, TileSize::large, 0.80, 1.0},
+      {GemmKernel::mma, TileSize::small, 0.40, 0.8},    {GemmKernel::limb, TileSize::large, 0.30, 0.8},
+      {GemmKernel::limb, TileSize::small, 0.17, 0.6}};
   constexpr double kPackLaunch = 2.5, kPackBytesEach = 2e6;  // of the launch, and what moves in a microsecond
   const int bytes = element_size(problem.in);
   GemmPlan best;
