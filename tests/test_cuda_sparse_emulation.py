@@ -178,26 +178,28 @@ def test_sixteen_bit_sums_are_float32(ops: Any, low: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "nnz", "n", "vector", "lanes", "team", "tiles"),
+    ("rows", "nnz", "n", "vector", "bytes", "lanes", "team_steps", "tiles"),
     [
-        (1000, 20_000, 64, 4, 16, 32, 1),  # 64 float32: 16 lanes of 16 bytes, two entries at a time
-        (1000, 5_000, 64, 4, 16, 16, 1),  # short rows: two rows a warp
-        (1000, 20_000, 256, 4, 32, 32, 2),
-        (1000, 20_000, 256, 8, 32, 32, 1),  # bfloat16: twice the columns
-        (1000, 20_000, 1, 1, 1, 4, 1),  # one column: lanes along the entries
-        (1000, 0, 33, 1, 32, 32, 2),
-        (10, 10_000, 1, 1, 1, 32, 1),
-        (0, 0, 5, 1, 8, 8, 1),
+        (100_000, 2_000_000, 64, 4, 4, 16, 65, 1),  # 64 float32: 16 lanes of 16 bytes
+        (100_000, 2_000_000, 256, 4, 4, 16, 65, 4),
+        (100_000, 2_000_000, 256, 8, 2, 16, 65, 2),  # bfloat16: twice the columns
+        (100_000, 2_000_000, 16, 4, 4, 4, 17, 1),
+        (100_000, 2_000_000, 1, 1, 4, 1, 7, 1),
+        (4096, 1_600_000, 256, 4, 4, 4, 17, 16),  # long rows: what a tile reads of B nearly fits the L1 cache
+        (1024, 400_000, 256, 4, 4, 8, 33, 8),
+        (50_000, 20_000_000, 256, 4, 4, 16, 65, 4),  # and here it cannot
+        (1000, 5_000, 64, 4, 4, 16, 5, 1),  # little work: a few steps a team
+        (1000, 0, 33, 1, 4, 16, 5, 3),
+        (10, 10_000, 1, 1, 4, 1, 5, 1),
     ],
 )
 def test_plan_of_rows(
-    library: Any, rows: int, nnz: int, n: int, vector: int, lanes: int, team: int, tiles: int
+    library: Any, rows: int, nnz: int, n: int, vector: int, bytes: int, lanes: int, team_steps: int, tiles: int
 ) -> None:
     result = (ctypes.c_int64 * 5)()
-    library.emulation_rows_plan(*(ctypes.c_int64(x) for x in (rows, nnz, n, vector)), result)
-    segments = nnz // 512 if nnz >= 1024 else 0
-    teams = 256 // team
-    assert list(result) == [lanes, team, tiles, segments, -(-(rows + segments) // teams) * tiles]
+    library.emulation_rows_plan(*(ctypes.c_int64(x) for x in (rows, rows, nnz, n, vector, bytes)), result)
+    steps = 256 // lanes * team_steps
+    assert list(result) == [lanes, team_steps, steps, tiles, -(-(rows + nnz) // steps)]
 
 
 # ---- Transposes ------------------------------------------------------------------------------------------------------
