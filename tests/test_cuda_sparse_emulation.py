@@ -209,8 +209,8 @@ def test_sixteen_bit_sums_are_float32(ops: Any, low: torch.dtype) -> None:
         (100_000, 2_000_000, 256, 8, 2, 16, 65, 2),  # bfloat16: twice the columns
         (100_000, 2_000_000, 16, 4, 4, 4, 17, 1),
         (100_000, 2_000_000, 1, 1, 4, 1, 7, 1),
-        (4096, 1_600_000, 256, 4, 4, 4, 17, 16),  # long rows: what a tile reads of B nearly fits the L1 cache
-        (1024, 400_000, 256, 4, 4, 8, 33, 8),
+        (4096, 1_600_000, 256, 4, 4, 4, 33, 16),  # long rows: what a tile reads of B nearly fits the L1 cache
+        (1024, 400_000, 256, 4, 4, 8, 65, 8),
         (50_000, 20_000_000, 256, 4, 4, 16, 65, 4),  # and here it cannot
         (1000, 5_000, 64, 4, 4, 16, 5, 1),  # little work: a few steps a team
         (1000, 0, 33, 1, 4, 16, 5, 3),

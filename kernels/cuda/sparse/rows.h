@@ -32,11 +32,12 @@ inline RowsPlan plan_rows(const Csr& A, int64_t N, int64_t vector, int64_t bytes
   RowsPlan plan;
   const int64_t packs = (N + vector - 1) / vector, pack = vector * bytes;
   while (plan.group_shift < kMostLanesShift && (int64_t(1) << plan.group_shift) < packs) ++plan.group_shift;
-  if (A.nnz >= A.rows * kLongRows && A.cols * (pack << kLeastLanesShift) <= 2 * kTileBytes)
+  const bool narrow = A.nnz >= A.rows * kLongRows && A.cols * (pack << kLeastLanesShift) <= 2 * kTileBytes;
+  if (narrow)
     while (plan.group_shift > kLeastLanesShift && A.cols * (pack << plan.group_shift) > kTileBytes) --plan.group_shift;
   plan.tiles = (packs + (int64_t(1) << plan.group_shift) - 1) >> plan.group_shift;
   const int64_t path = A.rows + A.nnz, teams = int64_t(1) << (kThreadsShift - plan.group_shift);
-  int64_t most = kMostSteps / teams, wanted = path * plan.tiles / (kBlocksWanted * teams);
+  int64_t most = (narrow ? 2 : 1) * kMostSteps / teams, wanted = path * plan.tiles / (kBlocksWanted * teams);
   if (most < kTeamSteps) most = kTeamSteps;
   wanted = wanted < kLeastTeamSteps ? kLeastTeamSteps : wanted < most ? wanted : most;
   plan.team_steps = static_cast<int>(wanted | 1);

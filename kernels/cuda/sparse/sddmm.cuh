@@ -5,10 +5,14 @@
 // the lanes meet in an exchange that leaves one dot to each lane. Where a batch is short its last entry stands in for
 // the missing ones, and nobody writes them.
 //
-// Bound: the gather of B. Teams that walk different rows from about the same column read the same rows of B at about
-// the same time, where rows are long: those come out of the L1 cache.
+// Wide rows are walked a tile of columns at a time, the whole span for each, and the dots wait in shared memory: all
+// blocks are in about the same tile, whose part of B fits the L2 cache, or the L1 cache where rows are long. There
+// teams also read the same rows of B at about the same time, because they walk from about the same column.
+//
+// Bound: the gather of B.
 #pragma once
 #include "pattern.cuh"
+#include "rows.h"
 
 namespace myops {
 
@@ -16,17 +20,22 @@ constexpr int kDotLanes = 8, kDots = 8;  // equal: one dot is left to each lane
 constexpr int kDotTeams = kThreads / kDotLanes;
 constexpr int kDotBlocks = 3;  // on a multiprocessor at once
 constexpr int64_t kSpansWanted = 132 * kDotBlocks * kDotTeams, kMostSpan = 256;
+constexpr int64_t kDotTileBytes = 1 << 19;  // of B, that mostly stay in the L1 cache
 
 struct SddmmPlan {
-  int span = 0;  // entries of a team
+  int span = 0;      // entries of a team
+  int64_t tile = 0;  // columns at a time
   int64_t blocks = 0;
 };
 
-inline SddmmPlan plan_sddmm(const Csr& A) {
+// bytes: of an element of B.
+inline SddmmPlan plan_sddmm(const Csr& A, int64_t vector, int64_t bytes) {
   SddmmPlan plan;
   int64_t span = blocks_of(blocks_of(A.nnz, kSpansWanted), kDots) * kDots;
   if (span > kMostSpan) span = kMostSpan;
   plan.span = static_cast<int>(span);
+  const int64_t narrow = kDotLanes * vector;
+  plan.tile = A.nnz >= A.rows * kLongRows && A.cols * narrow * bytes <= kDotTileBytes ? narrow : 2 * narrow;
   plan.blocks = A.nnz == 0 ? blocks_of(A.rows, kThreads) : blocks_of(A.nnz, kDotTeams * span);
   return plan;
 }
@@ -70,55 +79,77 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename Element<kType>::Acc)
     if (thread % kWarpSize == 0) shared_store(&shared.of[warp], row);
   }
   __syncthreads();
-  int64_t row = shared_load(&shared.of[0]), e = first + team * plan.span;
-  const int64_t until = e + plan.span < p.A.nnz ? e + plan.span : p.A.nnz;
-  row += lower_bound(shared_load(&shared.of[1]) - row, e + 1, [&](int64_t i) { return end_of(row + i); });
-  int64_t row_end = end_of(row);
+  const int64_t begin = first + team * plan.span;
+  const int64_t left = p.A.nnz - begin;
+  const int count = left < plan.span ? static_cast<int>(left < 0 ? 0 : left) : plan.span;
+  int64_t first_row = shared_load(&shared.of[0]);
+  first_row +=
+      lower_bound(shared_load(&shared.of[1]) - first_row, begin + 1, [&](int64_t i) { return end_of(first_row + i); });
+  const auto end_in_span = [&](int64_t row) {
+    const int64_t end = end_of(row) - begin;
+    return end < count ? static_cast<int>(end < 0 ? 0 : end) : count;
+  };
+  Acc* const sums = dynamic_shared<Acc>() + team * plan.span;  // of this team's entries; a lane reads what it wrote
 
-  while (__ballot_sync(kAllLanes, e < until) != 0) {  // whole warps
-    int n = 0;
-    uint32_t col = 0;
-    if (e < until) {
-      while (row_end <= e && row + 1 < p.A.rows) row_end = end_of(++row);
-      const int64_t stop = row_end < until ? row_end : until;
-      n = stop - e < 1 ? 1 : stop - e < kDots ? static_cast<int>(stop - e) : kDots;
-      const int64_t at = load_index(p.A.col, p.A.wide, e + (lane < n ? lane : n - 1));
-      if (inside(at, p.A.cols))
-        col = static_cast<uint32_t>(at);
-      else
-        report(findings, Status::bad_col);
-    }
-    const T* rows[kDots];
-    Acc dots[kDots] = {};
-#pragma unroll
-    for (int u = 0; u < kDots; ++u)
-      rows[u] = static_cast<const T*>(p.b) + static_cast<int64_t>(__shfl_sync(kAllLanes, col, u, kDotLanes)) * p.b_row;
-    if (n > 0) {
-      const T* const A = static_cast<const T*>(p.a) + row * p.a_row;
 #pragma unroll 1
-      for (int64_t column = lane * kVector; column < p.N; column += kDotLanes * kVector) {
-        Pack<T, kVector> b[kDots];
-        const auto a = load_neighbours<kVector>(A + column);
-#pragma unroll
-        for (int u = 0; u < kDots; ++u) b[u] = load_neighbours<kVector>(rows[u] + column);
-#pragma unroll
-        for (int u = 0; u < kDots; ++u)
-#pragma unroll
-          for (int i = 0; i < kVector; ++i) multiply_add(dots[u], widen<Acc>(a.v[i]), widen<Acc>(b[u].v[i]));
+  for (int64_t tile = 0; tile == 0 || tile < p.N; tile += plan.tile) {
+    const int64_t columns = tile + plan.tile < p.N ? tile + plan.tile : p.N;
+    int64_t row = first_row;
+    int e = 0, row_end = end_in_span(row);
+    while (__ballot_sync(kAllLanes, e < count) != 0) {  // whole warps
+      int n = 0;
+      uint32_t col = 0;
+      if (e < count) {
+        while (row_end <= e && row + 1 < p.A.rows) row_end = end_in_span(++row);
+        n = row_end - e < 1 ? 1 : row_end - e < kDots ? row_end - e : kDots;
+        const int64_t at = load_index(p.A.col, p.A.wide, begin + e + (lane < n ? lane : n - 1));
+        if (inside(at, p.A.cols))
+          col = static_cast<uint32_t>(at);
+        else
+          report(findings, Status::bad_col);
       }
+      const T* rows[kDots];
+      Acc dots[kDots] = {};
+#pragma unroll
+      for (int u = 0; u < kDots; ++u)
+        rows[u] =
+            static_cast<const T*>(p.b) + static_cast<int64_t>(__shfl_sync(kAllLanes, col, u, kDotLanes)) * p.b_row;
+      if (n > 0) {
+        const T* const A = static_cast<const T*>(p.a) + row * p.a_row;
+#pragma unroll 1
+        for (int64_t column = tile + lane * kVector; column < columns; column += kDotLanes * kVector) {
+          Pack<T, kVector> b[kDots];
+          const auto a = load_neighbours<kVector>(A + column);
+#pragma unroll
+          for (int u = 0; u < kDots; ++u) b[u] = load_neighbours<kVector>(rows[u] + column);
+#pragma unroll
+          for (int u = 0; u < kDots; ++u)
+#pragma unroll
+            for (int i = 0; i < kVector; ++i) multiply_add(dots[u], widen<Acc>(a.v[i]), widen<Acc>(b[u].v[i]));
+        }
+      }
+      Acc dot = dot_of_lane(dots, lane);
+      if (lane < n) {
+        Acc* const sum = sums + e + lane;
+        if (tile > 0) dot = plus(shared_load(sum), dot);
+        if (columns == p.N)
+          static_cast<T*>(p.values)[begin + e + lane] = narrow<T>(dot);
+        else
+          shared_store(sum, dot);
+      }
+      e += n;
     }
-    const Acc dot = dot_of_lane(dots, lane);
-    if (lane < n) static_cast<T*>(p.values)[e + lane] = narrow<T>(dot);
-    e += n;
   }
 }
 
 template <DType kType, int kVector>
 cudaError_t launch_dots(const Sddmm& p, const SparseSession& session) {
   if (p.A.cols > kMostColumns) return cudaErrorInvalidValue;
-  const SddmmPlan plan = plan_sddmm(p.A);
-  return launch_kernel(&sampled_dots<kType, kVector>, grid_of(plan.blocks), dim3(kThreads), 0, session.stream, p, plan,
-                       session.findings);
+  const SddmmPlan plan = plan_sddmm(p.A, kVector, element_size(kType));
+  const size_t sums = p.N > plan.tile ? kDotTeams * plan.span : 1;  // the emulation knows no empty shared memory
+  const size_t shared = sums * sizeof(typename Element<kType>::Acc);
+  return launch_kernel(&sampled_dots<kType, kVector>, grid_of(plan.blocks), dim3(kThreads), shared, session.stream, p,
+                       plan, session.findings);
 }
 
 // 16 bytes at a time where the rows of both operands are made of such packs, else element by element.
