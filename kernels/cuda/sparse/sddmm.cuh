@@ -108,20 +108,18 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename Element<kType>::Acc)
         else
           report(findings, Status::bad_col);
       }
-      const T* rows[kDots];
+      uint32_t cols[kDots];
       Acc dots[kDots] = {};
 #pragma unroll
-      for (int u = 0; u < kDots; ++u)
-        rows[u] =
-            static_cast<const T*>(p.b) + static_cast<int64_t>(__shfl_sync(kAllLanes, col, u, kDotLanes)) * p.b_row;
+      for (int u = 0; u < kDots; ++u) cols[u] = __shfl_sync(kAllLanes, col, u, kDotLanes);
       if (n > 0) {
-        const T* const A = static_cast<const T*>(p.a) + row * p.a_row;
+        const T *const A = static_cast<const T*>(p.a) + row * p.a_row, *const B = static_cast<const T*>(p.b);
 #pragma unroll 1
         for (int64_t column = tile + lane * kVector; column < columns; column += kDotLanes * kVector) {
           Pack<T, kVector> b[kDots];
           const auto a = load_neighbours<kVector>(A + column);
 #pragma unroll
-          for (int u = 0; u < kDots; ++u) b[u] = load_neighbours<kVector>(rows[u] + column);
+          for (int u = 0; u < kDots; ++u) b[u] = load_neighbours<kVector>(B + (cols[u] * p.b_row + column));
 #pragma unroll
           for (int u = 0; u < kDots; ++u)
 #pragma unroll
