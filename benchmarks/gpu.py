@@ -85,7 +85,7 @@ def machine_state() -> Record:
     return {"machine": line.splitlines()[0]} if line else {}
 
 
-def work(phase: str, family: str, skip: int, dry: bool, seconds: float) -> int:
+def work(phase: str, family: str, skip: int, dry: bool, seconds: float = 1.0) -> int:
     import torch
 
     from benchmarks import gpu_cases, gpu_kernels, gpu_sparse, gpu_timing

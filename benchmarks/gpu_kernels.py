@@ -21,7 +21,9 @@ from myops import _native
 
 from .gpu_cases import Case, Device, equal, layouts, random, short, whole
 
-KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma", "small wgmma", "large wgmma"]
+KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma"]
+WGMMA = ["narrow wgmma", "small wgmma", "large wgmma"]
+KERNELS += WGMMA
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
 DTYPES = {"skinny": FLOATS, "tiny": FLOATS, "mma": [*HALVES, torch.int8, torch.uint8], "wgmma": HALVES}
@@ -59,7 +61,7 @@ class ByName:
         self.operands = (a, b, self.out)  # keeps them alive
         self.device, self.kernel = device, kernel
         # Both operands packed, with rounded pitches, and what skinny keeps of split sums.
-        room = 2 * (a.numel() + b.numel()) * a.element_size() + 64 * (m + n + k + 512) * batch * 16 + (1 << 24)
+        room = 2 * (a.numel() + b.numel()) * a.element_size() + 64 * (m + n + k + 512) * min(batch, 64) * 16 + (1 << 24)
         self.workspace = torch.full((room,), 0xFF, dtype=torch.uint8, device=a.device)
         self.sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
         self.strides = (ctypes.c_int64 * 9)(
@@ -134,7 +136,8 @@ def kernel_rows(device: Device, kernel: str, dtype: torch.dtype) -> dict[str, An
     a, b = random(device, 1, rows, k, dtype=dtype), random(device, 1, k, device.size(520), dtype=dtype)
     call = ByName(device, kernel, a, b)
     call()
-    for other, m in itertools.product((kernel, kernel.replace("small", "large")), (1, 17, 64, rows - 1)):
+    others = WGMMA if kernel.endswith("wgmma") else [kernel, kernel.replace("small", "large")]
+    for other, m in itertools.product(others, (1, 17, 64, rows - 1)):
         part = ByName(device, other, a[:, :m], b)
         part()
         assert torch.equal(part.out, call.out[:, :m]), f"{m} rows by {other} have other bits"
@@ -191,7 +194,7 @@ def tuning_cases(family: str) -> Iterator[Case]:
                 tuning,
                 dtype=torch.bfloat16,
                 shape=shape,
-                kernels=["small mma", "large mma", "small wgmma", "large wgmma"],
+                kernels=["small mma", "large mma", *WGMMA],
             ),
         )
     for shape in squares:
@@ -199,10 +202,15 @@ def tuning_cases(family: str) -> Iterator[Case]:
             f"tuning float32 {shape}",
             partial(tuning, dtype=torch.float32, shape=shape, kernels=["small tile", "large tile"]),
         )
-    for shape in [(1, 16, 4096, 4096), (1, 8, 4096, 4096), (1, 1, 4096, 4096)]:
+    for shape in [(1, 16, 4096, 4096), (1, 8, 4096, 4096), (1, 1, 4096, 4096), (512, 1, 2048, 128)]:
         yield (
             f"tuning bfloat16 few rows {shape}",
-            partial(tuning, dtype=torch.bfloat16, shape=shape, kernels=["skinny", "small mma", "small wgmma"]),
+            partial(
+                tuning,
+                dtype=torch.bfloat16,
+                shape=shape,
+                kernels=["skinny", "wide skinny", "small mma", "narrow wgmma"],
+            ),
         )
     for shape in [(100000, 4, 4, 4), (20000, 16, 16, 16), (4096, 32, 32, 32)]:
         yield (

@@ -39,6 +39,7 @@ class Work:
     flops: float = 0
     graph: bool = True  # False: one side waits for the device, which no graph can hold; timed as a stream of calls
     moved: Callable[..., int] | None = None  # bytes, of the arguments; None: what they and the result hold
+    check: Call | None = None  # what the result is compared with; None: native's
     packs: bool = False  # takes memory for operands that it has to align first
 
 
@@ -98,6 +99,7 @@ def route(mode: str) -> Iterator[None]:
 
 
 def check_close(mine: Tensor, theirs: Tensor) -> None:
+    """theirs: torch's result, in a wider dtype where torch's own sums are not to be trusted."""
     wide = torch.complex128 if mine.is_complex() else torch.float64
     worst = float((mine.to(wide) - theirs.to(wide)).abs().max() / theirs.to(wide).abs().max().clamp_min(1e-300))
     assert worst <= CLOSE.get(mine.dtype, 1e-12), f"the result is {worst:.3g} of the largest element off torch's"
@@ -107,7 +109,7 @@ def timed(device: Device, work: Work) -> dict[str, Any]:
     """Own kernels, what `auto` chooses, and torch's, interleaved."""
     first = work.make(device)
     with route("own"):
-        mine, theirs = work.ours(*first), work.native(*first)
+        mine, theirs = work.ours(*first), (work.check or work.native)(*first)
         if isinstance(mine, Tensor) and theirs.layout == torch.strided:  # gpu_sparse.py compares sparse results
             check_close(mine, theirs)
     if work.moved is not None:

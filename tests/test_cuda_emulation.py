@@ -364,6 +364,46 @@ def test_add_strides_and_broadcast(ops, kind):
     same(canary.out, t + t)
 
 
+@pytest.mark.parametrize("kind", ADD_DTYPES, ids=str)
+def test_add_broadcasts_by_runs(ops, kind):
+    """Rows, columns, scalars and middle dimensions beside a matrix of aligned rows, and one element off."""
+    x = integers((3, 7, 64), torch.int64, 1, 0, 4).to(kind)
+    others = [(64,), (7, 1), (1,), (3, 1, 64), (3, 1, 1), (1, 7, 64), (7, 64)]
+    for shape, offset in itertools.product(others, [0, 1]):
+        y = integers(shape, torch.int64, 2, 0, 4).to(kind)
+        shifted = torch.empty(y.numel() + 1, dtype=kind)[offset:][: y.numel()].view(shape).copy_(y)
+        same(ops.add(x, shifted), x + y)
+        same(ops.add(shifted, x), x + y)
+    for rows in (1, 2, 4, 5, 33):  # padded rows: what lies between them stays
+        canary = Canary((rows, 32), kind, "strided" if rows == 5 else "offset")
+        t = integers((rows, 32), torch.int64, 3, 0, 4).to(kind)
+        ops.add.out(t, t[:1], out=canary.out)
+        same(canary.out, t + t[:1])
+        if kind != torch.bool:
+            canary.check()
+
+
+@pytest.mark.parametrize("kind", ADD_DTYPES, ids=str)
+def test_add_turned(ops, kind):
+    """One operand runs along another dimension than the result: tails of its tiles, batches, and a broadcast beside it."""
+    alpha = 1 if kind == torch.bool else 3
+    for shape in [(16, 16), (33, 70), (2, 65, 3, 64), (130, 2, 17)]:
+        x = integers(shape, torch.int64, 1, 0, 4).to(kind)
+        y = integers(shape, torch.int64, 2, 0, 4).to(kind)
+        for dim in range(len(shape) - 1):
+            turned = y.transpose(dim, -1).contiguous().transpose(dim, -1)
+            same(ops.add(x, turned, alpha=alpha), torch.add(x, y, alpha=alpha))
+            same(ops.add(x[..., :1], turned), x[..., :1] + y)
+            out = torch.empty_like(x)
+            ops.add.out(turned, x, alpha=alpha, out=out)
+            same(out, torch.add(y, x, alpha=alpha))
+            ops.add.out(turned, x[..., :1, :], out=out)
+            same(out, y + x[..., :1, :])
+            kept = x.clone()
+            ops.add_(kept, turned)
+            same(kept, x + y)
+
+
 def test_add_aliases(ops):
     x = integers((20, 20), torch.float32, 1)
     t = x.clone()

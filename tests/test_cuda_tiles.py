@@ -10,6 +10,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from emulation.support import (
     COMPLEX,
     DTYPES,
@@ -126,6 +127,22 @@ def test_skinny(library, kind, layout):
         same(got, reference(None, a, b, 0, 1, kind))
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kernel", ["skinny", "wide skinny"])
+@pytest.mark.parametrize("layout", ["n", "t"])
+def test_skinny_stages(library, kind, kernel, layout):
+    """16-bit floats that are copied 16 bytes at a time: several numbers of stages, the ring used again, tails."""
+    stages = set()
+    for m, n, k, batch in [(1, 72, 1104, 1), (2, 104, 96, 700), (5, 200, 640, 70), (9, 40, 5000, 1), (16, 88, 136, 3)]:
+        a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
+        got, p = run_kernel(library, kernel, a, b if layout == "n" else lay_out(b, "transposed"))
+        assert (p["a_packed"], p["b_packed"], p["b_along_k"]) == (1, 1, layout == "t")
+        assert p["warp_columns"] == (32 if layout == "n" else 16) * (1 if kernel == "skinny" else 2)
+        same(got, reference(None, a, b, 0, 1, kind))
+        stages.add(p["stages"])
+    assert len(stages) >= 3
+
+
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
 def test_skinny_columns(library, kind):
     """Few columns: computed as the transposed product."""
@@ -156,27 +173,49 @@ def test_skinny_splits(library, ops):
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
 def test_tiny(library, kind):
-    for m, n, k in [(4, 4, 4), (3, 3, 3), (8, 8, 8), (5, 7, 19), (16, 16, 16), (1, 13, 8), (32, 32, 32), (20, 32, 50)]:
+    """Squares, sides and depths between them; runs, and operands and results that are none; items that are shared."""
+    shapes = [
+        (4, 4, 4),
+        (3, 3, 3),
+        (8, 8, 8),
+        (5, 7, 19),
+        (16, 16, 16),
+        (1, 13, 8),
+        (32, 32, 32),
+        (20, 32, 50),
+        (17, 31, 1),
+    ]
+    for m, n, k in shapes:
         a, b = integers((37, m, k), kind, 1), integers((37, k, n), kind, 2)
-        for la, lb in [("contiguous", "contiguous"), ("transposed", "transposed"), ("strided", "offset")]:
+        layouts = itertools.product(["contiguous", "transposed", "strided", "offset"], repeat=2)
+        for la, lb in layouts if m * n < 70 else [("contiguous", "contiguous"), ("strided", "transposed")]:
             got, _ = run_kernel(library, "tiny", lay_out(a, la), lay_out(b, lb), max_blocks=3)
             same(got, reference(None, a, b, 0, 1, kind))
         got, _ = run_kernel(library, "tiny", a, b[:1].expand(37, k, n), column_major=True)
         same(got, reference(None, a, b[:1], 0, 1, kind))
+        got, _ = run_kernel(library, "tiny", a[:1].expand(37, m, k), b, max_blocks=1)
+        same(got, reference(None, a[:1], b, 0, 1, kind))
 
 
 def test_tiny_has_the_bits_of_tile(library):
     torch.manual_seed(8)
-    a, b = torch.randn(50, 11, 37), torch.randn(50, 37, 13)
-    same(run_kernel(library, "tiny", a, b)[0], run_kernel(library, "small tile", a, b)[0])
+    for m, n, k in [(11, 13, 37), (4, 4, 4), (8, 8, 8), (16, 16, 16), (32, 32, 32), (32, 30, 64)]:
+        a, b = torch.randn(50, m, k), torch.randn(50, k, n)
+        same(run_kernel(library, "tiny", a, b)[0], run_kernel(library, "small tile", a, b)[0])
 
 
 def test_many_tiny_products(ops):
     """As the operator chooses them: three batch dimensions, of which one is broadcast."""
     a, b = integers((20, 1, 20, 4, 5), torch.float32, 1), integers((20, 3, 20, 5, 6), torch.float32, 2)
     same(ops.matmul(a, b), reference(None, a, b, 0, 1, torch.float32))
-    c = integers((1200, 4, 4), torch.float32, 3)
-    same(ops.baddbmm(c, c, c, beta=2), reference(c, c, c, 2, 1, torch.float32))
+    for side in (4, 16, 32):
+        c = integers((1200, side, side), torch.float32, 3)
+        same(ops.baddbmm(c, c, c, beta=2), reference(c, c, c, 2, 1, torch.float32))
+        same(ops.baddbmm(c, c, c, beta=0, alpha=3), reference(c, c, c, 0, 3, torch.float32))
+        out = torch.full((1200, side, side + 4), 9.0)  # rows that are no run, in the first columns
+        ops.bmm.out(c, c, out=out[..., :side])
+        same(out[..., :side], reference(None, c, c, 0, 1, torch.float32))
+        assert bool((out[..., side:] == 9).all())
 
 
 # ---- Torch's own kernels ---------------------------------------------------------------------------------------------
@@ -275,11 +314,14 @@ def test_mma_bits_do_not_depend_on_anything_else(library, kind):
     same(run_kernel(library, "small mma", lay_out(a, "strided"), lay_out(b, "transposed"))[0], whole)
 
 
+WGMMA_SIZES = ["large", "small", "narrow"]
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("size", WGMMA_SIZES)
 def test_wgmma_layouts(library, kind, size):
     """Tails of every side, both layouts of both operands, several tiles to a block, more steps than stages."""
-    for m, n, k, batch in [(72, 136, 80, 1), (136, 264, 24, 2), (130, 10, 455, 1)]:
+    for m, n, k, batch in [(72, 136, 80, 1), (270, 264, 24, 2), (130, 10, 455, 1)]:
         a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
         expected = reference(None, a, b, 0, 1, kind)
         layouts = itertools.product(["contiguous", "transposed"], repeat=2)
@@ -292,6 +334,59 @@ def test_wgmma_layouts(library, kind, size):
         library, f"{size} wgmma", a[:, :1].expand(3, 40, 70), b[:1].expand(3, 70, 24), column_major=True
     )
     same(got, reference(None, a[:, :1].expand(3, 40, 70), b[:1], 0, 1, kind))
+
+
+@pytest.mark.parametrize(
+    ("size", "m", "n", "k"),
+    [("large", 400, 250, 96), ("small", 120, 136, 96), ("narrow", 100, 80, 96)],
+)
+def test_wgmma_epilogues(ops, library, size, m, n, k):
+    """Every way that C and D move: tiles of both, a row of C, and what goes element by element."""
+    kind = torch.bfloat16
+    assert plan(library, kind, m, n, k, multiprocessors=2, capability=90)["size"] == size
+    library.emulation_machine(2, 90)
+    try:
+        a, b, c = integers((m, k), kind, 1), integers((k, n), kind, 2), integers((m, n), kind, 3)
+        expected = reference(c, a, b, 2, 3, kind)
+        poisoned = torch.full((m, n + 5), float("nan"), dtype=kind)
+        poisoned[:, 2 : n + 2] = c
+        wide = torch.full((m + 2, (n + 15) // 8 * 8), float("nan"), dtype=kind)
+        wide[1:-1, :n] = c
+        for added in (c, lay_out(c[None], "transposed")[0], poisoned[:, 2 : n + 2], wide[1:-1, :n]):
+            same(ops.addmm(added, a, b, beta=2, alpha=3), expected)
+        bias = integers((n,), kind, 4)
+        same(ops.addmm(bias, a, b, beta=2, alpha=3), reference(bias, a, b, 2, 3, kind))
+        same(ops.addmm(c[:, :1], a, b, beta=2, alpha=3), reference(c[:, :1], a, b, 2, 3, kind))
+        same(ops.mm(a, b, torch.float32), reference(None, a, b, 0, 1, torch.float32))
+        for out in (wide[1:-1, :n], poisoned[:, 2 : n + 2]):
+            ops.addmm(bias, a, b, beta=2, alpha=3, out=out)
+            same(out, reference(bias, a, b, 2, 3, kind))
+        assert all(t.isnan().all() for t in (poisoned[:, [0, 1, -1]], wide[[0, -1]], wide[:, n:]))
+        ops.addmm(c, a, b, beta=2, alpha=3, out=c)
+        same(c, expected)
+    finally:
+        library.emulation_machine(132, 80)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("activation", [1, 2, 3, 4])
+def test_wgmma_activations(ops, library, kind, activation):
+    """Packs of a row with a row of C, with none, and what has to go the general way: a matrix of C, odd rows."""
+    f = [torch.relu, F.gelu, lambda x: F.gelu(x, approximate="tanh"), F.silu][activation - 1]
+    library.emulation_machine(2, 90)
+    try:
+        for m, n in [(150, 40), (140, 200), (400, 250)]:
+            a, b, bias = integers((m, 24), kind, 1), integers((24, n), kind, 2), integers((n,), kind, 3)
+            for c in (bias, None, integers((m, n), kind, 4)):
+                before = reference(c, a, b, 0.5, 0.25, kind)
+                exact = f(reference(c, a, b, 0.5, 0.25, torch.float64))
+                added = torch.zeros(1, dtype=kind) if c is None else c
+                got, kept = ops.addmm_with_preactivation(added, a, b, beta=0.5, alpha=0.25, activation=activation)
+                same(kept, before)
+                bound = torch.finfo(kind).eps * (before.double().abs() + exact.abs()) + torch.finfo(kind).tiny
+                assert bool(((got.double() - exact).abs() <= bound).all())
+    finally:
+        library.emulation_machine(132, 80)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
@@ -339,12 +434,12 @@ def test_plan_on_a_hopper(library):
         return plan(library, kind, m, n, k, batch, capability=capability, **options)
 
     large = on(torch.bfloat16, 4096, 4096, 4096)
-    assert (large["kernel"], large["large"], large["tiles"], large["blocks"]) == ("wgmma", 1, 512, 132)
+    assert (large["kernel"], large["size"], large["tiles"], large["blocks"]) == ("wgmma", "large", 256, 132)
     assert large["workspace_bytes"] == 0
     odd = on(torch.float16, 9477, 1152, 588)
     assert (odd["kernel"], odd["a_packed"], odd["b_packed"]) == ("wgmma", 0, 1)
     assert odd["workspace_bytes"] == odd["a_pack_bytes"] >= 9477 * 592 * 2
-    assert on(torch.bfloat16, 64, 64, 64)["kernel"] == "mma"  # one small tile
+    assert on(torch.bfloat16, 64, 64, 64)["size"] == "narrow"
     assert on(torch.bfloat16, 1, 64, 64, batch_invariant=True)["kernel"] == "wgmma"
     assert on(torch.bfloat16, 4096, 4096, 4096, capability=100)["kernel"] == "mma"  # sm_90a code does not run there
     for kind in (torch.float32, torch.int32):
@@ -383,7 +478,7 @@ def test_skinny_plan_shares_k_as_far_as_it_must(library):
 def test_plan_picks_the_tile(library, m, n, batch, large):
     p = plan(library, torch.int32, m, n, 64, batch)
     side = 128 if large else 32
-    assert p["large"] == large
+    assert p["size"] == ("large" if large else "small")
     assert (p["tiles_m"], p["tiles_n"]) == (-(-m // side), -(-n // side))
     assert p["tiles"] == p["blocks"] == p["tiles_m"] * p["tiles_n"] * batch
 
@@ -445,19 +540,33 @@ def test_planted_bugs_are_found_in_every_order(library, name, expected):
             assert any(e in message for e in expected.split("|")), f"seed {seed}: {message!r}"
 
 
+STORES = ["async_proxy_fence", "tma_store_wait"]
 SYNCHRONISED = {
-    # kernel: dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that each has several tiles.
+    # kernel (and which of its paths): dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that
+    # each has several tiles.
     "small tile": (torch.float32, 40, 40, 40, 1, ["barrier"]),
     "skinny": (torch.float32, 2, 300, 700, 1, ["barrier"]),
-    "tiny": (torch.float32, 8, 8, 20, 70, ["barrier"]),
+    "tiny: exact": (torch.float32, 8, 8, 8, 70, ["barrier", "async_wait"]),
+    "tiny: plain": (torch.bfloat16, 17, 30, 19, 9, ["barrier", "async_wait"]),
+    "tiny: any": (torch.bfloat16, 17, 31, 20, 9, ["barrier"]),
+    "wide skinny": (torch.bfloat16, 9, 304, 2500, 1, ["barrier", "async_wait"]),
     "small mma": (torch.bfloat16, 72, 72, 160, 1, ["barrier", "async_wait"]),
+    "small mma: packed": (torch.bfloat16, 72, 70, 150, 1, ["barrier"]),
     "small wgmma": (
         torch.bfloat16,
-        130,
-        136,
-        1000,
+        260,
+        520,
+        456,
         1,
-        ["barrier", "barrier_wait", "barrier_arrive", "wgmma_fence", "wgmma_commit", "wgmma_wait"],
+        ["barrier", "barrier_wait", "barrier_arrive", "wgmma_fence", "wgmma_commit", "wgmma_wait", *STORES],
+    ),
+    "large wgmma": (
+        torch.bfloat16,
+        600,
+        800,
+        304,
+        1,
+        ["barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_fence", "wgmma_commit", "wgmma_wait", *STORES],
     ),
 }
 
@@ -471,7 +580,7 @@ def test_each_barrier_and_wait_is_needed(library, kernel):
 
     def message():
         try:
-            got, _ = run_kernel(library, kernel, a, b, max_blocks=1)
+            got, _ = run_kernel(library, kernel.split(":")[0], a, b, max_blocks=1)
         except AssertionError as error:
             return str(error)
         return "" if torch.equal(got, expected) else "a wrong result"
@@ -487,6 +596,21 @@ def test_each_barrier_and_wait_is_needed(library, kernel):
             found = message()
             library.emulation_leave_out(call.encode(), -1)
             assert found != "", f"{kernel} without {call} number {place}, seed {seed}"
+
+
+def test_turned_add_needs_its_barrier(ops, library):
+    x, y = integers((40, 70), torch.float32, 1), integers((70, 40), torch.float32, 2)
+    library.emulation_forget_calls()
+    same(ops.add(x, y.t()), x + y.t())
+    assert library.emulation_leave_out(b"barrier", -1) == 1
+    for seed in range(3):
+        library.emulation_seed(ctypes.c_uint64(seed))
+        library.emulation_leave_out(b"barrier", 0)
+        try:
+            with pytest.raises(RuntimeError, match="race|read before it was written"):
+                ops.add(x, y.t())
+        finally:
+            library.emulation_leave_out(b"barrier", -1)
 
 
 def test_16_bit_conversions(library):

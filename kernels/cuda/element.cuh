@@ -97,6 +97,12 @@ __device__ __forceinline__ To widen(From x) {
   return static_cast<To>(x);  // int8_t to uint32_t extends the sign, as modular arithmetic wants
 }
 
+// N neighbours moved by one instruction where N * sizeof(T) <= 16.
+template <class T, int N>
+struct alignas(N * sizeof(T)) Pack {
+  T v[N];
+};
+
 // narrow<To>(x): an accumulator rounded to an element, to nearest even for floats, modulo the width for integers.
 template <class To>
 struct Narrow {
@@ -116,6 +122,12 @@ struct Narrow<__half> {
 template <class To, class From>
 __device__ __forceinline__ To narrow(From x) {
   return Narrow<To>::of(x);
+}
+
+// Two neighbours.
+template <class To>
+__device__ __forceinline__ Pack<To, 2> narrow_two(float x, float y) {
+  return {{narrow<To>(x), narrow<To>(y)}};
 }
 
 // acc += a * b. Fused by name, not by the compiler's choice, so that every tile size gives the same bits.
@@ -179,11 +191,5 @@ template <class T>
 __device__ __forceinline__ Complex<T> conjugate_if(bool conj, Complex<T> x) {
   return {x.re, conj ? -x.im : x.im};
 }
-
-// N neighbours moved by one instruction where N * sizeof(T) <= 16.
-template <class T, int N>
-struct alignas(N * sizeof(T)) Pack {
-  T v[N];
-};
 
 }  // namespace myops

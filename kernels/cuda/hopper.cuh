@@ -1,5 +1,6 @@
 // What a Hopper (sm_90a) adds to a block: barriers in shared memory that count bytes, copies of whole tiles by the
-// tensor memory accelerator (TMA), and tensor-core products of a warpgroup (wgmma). One function, one instruction.
+// tensor memory accelerator (TMA), clusters of blocks that reach each other's shared memory, and tensor-core products
+// of a warpgroup (wgmma). One function, one instruction or two.
 //
 // On a CPU: tests/emulation/hopper.h. The other architectures compile a kernel that uses these to nothing
 // (MYOPS_HOPPER_CODE); plans do not choose it there.
@@ -63,6 +64,81 @@ __device__ __forceinline__ void tma_load(void* shared, const TensorMap* map, Sha
       : "memory");
 }
 
+// The same to the same place of every block of the cluster, whose barriers at the same place get the bytes.
+__device__ __forceinline__ void tma_load_multicast(void* shared, const TensorMap* map, SharedBarrier* barrier,
+                                                   const int32_t (&at)[5]) {
+  uint32_t size;
+  asm volatile("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, "
+      "%4, %5, %6, %7}], [%2], %8;" ::"r"(shared_address(shared)),
+      "l"(map), "r"(shared_address(barrier)), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4]),
+      "h"(static_cast<uint16_t>((1u << size) - 1))
+      : "memory");
+}
+
+// One thread. Brings a box to the L2 cache.
+__device__ __forceinline__ void tma_prefetch(const TensorMap* map, const int32_t (&at)[5]) {
+  asm volatile("cp.async.bulk.prefetch.tensor.5d.L2.global [%0, {%1, %2, %3, %4, %5}];" ::"l"(map), "r"(at[0]),
+               "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4])
+               : "memory");
+}
+
+// One thread. Copies a tile to the map's box at these coordinates; what lies beyond the tensor is left out. Every
+// thread that wrote the tile has fenced its writes before, and a barrier lies in between.
+__device__ __forceinline__ void tma_store(const TensorMap* map, const void* shared, const int32_t (&at)[5]) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];\n"
+      "cp.async.bulk.commit_group;" ::"l"(map),
+      "r"(shared_address(shared)), "r"(at[0]), "r"(at[1]), "r"(at[2]), "r"(at[3]), "r"(at[4])
+      : "memory");
+}
+// The same thread: its stores have read their tiles, which may be overwritten.
+__device__ __forceinline__ void tma_store_wait() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+// What this thread wrote to shared memory is in order with what the TMA reads from there later.
+__device__ __forceinline__ void async_proxy_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// One thread: what the map says will be needed soon.
+__device__ __forceinline__ void prefetch_map(const TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// x, by no instruction: what is computed from it is computed here, and not kept in registers from before a loop.
+__device__ __forceinline__ int computed_here(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
+// ---- Clusters ------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ uint32_t cluster_rank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+// All threads of the cluster meet. A block must not end while another one may reach its shared memory.
+__device__ __forceinline__ void cluster_sync() {
+  asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
+}
+// Arrives at the barrier at the same place in the block of that rank.
+__device__ __forceinline__ void barrier_arrive_at(SharedBarrier* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+}
+
+// ---- Fragments of 8 x 16-byte matrices -----------------------------------------------------------------------------
+
+// The inverse of load_matrices (mma.cuh): lane L gives the address of row L % 8 of matrix L / 8, and has bytes 4t ..
+// 4t+3 of row g of each.
+__device__ __forceinline__ void store_matrices(void* row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)), "r"(r[0]),
+               "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
 // ---- Products of a warpgroup: 128 threads call together ------------------------------------------------------------
 
 // Before the first wgmma of a group, after the sums were touched by other instructions.
@@ -97,6 +173,23 @@ struct Wgmma;
 #define MYOPS_SUMS4(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
 #define MYOPS_SUMS16(i) MYOPS_SUMS4(i), MYOPS_SUMS4(i + 4), MYOPS_SUMS4(i + 8), MYOPS_SUMS4(i + 12)
 #define MYOPS_SUMS64(i) MYOPS_SUMS16(i), MYOPS_SUMS16(i + 16), MYOPS_SUMS16(i + 32), MYOPS_SUMS16(i + 48)
+
+#define MYOPS_WGMMA_64(In, type)                                                                       \
+  template <bool kAAlongK, bool kBAlongK>                                                              \
+  struct Wgmma<In, 64, kAAlongK, kBAlongK> {                                                           \
+    __device__ __forceinline__ static void add(float (&sums)[32], uint64_t a, uint64_t b) {            \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                         \
+                   " "                                                                                 \
+                   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
+                   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, " \
+                   "%32, %33, 1, 1, 1, %34, %35;"                                                      \
+                   : MYOPS_SUMS16(0), MYOPS_SUMS16(16)                                                 \
+                   : "l"(a), "l"(b), "n"(kAAlongK ? 0 : 1), "n"(kBAlongK ? 0 : 1));                    \
+    }                                                                                                  \
+  };
+MYOPS_WGMMA_64(__nv_bfloat16, "bf16")
+MYOPS_WGMMA_64(__half, "f16")
+#undef MYOPS_WGMMA_64
 
 #define MYOPS_WGMMA_128(In, type)                                                                      \
   template <bool kAAlongK, bool kBAlongK>                                                              \

@@ -47,17 +47,66 @@ __device__ __forceinline__ void store_pack(Element* address, const T& pack) {
   *reinterpret_cast<T*>(address) = pack;
 }
 
+// What a kernel has of shared memory without asking is 48 KB.
+template <class Kernel>
+cudaError_t allow_shared(Kernel* kernel, size_t shared_bytes) {
+  if (shared_bytes <= 48 * 1024) return cudaSuccess;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+}
+
 // Returns the launch's own error; errors of the execution surface at the next synchronisation, as everywhere in CUDA.
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                           cudaStream_t stream, const Arguments&... arguments) {
-  if (shared_bytes > 48 * 1024) {  // what a kernel has without asking
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error != cudaSuccess) return error;
-  }
+  const cudaError_t error = allow_shared(kernel, shared_bytes);
+  if (error != cudaSuccess) return error;
   kernel<<<grid, block, shared_bytes, stream>>>(arguments...);
   return cudaGetLastError();
+}
+
+// In a kernel that was launched to begin before the one in front of it in the stream has ended: waits for that end.
+// Nothing in global memory is touched before.
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel may begin, as far as there is room on the multiprocessors.
+__device__ __forceinline__ void let_next_kernel_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+#ifndef USE_ROCM
+// The same in clusters of `cluster` neighbouring blocks (hopper.cuh), a number that divides grid.x; on a Hopper. The
+// kernel may begin before the one in front of it has ended: it calls wait_for_previous_kernel.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                           cudaStream_t stream, const Arguments&... arguments) {
+  const cudaError_t error = allow_shared(kernel, shared_bytes);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
+  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes, config.stream = stream;
+  config.attrs = attributes, config.numAttrs = cluster > 1 ? 2 : 1;
+  return cudaLaunchKernelEx(&config, kernel, arguments...);
+}
+#endif
+
+// launch_kernel, or where `early` such a kernel by itself.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel_early(bool early, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                                cudaStream_t stream, const Arguments&... arguments) {
+#ifndef USE_ROCM
+  if (early) return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+#endif
+  return launch_kernel(kernel, grid, block, shared_bytes, stream, arguments...);
 }
 
 }  // namespace myops

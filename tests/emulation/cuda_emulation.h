@@ -228,13 +228,17 @@ void store_pack(Element* address, const T& pack) {
   std::memcpy(static_cast<void*>(address), &pack, sizeof(T));
 }
 
+inline void wait_for_previous_kernel() {}
+inline void let_next_kernel_begin() {}
+
 template <class... Parameters, class... Arguments>
-cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
-                          const Arguments&... arguments) {
+cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                           cudaStream_t, const Arguments&... arguments) {
   using emulation::Scheduler;
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
-  if (threads == 0 || threads > Scheduler::kMaxThreads || grid.x == 0 || grid.y == 0 || grid.z == 0 ||
-      grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 || shared_bytes > Scheduler::kMaxShared)
+  if (threads == 0 || threads * static_cast<unsigned>(cluster) > Scheduler::kMaxThreads || grid.x == 0 || grid.y == 0 ||
+      grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 || shared_bytes > Scheduler::kMaxShared ||
+      cluster < 1 || cluster > Scheduler::kMaxCluster || grid.x % static_cast<unsigned>(cluster) != 0)
     return cudaErrorInvalidConfiguration;
   struct Call {
     void (*kernel)(Parameters...);
@@ -244,8 +248,20 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
     Call* c = static_cast<Call*>(p);
     std::apply(c->kernel, c->arguments);
   };
-  emulation::last_fault = Scheduler::get().run_grid(grid, block, shared_bytes, run_thread, &call);
+  emulation::last_fault = Scheduler::get().run_grid(grid, block, shared_bytes, run_thread, &call, cluster);
   return emulation::last_fault.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                          cudaStream_t stream, const Arguments&... arguments) {
+  return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel_early(bool, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                                cudaStream_t stream, const Arguments&... arguments) {
+  return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
 }
 
 }  // namespace myops

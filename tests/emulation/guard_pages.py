@@ -51,6 +51,22 @@ def main() -> int:
         assert bool((d == torch.full((), 2).to(dtype)).all())
         ops.add.out(c.t(), c.t(), out=d.t())
         assert bool((d == torch.full((), 2).to(dtype)).all())
+    for dtype, at_end in itertools.product(dtypes, (True, False)):
+        one, two = torch.ones((), dtype=dtype), torch.full((), 2).to(dtype)
+        for shape, other in [((9, 32), (32,)), ((9, 32), (9, 1)), ((9, 31), (31,)), ((70, 40), (40, 70))]:
+            print("add by rows and turned", dtype, at_end, shape, other, flush=True)
+            x, y, d = (guarded(one.expand(s), at_end) for s in (shape, other, shape))
+            ops.add.out(x, y.t() if len(other) == 2 and other[1] == shape[0] else y, out=d)
+            assert bool((d == two).all())
+        for m, n, k in [(3, 3, 3), (4, 4, 4), (32, 32, 32), (5, 7, 9)]:
+            print("bmm", dtype, at_end, (m, n, k), flush=True)
+            a, b, d = (guarded(one.expand(s), at_end) for s in ((301, m, k), (301, k, n), (301, m, n)))
+            ops.bmm.out(a, b, out=d)
+            assert bool((d == torch.full((), k).to(dtype)).all())
+        print("mm of packed operands", dtype, at_end, flush=True)
+        a, b, d = (guarded(one.expand(s), at_end) for s in ((70, 75), (75, 67), (70, 67)))
+        ops.mm.out(a, b, out=d)
+        assert bool((d == torch.full((), 75).to(dtype)).all())
     for dtype, at_end, n in itertools.product(dtypes, (True, False), (1, 5, 16)):
         # Rows of 2, 0 and 1100 entries; every sum is the length of its row.
         crow = guarded(torch.tensor([0, 2, 2, 1102], dtype=torch.int32), at_end)

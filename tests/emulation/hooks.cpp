@@ -78,7 +78,8 @@ EXPORT float emulation_from_half(uint16_t bits) { return __half2float(__half{bit
 EXPORT uint16_t emulation_to_bfloat16(float x) { return __float2bfloat16_rn(x).bits; }
 EXPORT float emulation_from_bfloat16(uint16_t bits) { return __bfloat162float(__nv_bfloat16{bits}); }
 
-// Sorts 10000 keys of 12 bits. Returns the fault's text, or what is wrong with the result, "" for nothing.
+// Sorts 10000 keys of 12 bits, and adds 5000 numbers up. Returns the fault's text, or what is wrong with the results,
+// "" for nothing.
 EXPORT const char* emulation_sort() {
   using namespace myops;
   using Held = std::vector<std::unique_ptr<char[]>>;
@@ -100,5 +101,10 @@ EXPORT const char* emulation_sort() {
     const bool after = i == 0 || sorted[i - 1] < sorted[i] || (sorted[i - 1] == sorted[i] && order[i - 1] < order[i]);
     if (!right || !after) message = "a wrong order";
   }
+  std::vector<int64_t> sums(5001, 3);
+  if (message.empty() && launch_exclusive_scan(sums.data(), 5000, session) != cudaSuccess)
+    message = cudaGetErrorString(cudaErrorLaunchFailure);
+  for (size_t i = 0; i < sums.size() && message.empty(); ++i)
+    if (sums[i] != static_cast<int64_t>(3 * i)) message = "a wrong sum";
   return message.c_str();
 }

@@ -2,11 +2,14 @@
 //
 // What arrives late on the machine arrives as late as it may here, or at random:
 //   tma_load    poisons its destination and lands when no thread can move (in every other block, at any time)
+//   tma_store   reads its source as late; until then the source must not change
 //   wgmma       reads its operands at once, computes at the wait, and compares: they must not have changed. Until then
 //               the sums are NaN.
 // Faults besides: a barrier that gets more arrivals than it counts or is used before its initialisation, a copy onto
 // operands of a wgmma in flight, a wgmma of what a copy has not delivered, a missing wgmma_fence, descriptors on which
-// the lanes of a warp differ, copies under way at the end of a block, misaligned maps and tiles.
+// the lanes of a warp differ, copies under way at the end of a cluster, misaligned maps and tiles, a tma_store of what
+// store_matrices wrote with no async_proxy_fence by its thread in between, a block that ends while another may still
+// reach its shared memory.
 //
 // Layouts of descriptors, swizzle and sums are a reading of the PTX ISA; benchmarks/gpu.py compares them with a GPU.
 // Included by cuda_emulation.h.
@@ -57,14 +60,17 @@ class Hopper {
     int count, pending;
     int64_t bytes;
     unsigned phase;
+    uint32_t epoch;  // of its initialisation, which others see from the next barrier of the block on
   };
 
   struct Copy {
     char* target;
     myops::TensorMapSpec spec;
     int32_t at[5];
-    const void* barrier;
+    const void* barrier;  // nullptr: a store
     int64_t bytes;
+    int thread = -1;                // of a store
+    std::vector<char> source = {};  // of a store, as it was issued
   };
 
   struct Range {
@@ -93,7 +99,8 @@ class Hopper {
     size_t issued = 0, completed = 0;
     std::deque<size_t> groups;  // how many had been issued at each commit
     Sums sums;
-    bool fenced = false;
+    bool fenced = false, waits = false;  // waits: for its stores
+    std::vector<const void*> unfenced;   // 16 bytes each, that store_matrices wrote
   };
 
   struct Warp {
@@ -109,21 +116,22 @@ class Hopper {
       hopper.barriers_.clear();
       hopper.copies_.clear();
       for (Warp& warp : hopper.warps_) warp = Warp();
-      scheduler.set_idle([] { return get().land(); },
-                         [] { return get().copies_.empty() ? "" : "a TMA copy is under way at the end of a block"; });
+      scheduler.set_idle([](bool must) { return get().land(must); },
+                         [] { return get().copies_.empty() ? "" : "a TMA copy is under way at the end of a cluster"; });
     }
     return hopper;
   }
 
   Barrier& barrier(const void* address) {
     const auto found = barriers_.find(address);
-    if (found == barriers_.end()) Scheduler::get().fault("a shared barrier is used before its initialisation");
+    if (found == barriers_.end() || found->second.epoch == Scheduler::get().epoch())
+      Scheduler::get().fault("a shared barrier is used before its initialisation");
     return found->second;
   }
 
   void init(const void* address, int count) {
-    Scheduler::get().shared_offset(address);
-    if (!barriers_.insert({address, {count, count, 0, 0}}).second)
+    Scheduler::get().shared_offset(address);  // in this block
+    if (!barriers_.insert({address, {count, count, 0, 0, Scheduler::get().epoch()}}).second)
       Scheduler::get().fault("a shared barrier is initialised twice");
   }
 
@@ -144,25 +152,67 @@ class Hopper {
     Scheduler& scheduler = Scheduler::get();
     Copy copy{static_cast<char*>(shared), spec, {}, bar, int64_t(spec.box[1]) * 128};
     std::memcpy(copy.at, at, sizeof(copy.at));
-    const uint32_t begin = scheduler.shared_offset(shared), end = begin + static_cast<uint32_t>(copy.bytes);
-    scheduler.shared_offset(copy.target + copy.bytes - 1);
-    if (begin % 1024 != 0) scheduler.fault("tma_load: the tile is not 1024 bytes aligned");
+    check_tile(copy);
     barrier(bar);
-    for (const Warp& warp : warps_)
-      for (const Product& p : warp.products)
+    const uint32_t begin = scheduler.cluster_offset(shared), end = begin + static_cast<uint32_t>(copy.bytes);
+    const int rank = scheduler.owner(shared), warps = scheduler.block_warps();
+    for (int w = rank * warps; w < (rank + 1) * warps; ++w)
+      for (const Product& p : warps_[w].products)
         if (p.range_a.meets(begin, end) || p.range_b.meets(begin, end))
           scheduler.fault("a TMA copy overwrites operands of a wgmma in flight");
-    std::memset(copy.target, 0xFF, static_cast<size_t>(copy.bytes));
+    for (const Copy& other : copies_)
+      if (other.target < copy.target + copy.bytes && copy.target < other.target + other.bytes)
+        scheduler.fault("a TMA copy overwrites what another one has under way");
+    scheduler.poison_shared(copy.target, static_cast<size_t>(copy.bytes));
     copies_.push_back(copy);
   }
 
-  // One copy under way, any one, arrives. Whether there was one.
-  bool land() {
-    if (copies_.empty()) return false;
-    const size_t pick = Scheduler::get().random() % copies_.size();
+  void store(const myops::TensorMapSpec& spec, const void* shared, const int32_t (&at)[5]) {
+    Scheduler& scheduler = Scheduler::get();
+    Copy copy{const_cast<char*>(static_cast<const char*>(shared)), spec, {}, nullptr, int64_t(spec.box[1]) * 128};
+    std::memcpy(copy.at, at, sizeof(copy.at));
+    check_tile(copy);
+    for (const Warp& w : warps_)
+      for (const Lane& l : w.lanes)
+        for (const void* row : l.unfenced)
+          if (row >= copy.target && row < copy.target + copy.bytes)
+            scheduler.fault("tma_store without async_proxy_fence of the thread that wrote");
+    copy.thread = scheduler.thread();
+    copy.source.assign(copy.target, copy.target + copy.bytes);
+    copies_.push_back(copy);
+  }
+
+  // Whether stores of this thread have yet to read their source.
+  bool stores() const {
+    for (const Copy& copy : copies_)
+      if (copy.thread == Scheduler::get().thread()) return true;
+    return false;
+  }
+
+  // One copy under way arrives: any load, or where one must arrive and there is none, a store that is waited for.
+  // Whether one did.
+  bool land(bool must) {
+    std::vector<size_t> loads, stores;
+    for (size_t i = 0; i < copies_.size(); ++i) {
+      if (copies_[i].barrier != nullptr)
+        loads.push_back(i);
+      else if (must && lane_of(copies_[i].thread).waits)
+        stores.push_back(i);
+    }
+    const std::vector<size_t>& some = loads.empty() ? stores : loads;
+    if (!some.empty()) land(some[Scheduler::get().random() % some.size()]);
+    return !some.empty();
+  }
+
+  void land(size_t pick) {
+    Scheduler& scheduler = Scheduler::get();
     const Copy copy = copies_[pick];
     copies_.erase(copies_.begin() + static_cast<std::ptrdiff_t>(pick));
-    const uint32_t begin = Scheduler::get().shared_offset(copy.target);
+    const bool store = copy.barrier == nullptr;
+    const uint32_t begin = scheduler.cluster_offset(copy.target);
+    const int rank = scheduler.owner(copy.target);
+    if (store && std::memcmp(copy.target, copy.source.data(), copy.source.size()) != 0)
+      return scheduler.note("shared memory changed under a TMA store");
     for (uint32_t row = 0; row < copy.spec.box[1]; ++row)
       for (uint32_t column = 0; column < copy.spec.box[0]; ++column) {
         const int64_t at[5] = {copy.at[0] + int64_t(column), copy.at[1] + int64_t(row), copy.at[2], copy.at[3],
@@ -173,18 +223,25 @@ class Hopper {
           inside &= at[i] >= 0 && static_cast<uint64_t>(at[i]) < copy.spec.size[i];
           offset += at[i] * (i == 0 ? 2 : static_cast<int64_t>(copy.spec.stride[i - 1]));
         }
+        char* const shared = scheduler.shared_pointer(swizzle(begin + row * 128 + column * 2), rank);
+        if (store) {
+          if (inside) std::memcpy(static_cast<char*>(const_cast<void*>(copy.spec.data)) + offset, shared, 2);
+          continue;
+        }
         uint16_t bits = 0;
         if (inside) std::memcpy(&bits, static_cast<const char*>(copy.spec.data) + offset, 2);
-        std::memcpy(Scheduler::get().shared_pointer(swizzle(begin + row * 128 + column * 2)), &bits, 2);
+        std::memcpy(shared, &bits, 2);
       }
+    if (store) return scheduler.wake();
+    scheduler.deliver_shared(copy.target, static_cast<size_t>(copy.bytes));
     Barrier& b = barrier(copy.barrier);
     b.bytes -= copy.bytes;
     end_phase(b);
-    return true;
   }
 
   Warp& warp() { return warps_[Scheduler::get().thread() / Scheduler::kWarp]; }
-  Lane& lane() { return warp().lanes[Scheduler::get().thread() % Scheduler::kWarp]; }
+  Lane& lane() { return lane_of(Scheduler::get().thread()); }
+  Lane& lane_of(int thread) { return warps_[thread / Scheduler::kWarp].lanes[thread % Scheduler::kWarp]; }
 
   template <class In, bool kAAlongK, bool kBAlongK>
   void issue(float* sums, int n, uint64_t a, uint64_t b) {
@@ -201,6 +258,7 @@ class Hopper {
       for (int column = 0; column < n; ++column)
         for (int k = 0; k < 16; ++k) p.places.push_back(place(b, kBAlongK, column, k, p.range_b));
       for (const Copy& copy : copies_) {
+        if (scheduler.owner(copy.target) != scheduler.rank() || copy.barrier == nullptr) continue;
         const uint32_t begin = scheduler.shared_offset(copy.target), end = begin + static_cast<uint32_t>(copy.bytes);
         if (p.range_a.meets(begin, end) || p.range_b.meets(begin, end))
           scheduler.fault("wgmma of what a TMA copy has not delivered");
@@ -260,6 +318,13 @@ class Hopper {
   }
 
  private:
+  static void check_tile(const Copy& copy) {
+    Scheduler& scheduler = Scheduler::get();
+    scheduler.cluster_offset(copy.target + copy.bytes - 1);
+    if (scheduler.cluster_offset(copy.target) % 1024 != 0)
+      scheduler.fault("a TMA copy: the tile is not 1024 bytes aligned");
+  }
+
   static float widen_half(__nv_bfloat16 x) { return __bfloat162float(x); }
   static float widen_half(__half x) { return __half2float(x); }
 
@@ -308,6 +373,42 @@ inline void barrier_wait(SharedBarrier* barrier, uint32_t parity, const char* fi
 
 inline void tma_load(void* shared, const TensorMap* map, SharedBarrier* barrier, const int32_t (&at)[5]) {
   emulation::Hopper::get().load(shared, map->spec, barrier, at);
+}
+
+inline void tma_load_multicast(void* shared, const TensorMap* map, SharedBarrier* barrier, const int32_t (&at)[5]) {
+  auto& scheduler = emulation::Scheduler::get();
+  for (int rank = 0; rank < scheduler.cluster(); ++rank)
+    emulation::Hopper::get().load(scheduler.shared_pointer(scheduler.shared_offset(shared), rank), map->spec,
+                                  scheduler.shared_pointer(scheduler.shared_offset(barrier), rank), at);
+}
+inline void tma_store(const TensorMap* map, const void* shared, const int32_t (&at)[5]) {
+  emulation::Hopper::get().store(map->spec, shared, at);
+}
+inline void tma_store_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (emulation::left_out("tma_store_wait", file, line)) return;
+  auto& hopper = emulation::Hopper::get();
+  hopper.lane().waits = true;
+  while (hopper.stores()) emulation::Scheduler::get().sleep("a TMA store", file, line);
+  hopper.lane().waits = false;
+}
+inline void async_proxy_fence(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (!emulation::left_out("async_proxy_fence", file, line)) emulation::Hopper::get().lane().unfenced.clear();
+}
+
+inline int computed_here(int x) { return x; }
+inline void tma_prefetch(const TensorMap*, const int32_t (&)[5]) {}
+inline void prefetch_map(const TensorMap*) {}
+
+inline uint32_t cluster_rank() { return static_cast<uint32_t>(emulation::Scheduler::get().rank()); }
+inline void cluster_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulation::Scheduler::get().cluster_barrier(file, line);
+}
+inline void barrier_arrive_at(SharedBarrier* barrier, uint32_t rank, const char* file = __builtin_FILE(),
+                              int line = __builtin_LINE()) {
+  auto& scheduler = emulation::Scheduler::get();
+  if (emulation::left_out("barrier_arrive_at", file, line)) return;
+  if (scheduler.block_finished(static_cast<int>(rank))) scheduler.fault("an arrival at a block that has ended");
+  emulation::Hopper::get().arrive(scheduler.shared_pointer(scheduler.shared_offset(barrier), static_cast<int>(rank)));
 }
 
 inline void wgmma_fence(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {

@@ -64,6 +64,17 @@ inline void load_matrices_transposed(uint32_t (&r)[4], const void* row) {
   }
 }
 
+// Each lane writes what it holds: bytes 4t .. 4t + 3 of row g of each matrix.
+inline void store_matrices(void* row, const uint32_t (&r)[4]) {
+  void* const* rows = emulation::gather_warp(row, "store_matrices");
+  const int lane = emulation::lane_in(32);
+  for (int i = 0; i < 4; ++i) {
+    uint32_t* const target = reinterpret_cast<uint32_t*>(static_cast<char*>(rows[8 * i + lane / 4])) + lane % 4;
+    emulation::Hopper::get().lane().unfenced.push_back(target);
+    shared_store(target, r[i]);
+  }
+}
+
 template <class In>
 struct WarpMma {
   template <class Sum>

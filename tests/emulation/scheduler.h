@@ -1,7 +1,8 @@
 // Runs one grid of a CUDA kernel on a CPU: every thread of a block is a fiber, and one fiber runs at a time.
 //
 // Not here: the names of the CUDA language (cuda_emulation.h). Not modelled: time, caches, weak ordering of global
-// memory, warps in lockstep, several blocks at once.
+// memory, warps in lockstep, several blocks at once but for those of a cluster, whose threads take turns like those of
+// one block and have a shared memory for each block.
 //
 // The scheduler picks blocks and ready fibers in an order drawn from a seed; a fiber runs until it waits at a barrier
 // or a warp collective. So a kernel that lacks a barrier meets one thread that is far ahead of the others. On top of
@@ -61,7 +62,7 @@ inline LeftOut left_out;
 class Scheduler {
  public:
   static constexpr size_t kMaxShared = 227 * 1024, kMaxStaticShared = 48 * 1024, kStackBytes = 128 * 1024;
-  static constexpr int kMaxThreads = 1024, kWarp = 32;
+  static constexpr int kMaxThreads = 1024, kWarp = 32, kMaxCluster = 2;  // kMaxThreads: of all blocks of a cluster
 
   static Scheduler& get() {
     static Scheduler scheduler;
@@ -71,29 +72,41 @@ class Scheduler {
   void set_seed(uint64_t seed) { random_ = seed * 2 + 1; }
 
   // Runs body(argument) in every thread of the grid. Returns the message of the first fault, or an empty string.
-  std::string run_grid(Dim3 grid, Dim3 block, size_t dynamic_bytes, void (*body)(void*), void* argument) {
+  // cluster: neighbours along x that run together.
+  std::string run_grid(Dim3 grid, Dim3 block, size_t dynamic_bytes, void (*body)(void*), void* argument,
+                       int cluster = 1) {
     std::lock_guard<std::mutex> lock(mutex_);
     fault_.clear();
     grid_size = grid, block_size = block;
     body_ = body, argument_ = argument;
     dynamic_bytes_ = dynamic_bytes;
-    threads_ = static_cast<int>(block.x * block.y * block.z);
-    const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
-    // A random walk over all blocks: first + i * stride, with a stride that shares no factor with their number.
-    const uint64_t first = next_random() % blocks;
-    uint64_t stride = next_random() % blocks + 1;
-    while (greatest_common_divisor(stride, blocks) != 1) ++stride;
-    for (uint64_t i = 0; i < blocks && fault_.empty(); ++i) {
-      const uint64_t b = (first + static_cast<unsigned __int128>(i) * stride) % blocks;
-      block_index = Dim3(static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
-                         static_cast<unsigned>(b / grid.x / grid.y));
-      run_block();
+    cluster_ = cluster;
+    block_threads_ = static_cast<int>(block.x * block.y * block.z);
+    threads_ = cluster * block_threads_;
+    const uint64_t across = grid.x / static_cast<unsigned>(cluster), clusters = across * grid.y * grid.z;
+    // A random walk over all clusters: first + i * stride, with a stride that shares no factor with their number.
+    const uint64_t first = next_random() % clusters;
+    uint64_t stride = next_random() % clusters + 1;
+    while (greatest_common_divisor(stride, clusters) != 1) ++stride;
+    for (uint64_t i = 0; i < clusters && fault_.empty(); ++i) {
+      const uint64_t c = (first + static_cast<unsigned __int128>(i) * stride) % clusters;
+      first_block_ = Dim3(static_cast<unsigned>(c % across) * static_cast<unsigned>(cluster),
+                          static_cast<unsigned>(c / across % grid.y), static_cast<unsigned>(c / across / grid.y));
+      run_cluster();
     }
     return fault_;
   }
 
-  int thread() const { return current_; }
-  uint64_t block_number() const { return blocks_run_; }  // tells blocks apart, over all grids
+  int thread() const { return current_; }  // counted through the cluster
+  int rank() const { return current_ / block_threads_; }
+  int cluster() const { return cluster_; }
+  int block_warps() const { return (block_threads_ + kWarp - 1) / kWarp; }
+  bool block_finished(int rank) const {
+    for (int t = rank * block_threads_; t < (rank + 1) * block_threads_; ++t)
+      if (fibers_[static_cast<size_t>(t)].state != State::finished) return false;
+    return true;
+  }
+  uint64_t block_number() const { return clusters_run_; }  // tells clusters apart, over all grids
 
   [[noreturn]] void fault(const std::string& message) {
     if (fault_.empty()) {
@@ -105,12 +118,24 @@ class Scheduler {
     throw Fault{};
   }
 
+  // A fault that no thread is to blame for.
+  void note(const std::string& message) { record(message); }
+
   // ---- Synchronisation -------------------------------------------------------------------------------------------
 
   void barrier(const char* file, int line) {
     if (left_out("barrier", file, line)) return;
     Fiber& fiber = fibers_[current_];
     fiber.state = State::at_barrier;
+    fiber.file = file, fiber.line = line;
+    suspend();
+  }
+
+  // Waits for all threads of the cluster.
+  void cluster_barrier(const char* file, int line) {
+    if (left_out("cluster_barrier", file, line)) return;
+    Fiber& fiber = fibers_[current_];
+    fiber.state = State::at_cluster_barrier;
     fiber.file = file, fiber.line = line;
     suspend();
   }
@@ -154,40 +179,45 @@ class Scheduler {
       if (fibers_[t].state == State::asleep) make_ready(t);
   }
 
-  // What else goes on during this block. `step` is called when no thread can move, in every other block at random times
-  // too, and says whether anything happened; `end` says what is wrong with the state that the block leaves, or "".
-  void set_idle(bool (*step)(), const char* (*end)()) { idle_ = step, end_ = end; }
+  // What else goes on during this block. `step` is called when no thread can move, in every other block at random
+  // times too, and says whether anything happened; `end` says what is wrong with the state that the block
+  // leaves, or "".
+  void set_idle(bool (*step)(bool must), const char* (*end)()) { idle_ = step, end_ = end; }
 
   uint64_t random() { return next_random(); }
+  uint32_t epoch() const { return epoch_; }  // changes when threads pass a barrier
 
   // ---- Shared memory ---------------------------------------------------------------------------------------------
 
   // Storage of one statically declared object, the same for all threads of a block. `key` tells objects apart.
   void* static_shared(const void* key, size_t bytes, size_t alignment) {
     for (const Static& s : statics_)
-      if (s.key == key) return memory_.get() + s.offset;
+      if (s.key == key) return memory(rank()) + s.offset;
     const size_t offset = (shared_used_ + alignment - 1) / alignment * alignment;
     static_bytes_ += bytes;
     if (static_bytes_ > kMaxStaticShared) fault("more than 48 KB of static shared memory");
     if (offset + bytes > kMaxShared) fault("more than 227 KB of shared memory");
     statics_.push_back({key, offset});
     shared_used_ = offset + bytes;
-    return memory_.get() + offset;
+    return memory(rank()) + offset;
   }
 
-  uint32_t shared_offset(const void* address) {
-    const char* p = static_cast<const char*>(address);
-    if (p < memory_.get() || p >= memory_.get() + shared_used_) fault("an address outside shared memory");
-    return static_cast<uint32_t>(p - memory_.get());
+  // Offsets are within the shared memory of a block: that of the thread, or of any block of the cluster.
+  uint32_t shared_offset(const void* address) { return offset_in(rank(), address); }
+  uint32_t cluster_offset(const void* address) { return offset_in(owner(address), address); }
+  int owner(const void* address) const {
+    const auto at = static_cast<size_t>(static_cast<const char*>(address) - memory_.get());
+    return at / kMaxShared < static_cast<size_t>(cluster_) ? static_cast<int>(at / kMaxShared) : 0;
   }
-  char* shared_pointer(uint32_t offset) {
+  char* shared_pointer(uint32_t offset) { return shared_pointer(offset, rank()); }
+  char* shared_pointer(uint32_t offset, int rank) {
     if (offset >= shared_used_) fault("an offset outside shared memory");
-    return memory_.get() + offset;
+    return memory(rank) + offset;
   }
 
   void* dynamic_shared() {
     if (dynamic_bytes_ == 0) fault("the launch gave no dynamic shared memory");
-    return memory_.get();
+    return memory(rank());
   }
 
   void check_aligned(const void* address, size_t bytes) {
@@ -196,7 +226,7 @@ class Scheduler {
 
   void check_shared(const void* address, size_t bytes, bool write, const char* file, int line) {
     const char* begin = static_cast<const char*>(address);
-    if (begin < memory_.get() || begin + bytes > memory_.get() + shared_used_)
+    if (begin < memory(rank()) || begin + bytes > memory(rank()) + shared_used_)
       shared_fault("access outside shared memory", address, file, line);
     if (reinterpret_cast<uintptr_t>(address) % (bytes & -bytes) != 0)
       shared_fault("misaligned access to shared memory", address, file, line);
@@ -228,9 +258,14 @@ class Scheduler {
     Shadow* shadow = shadow_.get() + (static_cast<char*>(address) - memory_.get());
     for (size_t i = 0; i < bytes; ++i) shadow[i].writer.epoch = 0;
   }
+  // It has arrived, in order with every thread that learns so from a barrier of another kind than __syncthreads.
+  void deliver_shared(void* address, size_t bytes) {
+    Shadow* shadow = shadow_.get() + (static_cast<char*>(address) - memory_.get());
+    for (size_t i = 0; i < bytes; ++i) shadow[i] = {Stamp{-1, -1, block_epoch_, 0}, Stamp{}};
+  }
 
  private:
-  enum class State { ready, at_barrier, in_warp, asleep, finished };
+  enum class State { ready, at_barrier, at_cluster_barrier, in_warp, asleep, finished };
 
   struct Fiber {
     ucontext_t start;  // enters fiber_main on the fiber's own stack
@@ -271,8 +306,8 @@ class Scheduler {
 
   Scheduler()
       : fibers_(kMaxThreads),
-        memory_(static_cast<char*>(::operator new(kMaxShared + kGuard, std::align_val_t(1024)))),
-        shadow_(new Shadow[kMaxShared]) {}
+        memory_(static_cast<char*>(::operator new(kMaxCluster * kMaxShared + kGuard, std::align_val_t(1024)))),
+        shadow_(new Shadow[kMaxCluster * kMaxShared]) {}
 
   struct AlignedDelete {
     void operator()(char* p) const { ::operator delete(p, std::align_val_t(1024)); }
@@ -280,6 +315,14 @@ class Scheduler {
 
   static uint64_t greatest_common_divisor(uint64_t a, uint64_t b) {
     return b == 0 ? a : greatest_common_divisor(b, a % b);
+  }
+
+  char* memory(int rank) { return memory_.get() + static_cast<size_t>(rank) * kMaxShared; }
+
+  uint32_t offset_in(int rank, const void* address) {
+    const char* p = static_cast<const char*>(address);
+    if (p < memory(rank) || p >= memory(rank) + shared_used_) fault("an address outside shared memory");
+    return static_cast<uint32_t>(p - memory(rank));
   }
 
   uint64_t next_random() {  // splitmix64
@@ -291,7 +334,7 @@ class Scheduler {
 
   [[noreturn]] void shared_fault(const char* what, const void* address, const char* file, int line) {
     std::ostringstream text;
-    text << what << ", byte " << static_cast<const char*>(address) - memory_.get() << " of " << shared_used_ << ", at "
+    text << what << ", byte " << static_cast<const char*>(address) - memory(rank()) << " of " << shared_used_ << ", at "
          << file << ":" << line;
     fault(text.str());
   }
@@ -321,7 +364,9 @@ class Scheduler {
   void resume(int thread) {
     Fiber& fiber = fibers_[thread];
     current_ = thread;
-    const unsigned t = static_cast<unsigned>(thread);
+    const unsigned t = static_cast<unsigned>(thread % block_threads_);
+    block_index = first_block_;
+    block_index.x += static_cast<unsigned>(rank());
     thread_index = Dim3(t % block_size.x, t / block_size.x % block_size.y, t / block_size.x / block_size.y);
     if (!fiber.started) {
       if (!fiber.stack) fiber.stack.reset(new char[kStackBytes]);
@@ -337,13 +382,13 @@ class Scheduler {
     setcontext(&fiber.start);
   }
 
-  void run_block() {
-    ++blocks_run_;
+  void run_cluster() {
+    ++clusters_run_;
     block_epoch_ = ++epoch_;
     statics_.clear();
     static_bytes_ = 0;
     shared_used_ = dynamic_bytes_;
-    std::memset(memory_.get(), 0xFF, poisoned_);
+    for (int r = 0; r < kMaxCluster; ++r) std::memset(memory(r), 0xFF, poisoned_);
     for (Warp& warp : warps_) warp = Warp();
     ready_.clear();
     for (int t = 0; t < threads_; ++t) make_ready(t);
@@ -352,7 +397,7 @@ class Scheduler {
     int finished = 0;
     while (finished < threads_ && fault_.empty()) {
       while (!ready_.empty() && fault_.empty()) {
-        if (restless && idle_ != nullptr && next_random() % 8 == 0) idle_();
+        if (restless && idle_ != nullptr && next_random() % 8 == 0) idle_(false);
         const size_t pick = next_random() % ready_.size();
         const int thread = ready_[pick];
         ready_[pick] = ready_.back();
@@ -360,42 +405,69 @@ class Scheduler {
         resume(thread);
         finished += fibers_[thread].state == State::finished;
       }
-      if (finished < threads_ && fault_.empty() && (idle_ == nullptr || !idle_())) release_barrier(finished);
+      if (finished == threads_ || !fault_.empty()) break;
+      // No fiber can run. Loads arrive, then barriers open, and last what need not happen before them.
+      if (idle_ != nullptr && idle_(false)) continue;
+      if (release_barriers() || !fault_.empty()) continue;
+      if (idle_ == nullptr || !idle_(true)) explain();
     }
     if (fault_.empty() && end_ != nullptr && *end_() != 0) record(end_());
     // Fibers that a fault left inside the kernel start afresh next time.
     for (int t = 0; t < threads_; ++t)
       if (fibers_[t].state != State::finished) fibers_[t].started = false;
-    for (size_t i = 0; i < kGuard && fault_.empty(); ++i)
-      if (memory_.get()[shared_used_ + i] != char(0xFF)) record("a write beyond the shared memory in use");
+    for (int r = 0; r < cluster_; ++r)
+      for (size_t i = 0; i < kGuard && fault_.empty(); ++i)
+        if ((r + 1 == cluster_ || shared_used_ + i < kMaxShared) && memory(r)[shared_used_ + i] != char(0xFF))
+          record("a write beyond the shared memory in use");
     poisoned_ = shared_used_ + kGuard;
   }
 
-  // No fiber can run: lets all of them pass the barrier they wait at, or says what they wait for in vain.
-  void release_barrier(int finished) {
-    const Fiber *waiting = nullptr, *asleep = nullptr;
-    int at_barrier = 0, in_warp = 0;
-    bool one_place = true;
+  // Lets the fibers of a block, or of the cluster, pass the barrier that all of them wait at.
+  bool release_barriers() {
+    bool released = false;
+    for (int r = 0; r < cluster_; ++r)
+      released |= release(State::at_barrier, "__syncthreads", r * block_threads_, (r + 1) * block_threads_);
+    return released || release(State::at_cluster_barrier, "cluster_sync", 0, threads_);
+  }
+
+  // What the fibers wait for in vain.
+  void explain() {
+    std::ostringstream text;
     for (int t = 0; t < threads_; ++t) {
       const Fiber& f = fibers_[t];
-      in_warp += f.state == State::in_warp;
-      if (f.state == State::asleep) asleep = &f;
-      if (f.state != State::at_barrier) continue;
+      if (f.state == State::asleep) {
+        text << "deadlock: threads wait for " << f.what << " at " << f.file << ":" << f.line;
+        return record(text.str());
+      }
+    }
+    for (int t = 0; t < threads_; ++t)
+      if (fibers_[t].state == State::in_warp)
+        return record("deadlock: a warp collective waits for lanes that do not come");
+    record("divergence: some threads wait at __syncthreads, others of their block at cluster_sync");
+  }
+
+  // Whether all threads from first to last wait at a barrier of this kind, and may go on.
+  bool release(State kind, const char* name, int first, int last) {
+    const Fiber* waiting = nullptr;
+    int at_barrier = 0, finished = 0;
+    bool one_place = true;
+    for (int t = first; t < last; ++t) {
+      const Fiber& f = fibers_[t];
+      finished += f.state == State::finished;
+      if (f.state != kind) continue;
       ++at_barrier;
       if (waiting != nullptr && (waiting->line != f.line || std::strcmp(waiting->file, f.file) != 0)) one_place = false;
       waiting = &f;
     }
+    if (at_barrier == 0 || at_barrier + finished < last - first) return false;
     std::ostringstream text;
-    if (asleep != nullptr) {
-      text << "deadlock: threads wait for " << asleep->what << " at " << asleep->file << ":" << asleep->line;
-      return record(text.str());
-    }
-    if (waiting != nullptr) text << " at " << waiting->file << ":" << waiting->line;
-    if (in_warp > 0) return record("deadlock: a warp collective waits for lanes that do not come" + text.str());
-    if (finished > 0) return record("divergence: some threads ended, the others wait at __syncthreads" + text.str());
-    if (!one_place) return record("divergence: threads wait at different __syncthreads, one of them" + text.str());
+    text << name << ", one of them at " << waiting->file << ":" << waiting->line;
+    if (finished > 0) record("divergence: some threads ended, the others wait at " + text.str());
+    if (!one_place) record("divergence: threads wait at different " + text.str());
+    if (!fault_.empty()) return false;
     ++epoch_;
-    for (int t = 0; t < threads_; ++t) make_ready(t);
+    for (int t = first; t < last; ++t) make_ready(t);
+    return true;
   }
 
   void record(const std::string& message) {
@@ -413,11 +485,12 @@ class Scheduler {
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
   size_t dynamic_bytes_ = 0, static_bytes_ = 0, shared_used_ = 0, poisoned_ = kMaxShared + kGuard;
-  int threads_ = 0, current_ = 0;
+  int threads_ = 0, current_ = 0, cluster_ = 1, block_threads_ = 1;
+  Dim3 first_block_;
   uint32_t epoch_ = 0, block_epoch_ = 0;  // barriers passed since the start, and at the start of this block
-  bool (*idle_)() = nullptr;
+  bool (*idle_)(bool) = nullptr;
   const char* (*end_)() = nullptr;
-  uint64_t random_ = 1, blocks_run_ = 0;
+  uint64_t random_ = 1, clusters_run_ = 0;
   std::string fault_;
 };
 

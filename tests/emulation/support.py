@@ -117,7 +117,7 @@ def plan(library, kind, m, n, k, batch=1, strides=None, multiprocessors=132, cap
 def parse(text):
     assert not text.startswith(b"error: "), text.decode()
     pairs = dict(pair.split("=") for pair in text.decode().split())
-    return {key: value if key == "kernel" else int(value) for key, value in pairs.items()}
+    return {key: value if key in ("kernel", "size") else int(value) for key, value in pairs.items()}
 
 
 def run_kernel(library, kernel, a, b, max_blocks=2**31 - 1, column_major=False, multiprocessors=132):

@@ -1,12 +1,16 @@
 // D = X + alpha * Y for any strides and any mixture of dtypes. Not here: promotion and broadcasting (../../add.h).
 //
 // The sum is formed in the compute type of D: float for float32 and the 16-bit floats, double, complex, uint64_t for
-// every integer (modular), bool for bool (x || y). Two kernels:
+// every integer (modular), bool for bool (x || y). Bound by the bytes of X, Y and D; an element that is broadcast comes
+// from the caches. Four kernels, the first that takes a problem:
 //   contiguous   X, Y and D of one dtype, one run of memory, 16 bytes per access; X or Y may be a value
-//   strided      everything else; dtypes are switched on per element, which is uniform over the grid
+//   turned       X, Y and D of one dtype, and the unit stride of X or of Y is not that of D: tiles through shared
+//   memory rows         X, Y and D of one dtype, by 16 bytes along the last dimension where that is aligned, else by
+//   elements mixed        everything else; dtypes are switched on per element, which is uniform over the grid
 #include "add_kernel.h"
 
 #include <type_traits>
+#include <utility>
 
 #include "../element.cuh"
 
@@ -92,25 +96,177 @@ struct Sum<bool> {
   __device__ __forceinline__ static bool of(bool x, bool, bool y) { return x || y; }
 };
 
-// Index: uint32_t where the element count allows, because a 64-bit division costs several 32-bit ones.
-template <class Compute, class Index>
-__global__ void __launch_bounds__(kThreads) add_strided(const __grid_constant__ Add p, const int64_t count) {
-  const auto alpha = Sum<Compute>::alpha(p.alpha);
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < count; i += step) {
-    Index rest = static_cast<Index>(i);
-    int64_t x_at = 0, y_at = 0, d_at = 0;
+// i / divisor for i < 2^31 by one multiplication: multiplier = ceil(2^(32 + shift) / divisor), shift =
+// ceil(log2(divisor)), less 2^32, which the addition of i makes good.
+struct Divider {
+  uint32_t divisor = 1, multiplier = 0, shift = 0;
+
+  Divider() = default;
+  explicit Divider(uint32_t d) : divisor(d) {
+    while ((uint64_t(1) << shift) < d) ++shift;
+    multiplier = static_cast<uint32_t>((((uint64_t(1) << shift) - d) << 32) / d + 1);
+  }
+  __device__ __forceinline__ uint32_t quotient(uint32_t i) const {
+    return (static_cast<uint32_t>((static_cast<uint64_t>(i) * multiplier) >> 32) + i) >> shift;
+  }
+};
+struct Dividers {
+  Divider dim[kMaxDims];
+};
+
+// The offsets of block i of elements: `run` along the last dimension, `rows` along the one before, 1 along the others.
+struct Offsets {
+  int64_t x = 0, y = 0, d = 0;
+  int row = 0;  // the index along the last dimension but one
+
+  __device__ __forceinline__ Offsets(const Add& p, const Dividers& dividers, uint32_t i, int run, int rows) {
+    uint32_t step = run;
+#pragma unroll 1
     for (int dim = p.dims - 1; dim >= 0; --dim) {
-      const Index size = static_cast<Index>(p.size[dim]), outer = rest / size;
-      const int64_t here = static_cast<int64_t>(rest - outer * size);
-      rest = outer;
-      x_at += here * p.x_stride[dim];
-      y_at += here * p.y_stride[dim];
-      d_at += here * p.d_stride[dim];
+      const uint32_t outer = dim == 0 ? 0 : dividers.dim[dim].quotient(i);
+      const uint32_t here = (i - outer * dividers.dim[dim].divisor) * step;
+      x += here * p.x_stride[dim];
+      y += here * p.y_stride[dim];
+      d += here * p.d_stride[dim];
+      if (dim == p.dims - 2) row = static_cast<int>(here);
+      step = dim == p.dims - 1 ? rows : 1;
+      i = outer;
     }
-    const Compute x = p.x == nullptr ? load_as<Compute>(p.x_type, p.x_value, 0) : load_as<Compute>(p.x_type, p.x, x_at);
-    const Compute y = p.y == nullptr ? load_as<Compute>(p.y_type, p.y_value, 0) : load_as<Compute>(p.y_type, p.y, y_at);
-    store_as(p.d_type, p.d, d_at, Sum<Compute>::of(x, alpha, y));
+  }
+};
+
+template <class Compute>
+__global__ void __launch_bounds__(kThreads)
+    add_mixed(const __grid_constant__ Add p, const __grid_constant__ Dividers dividers, const uint32_t count) {
+  const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const auto alpha = Sum<Compute>::alpha(p.alpha);
+  const Offsets at(p, dividers, i, 1, 1);
+  const Compute x = p.x == nullptr ? load_as<Compute>(p.x_type, p.x_value, 0) : load_as<Compute>(p.x_type, p.x, at.x);
+  const Compute y = p.y == nullptr ? load_as<Compute>(p.y_type, p.y_value, 0) : load_as<Compute>(p.y_type, p.y, at.y);
+  store_as(p.d_type, p.d, at.d, Sum<Compute>::of(x, alpha, y));
+}
+
+// An operand's run of N neighbours, or its first element alone.
+template <int N, class T>
+__device__ __forceinline__ Pack<T, N> load_run(const T* address, bool alone) {
+  Pack<T, N> run{};
+  if (N == 1 || alone)
+    run.v[0] = *address;
+  else
+    run = load_pack<Pack<T, N>>(address);
+  return run;
+}
+
+// A thread has N neighbours along the last dimension in several rows of the one before. 16 bytes take a register each.
+template <int N>
+constexpr int kRowsOf = N == 16 ? 1 : 4;
+
+// count: of threads.
+template <DType kType, int N>
+__global__ void __launch_bounds__(kThreads)
+    add_rows(const __grid_constant__ Add p, const __grid_constant__ Dividers dividers, const uint32_t count) {
+  using T = typename Element<kType>::Type;
+  using Compute = typename Element<kType>::Acc;
+  constexpr int kRows = kRowsOf<N>;
+  const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
+  if (i >= count) return;
+  const auto alpha = Sum<Compute>::alpha(p.alpha);
+  const Offsets at(p, dividers, i, N, kRows);
+  const int last = p.dims - 1, before = last > 0 ? last - 1 : 0;
+  const int rows = last > 0 ? static_cast<int>(p.size[before]) - at.row : 1;
+  const bool one_x = p.x_stride[last] == 0, one_y = p.y_stride[last] == 0;  // for the whole run
+  Pack<T, N> x[kRows], y[kRows];
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= rows) break;
+    x[r] = load_run<N>(static_cast<const T*>(p.x) + at.x + r * p.x_stride[before], one_x);
+    y[r] = load_run<N>(static_cast<const T*>(p.y) + at.y + r * p.y_stride[before], one_y);
+  }
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    if (r >= rows) break;
+    Pack<T, N> sums;
+#pragma unroll
+    for (int v = 0; v < N; ++v) {
+      const Compute a = widen<Compute>(one_x ? x[r].v[0] : x[r].v[v]);
+      const Compute b = widen<Compute>(one_y ? y[r].v[0] : y[r].v[v]);
+      sums.v[v] = narrow<T>(Sum<Compute>::of(a, alpha, b));
+    }
+    store_pack(static_cast<T*>(p.d) + at.d + r * p.d_stride[before], sums);
+  }
+}
+
+// A tile of Y is read along the last dimension but one, that of its unit stride, and turned in shared memory; X and D
+// are along the last. Where it is X that is turned, the two have changed places.
+template <DType kType>
+struct TurnedLayout {
+  using T = typename Element<kType>::Type;
+  static constexpr int kSide = sizeof(T) <= 4 ? 64 : 32;
+  static constexpr int kPitch = kSide + (sizeof(T) < 4 ? 4 / sizeof(T) : 1);
+  static constexpr int kStep = kThreads / kSide, kLoads = kSide / kStep;
+  struct Shared {
+    T tile[kSide * kPitch];  // [row][column], the last dimension's index
+  };
+};
+
+struct Turned {
+  bool swapped;             // X and Y have changed places
+  uint32_t columns, rows;   // tiles along the last dimension, and along the one before
+  uint32_t size[kMaxDims];  // of the dimensions before those two
+};
+
+template <DType kType>
+__global__ void __launch_bounds__(kThreads)
+    add_turned(const __grid_constant__ Add p, const __grid_constant__ Turned t) {
+  using Layout = TurnedLayout<kType>;
+  using T = typename Layout::T;
+  using Compute = typename Element<kType>::Acc;
+  typename Layout::Shared& shared = shared_storage<typename Layout::Shared>();
+  const auto alpha = Sum<Compute>::alpha(p.alpha);
+  const int last = p.dims - 1, fast = static_cast<int>(threadIdx.x) % Layout::kSide;
+  const int slow = static_cast<int>(threadIdx.x) / Layout::kSide;
+
+  uint32_t outer = blockIdx.x / t.columns;
+  const int64_t column0 = static_cast<int64_t>(blockIdx.x - outer * t.columns) * Layout::kSide;
+  uint32_t rest = outer / t.rows;
+  const int64_t row0 = static_cast<int64_t>(outer - rest * t.rows) * Layout::kSide;
+  int64_t x_at = row0 * p.x_stride[last - 1] + column0 * p.x_stride[last];
+  int64_t y_at = row0 * p.y_stride[last - 1] + column0 * p.y_stride[last];
+  int64_t d_at = row0 * p.d_stride[last - 1] + column0 * p.d_stride[last];
+#pragma unroll 1
+  for (int dim = last - 2; dim >= 0; --dim) {
+    outer = rest / t.size[dim];
+    const int64_t here = rest - outer * t.size[dim];
+    x_at += here * p.x_stride[dim];
+    y_at += here * p.y_stride[dim];
+    d_at += here * p.d_stride[dim];
+    rest = outer;
+  }
+  const int rows = static_cast<int>(p.size[last - 1] - row0 < Layout::kSide ? p.size[last - 1] - row0 : Layout::kSide);
+  const int columns = static_cast<int>(p.size[last] - column0 < Layout::kSide ? p.size[last] - column0 : Layout::kSide);
+
+  const int y_left = fast < rows ? columns - slow : 0, x_left = fast < columns ? rows - slow : 0;
+  T x[Layout::kLoads], y[Layout::kLoads];
+  const T* from = static_cast<const T*>(p.y) + y_at + fast * p.y_stride[last - 1] + slow * p.y_stride[last];
+#pragma unroll
+  for (int i = 0; i < Layout::kLoads; ++i, from += Layout::kStep * p.y_stride[last])
+    y[i] = i * Layout::kStep < y_left ? *from : T{};
+  from = static_cast<const T*>(p.x) + x_at + fast * p.x_stride[last] + slow * p.x_stride[last - 1];
+#pragma unroll
+  for (int i = 0; i < Layout::kLoads; ++i, from += Layout::kStep * p.x_stride[last - 1])
+    x[i] = i * Layout::kStep < x_left ? *from : T{};
+#pragma unroll
+  for (int i = 0; i < Layout::kLoads; ++i)
+    shared_store(&shared.tile[fast * Layout::kPitch + slow + i * Layout::kStep], y[i]);
+  __syncthreads();
+  T* to = static_cast<T*>(p.d) + d_at + fast * p.d_stride[last] + slow * p.d_stride[last - 1];
+#pragma unroll
+  for (int i = 0; i < Layout::kLoads; ++i, to += Layout::kStep * p.d_stride[last - 1]) {
+    const Compute a = widen<Compute>(x[i]);
+    const Compute b = widen<Compute>(shared_load(&shared.tile[(slow + i * Layout::kStep) * Layout::kPitch + fast]));
+    if (i * Layout::kStep < x_left)
+      *to = narrow<T>(t.swapped ? Sum<Compute>::of(b, alpha, a) : Sum<Compute>::of(a, alpha, b));
   }
 }
 
@@ -155,22 +311,92 @@ unsigned blocks_for(int64_t threads) {
   return static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks);
 }
 
+// How a thread with `run` x `rows` elements is found, and how many of them there are.
+Dividers dividers_of(const Add& p, int run, int rows, uint32_t* count) {
+  Dividers dividers;
+  *count = 1;
+  for (int dim = 0; dim < p.dims; ++dim) {
+    const int64_t step = dim == p.dims - 1 ? run : dim == p.dims - 2 ? rows : 1;
+    dividers.dim[dim] = Divider(static_cast<uint32_t>((p.size[dim] + step - 1) / step));
+    *count *= dividers.dim[dim].divisor;
+  }
+  return dividers;
+}
+
 template <class Compute>
-cudaError_t launch_strided(const Add& p, cudaStream_t stream) {
-  const int64_t count = p.numel();
-  auto* kernel = count <= INT32_MAX ? &add_strided<Compute, uint32_t> : &add_strided<Compute, uint64_t>;
-  return launch_kernel(kernel, dim3(blocks_for(count)), dim3(kThreads), 0, stream, p, count);
+cudaError_t launch_mixed(const Add& p, cudaStream_t stream) {
+  uint32_t count;
+  const Dividers dividers = dividers_of(p, 1, 1, &count);
+  return launch_kernel(&add_mixed<Compute>, dim3(blocks_for(count)), dim3(kThreads), 0, stream, p, dividers, count);
+}
+
+template <DType kType, int N>
+cudaError_t launch_rows(const Add& p, cudaStream_t stream) {
+  uint32_t count;
+  const Dividers dividers = dividers_of(p, N, kRowsOf<N>, &count);
+  return launch_kernel(&add_rows<kType, N>, dim3(blocks_for(count)), dim3(kThreads), 0, stream, p, dividers, count);
+}
+
+// Whether an operand may be read by runs of `run` elements along the last dimension.
+bool has_runs(const Add& p, const void* data, const int64_t* strides, int run, bool is_result) {
+  const int last = p.dims - 1;
+  if (!is_result && strides[last] == 0) return true;
+  bool aligned = strides[last] == 1 && reinterpret_cast<uintptr_t>(data) % 16 == 0;
+  for (int dim = 0; dim < last; ++dim) aligned &= strides[dim] % run == 0;
+  return aligned;
+}
+
+// Moves the dimension of `strides` that has a unit stride before the last. False where there is none, or too little of
+// either dimension.
+bool turn(Add* p, const int64_t* strides) {
+  constexpr int kLeast = 16;
+  const int last = p->dims - 1;
+  if (last < 1 || p->d_stride[last] != 1 || p->size[last] < kLeast || strides[last] == 0 || strides[last] == 1)
+    return false;
+  for (int dim = 0; dim < last; ++dim) {
+    if (strides[dim] != 1 || p->size[dim] < kLeast) continue;
+    for (int64_t* values : {p->size, p->x_stride, p->y_stride, p->d_stride}) std::swap(values[dim], values[last - 1]);
+    return true;
+  }
+  return false;
 }
 
 template <DType kType>
-cudaError_t launch_type(const Add& p, bool contiguous, cudaStream_t stream) {
+cudaError_t launch_turned(Add p, bool swapped, cudaStream_t stream) {
+  constexpr int kSide = TurnedLayout<kType>::kSide;
+  if (swapped) {
+    std::swap(p.x, p.y);
+    std::swap(p.x_stride, p.y_stride);
+  }
+  Turned t{};
+  t.swapped = swapped;
+  t.columns = static_cast<uint32_t>((p.size[p.dims - 1] + kSide - 1) / kSide);
+  t.rows = static_cast<uint32_t>((p.size[p.dims - 2] + kSide - 1) / kSide);
+  uint32_t tiles = t.columns * t.rows;
+  for (int dim = 0; dim < p.dims - 2; ++dim) tiles *= t.size[dim] = static_cast<uint32_t>(p.size[dim]);
+  return launch_kernel(&add_turned<kType>, dim3(tiles), dim3(kThreads), 0, stream, p, t);
+}
+
+template <DType kType>
+cudaError_t launch_type(const Add& problem, bool contiguous, cudaStream_t stream) {
   using Wide = typename Element<kType>::Acc;
-  if (!contiguous)
-    // Operands wider than the result's 32-bit accumulator may occur (a 0-dim int64 beside an int8), so 64 bits.
-    return launch_strided<std::conditional_t<is_integral(kType), uint64_t, Wide>>(p, stream);
-  const int64_t count = p.numel(), packs = count / (16 / element_size(kType));
-  return launch_kernel(&add_contiguous<kType>, dim3(blocks_for(packs > 0 ? packs : 1)), dim3(kThreads), 0, stream, p,
-                       count);
+  constexpr int kRun = 16 / element_size(kType);
+  Add p = problem;
+  const int64_t count = p.numel();
+  if (contiguous) {
+    const int64_t packs = count / kRun;
+    return launch_kernel(&add_contiguous<kType>, dim3(blocks_for(packs > 0 ? packs : 1)), dim3(kThreads), 0, stream, p,
+                         count);
+  }
+  // Operands wider than the result's 32-bit accumulator may occur (a 0-dim int64 beside an int8), so 64 bits.
+  if (p.dims == 0 || p.x == nullptr || p.y == nullptr || p.x_type != kType || p.y_type != kType)
+    return launch_mixed<std::conditional_t<is_integral(kType), uint64_t, Wide>>(p, stream);
+  if (turn(&p, p.y_stride)) return launch_turned<kType>(p, false, stream);
+  if (turn(&p, p.x_stride)) return launch_turned<kType>(p, true, stream);
+  if (p.size[p.dims - 1] % kRun == 0 && has_runs(p, p.x, p.x_stride, kRun, false) &&
+      has_runs(p, p.y, p.y_stride, kRun, false) && has_runs(p, p.d, p.d_stride, kRun, true))
+    return launch_rows<kType, kRun>(p, stream);
+  return launch_rows<kType, 1>(p, stream);
 }
 
 }  // namespace
@@ -180,6 +406,25 @@ cudaError_t launch_add(const Add& p, cudaStream_t stream) {
   const bool contiguous = p.dims <= 1 && is_contiguous(p.x, p.x_type, p.x_stride[0], p) &&
                           is_contiguous(p.y, p.y_type, p.y_stride[0], p) &&
                           is_contiguous(p.d, p.d_type, p.d_stride[0], p);
+  if (p.numel() > INT32_MAX && !(contiguous && p.d_type != DType::boolean)) {  // the others count in 32 bits
+    Add half[2] = {p, p};
+    int dim = 0;
+    for (int i = 1; i < p.dims; ++i)
+      if (p.size[i] > p.size[dim]) dim = i;
+    half[0].size[dim] = p.size[dim] / 2;
+    half[1].size[dim] -= half[0].size[dim];
+    const auto move = [&](auto* data, DType type, int64_t stride) -> decltype(data) {
+      return data == nullptr
+                 ? data
+                 : static_cast<decltype(data)>(static_cast<char*>(const_cast<void*>(static_cast<const void*>(data))) +
+                                               half[0].size[dim] * stride * element_size(type));
+    };
+    half[1].x = move(p.x, p.x_type, p.x_stride[dim]);
+    half[1].y = move(p.y, p.y_type, p.y_stride[dim]);
+    half[1].d = move(p.d, p.d_type, p.d_stride[dim]);
+    const cudaError_t error = launch_add(half[0], stream);
+    return error == cudaSuccess ? launch_add(half[1], stream) : error;
+  }
   switch (p.d_type) {
     case DType::f32: return launch_type<DType::f32>(p, contiguous, stream);
     case DType::f64: return launch_type<DType::f64>(p, contiguous, stream);
@@ -192,7 +437,7 @@ cudaError_t launch_add(const Add& p, cudaStream_t stream) {
     case DType::i16: return launch_type<DType::i16>(p, contiguous, stream);
     case DType::i32: return launch_type<DType::i32>(p, contiguous, stream);
     case DType::i64: return launch_type<DType::i64>(p, contiguous, stream);
-    case DType::boolean: return launch_strided<bool>(p, stream);
+    case DType::boolean: return launch_mixed<bool>(p, stream);
     default: return cudaErrorInvalidValue;
   }
 }

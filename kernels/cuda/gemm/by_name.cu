@@ -29,9 +29,12 @@ Gemm make_gemm(int type, const int64_t* sizes, const int64_t* strides) {
 
 // "": the kernel that plan_gemm chooses. False where that kernel does not take the problem, or none has the name.
 bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine, GemmPlan* plan) {
-  const bool large = name.rfind("large ", 0) == 0;
-  const TileSize size = large ? TileSize::large : TileSize::small;
-  const std::string kind = large || name.rfind("small ", 0) == 0 ? name.substr(6) : name;
+  const size_t space = name.find(' ');
+  const std::string first = space == std::string::npos ? "" : name.substr(0, space);
+  const TileSize size = first == "large"    ? TileSize::large
+                        : first == "narrow" ? TileSize::narrow
+                                            : TileSize::small;
+  const std::string kind = first.empty() ? name : name.substr(space + 1);
   const int width = element_size(g.in);
   if (kind == "") {
     *plan = plan_gemm(g, machine);
@@ -39,7 +42,8 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     *plan = plan_with_tile(g, size);
   } else if (kind == "skinny" && is_floating(g.in) && (g.M <= kSkinnyRows || g.N <= kSkinnyRows)) {
     *plan = plan_skinny(g, machine);
-  } else if (kind == "tiny" && is_floating(g.in) && g.M <= kTinySide && g.N <= kTinySide) {
+    if (first == "wide") *plan = plan_skinny(g, machine, 2 * plan->warp_columns);
+  } else if (kind == "tiny" && takes_tiny_shape(g)) {
     *plan = plan_tiny(g);
   } else if (kind == "mma" && width <= 2 && g.in != DType::i16) {
     *plan = plan_tensor(g, GemmKernel::mma, size, machine.multiprocessors);
@@ -90,7 +94,8 @@ MYOPS_EXPORT const char* myops_cuda_gemm(int type, const int64_t* sizes, const i
     if (!plan_by_name(kernel, g, machine, &plan)) return keep(kRefused);
     if (plan.workspace_bytes > workspace_bytes)
       return keep("error: the workspace has to have " + std::to_string(plan.workspace_bytes) + " bytes");
-    if (plan.blocks > max_blocks) plan.blocks = max_blocks;
+    const int64_t cluster = plan.kernel == GemmKernel::wgmma ? wgmma_shape(plan.size).cluster() : 1;
+    if (plan.blocks > max_blocks) plan.blocks = max_blocks < cluster ? cluster : max_blocks / cluster * cluster;
     error = launch_gemm(g, plan, workspace, static_cast<cudaStream_t>(stream));
   }
   return keep(error == cudaSuccess ? describe(plan) : std::string("error: ") + cudaGetErrorString(error));

@@ -100,8 +100,12 @@ class Epilogue {
     if (g_.activation != Activation::none) {
       if (g_.preactivation != nullptr)
         store_row(row, static_cast<T*>(g_.preactivation) + at, g_.D.col_stride, left, g_.D.conj);
+      if constexpr (sizeof(T) == 2 && std::is_same_v<Acc, float>) {
+        activate_fast(row, g_.activation);
+      } else {
 #pragma unroll
-      for (int v = 0; v < N; ++v) row[v] = activate<T>(row[v], g_.activation);
+        for (int v = 0; v < N; ++v) row[v] = activate<T>(row[v], g_.activation);
+      }
     }
     store_row(row, static_cast<T*>(g_.D.data) + at, g_.D.col_stride, left, g_.D.conj);
   }

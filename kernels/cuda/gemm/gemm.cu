@@ -20,17 +20,18 @@ namespace {
 
 // Packs what the plan wants packed, and returns the problem with those operands.
 cudaError_t pack_operands(Gemm* g, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
-  cudaError_t error = cudaSuccess;
-  const auto pack = [&](PackOperand p, MatrixView* view, int64_t offset, bool is_a) {
+  if (g->K == 0) return cudaSuccess;
+  PackOperand operands[2];
+  int count = 0;
+  const auto add = [&](PackOperand p, MatrixView* view, int64_t offset, bool is_a) {
     p.to.data = static_cast<char*>(workspace) + offset;
-    error = launch_pack(p, element_size(g->in), stream);
     *view = p.to;
     if (!is_a) swap_matrix_dims(*view);
+    operands[count++] = p;
   };
-  if (g->K == 0) return error;
-  if (plan.a_pack_bytes > 0) pack(pack_a(*g, plan), &g->A, 0, true);
-  if (plan.b_pack_bytes > 0 && error == cudaSuccess) pack(pack_b(*g, plan), &g->B, plan.a_pack_bytes, false);
-  return error;
+  if (plan.a_pack_bytes > 0) add(pack_a(*g, plan), &g->A, 0, true);
+  if (plan.b_pack_bytes > 0) add(pack_b(*g, plan), &g->B, plan.a_pack_bytes, false);
+  return launch_pack(operands, count, element_size(g->in), stream);
 }
 
 }  // namespace

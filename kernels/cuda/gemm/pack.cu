@@ -1,61 +1,134 @@
-// Copies an operand that tensor-core kernels cannot take to one that they can: a unit stride, rows of a multiple of 16
-// bytes. What the rows are padded by is not written; nothing reads it.
+// Copies operands that tensor-core kernels cannot take to ones that they can: a unit stride, rows of a multiple of 16
+// bytes. What the rows are padded by is zero. A and B are one launch.
 //
-// The bound: every element is read and written once, beside the product's own K reads of it. A tile of 32 x 32 goes
-// through shared memory, so that both sides are read and written along their unit strides.
+// The bound: every element is read and written once, beside the product's own K reads of it. A block moves one tile
+// through shared memory: it is read along the source's smaller stride, element by element because rows begin anywhere,
+// all of a thread's elements in flight at once, and written along the copy's rows by 16 bytes.
 #include "../element.cuh"
 #include "gemm.h"
 
 namespace myops {
 namespace {
 
-constexpr int kTile = 32, kRowsAtOnce = 8, kPackThreads = kTile * kRowsAtOnce;
+constexpr int kTile = 64, kPackThreads = 256;
+constexpr int kSlowStep = kPackThreads / kTile, kPackLoads = kTile / kSlowStep;
+
+// One operand as the kernel sees it. Along: the direction of the copy's rows. Fast: that of the source's smaller
+// stride.
+struct PackTiles {
+  const void* from;
+  void* to;
+  int64_t along_stride, across_stride, pitch;  // of the source, of the source, of the copy's rows
+  int along, across;                           // sizes
+  bool along_is_fast;
+  unsigned tiles_along, tiles_across, tiles;  // tiles: of all items
+  int batch_dims;
+  unsigned batch_size[kMaxBatchDims];
+  int64_t from_batch[kMaxBatchDims], to_batch[kMaxBatchDims];
+};
+struct PackPair {
+  PackTiles operand[2];
+};
 
 template <class T>
 struct PackShared {
-  T tile[kTile][kTile + 4 / sizeof(T)];
+  static constexpr int kPitch = kTile + 4 / sizeof(T);  // an odd number of words
+  T tile[kTile * kPitch];                               // [across][along]
 };
 
-// T: an unsigned integer of the element's size. Both views are seen as lines by K.
+// T: an unsigned integer of the element's size.
 template <class T>
-__global__ void __launch_bounds__(kPackThreads) pack_operand(const __grid_constant__ PackOperand p) {
+__global__ void __launch_bounds__(kPackThreads) pack_operands(const __grid_constant__ PackPair pair) {
+  constexpr int kPitch = PackShared<T>::kPitch;
   PackShared<T>& shared = shared_storage<PackShared<T>>();
-  const int fast = static_cast<int>(threadIdx.x) % kTile, slow = static_cast<int>(threadIdx.x) / kTile;
-  const int64_t tiles_k = ceil_divide(p.K, kTile), tiles = ceil_divide(p.lines, kTile) * tiles_k;
-  for (int64_t index = blockIdx.x; index < tiles * p.items; index += gridDim.x) {
-    const int64_t line0 = index % tiles / tiles_k * kTile, k0 = index % tiles_k * kTile;
-    int64_t item = index / tiles, from = 0, to = 0;
-    for (int i = p.batch_dims - 1; i >= 0; --i) {
-      from += item % p.batch_size[i] * p.from.batch_stride[i];
-      to += item % p.batch_size[i] * p.to.batch_stride[i];
-      item /= p.batch_size[i];
-    }
-    for (int i = slow; i < kTile; i += kRowsAtOnce) {
-      const int line = p.from_along_k ? i : fast, k = p.from_along_k ? fast : i;
-      if (line0 + line < p.lines && k0 + k < p.K)
-        shared_store(&shared.tile[line][k],
-                     static_cast<const T*>(
-                         p.from.data)[from + (line0 + line) * p.from.row_stride + (k0 + k) * p.from.col_stride]);
-    }
-    __syncthreads();
-    for (int i = slow; i < kTile; i += kRowsAtOnce) {
-      const int line = p.to_along_k ? i : fast, k = p.to_along_k ? fast : i;
-      if (line0 + line < p.lines && k0 + k < p.K)
-        static_cast<T*>(p.to.data)[to + (line0 + line) * p.to.row_stride + (k0 + k) * p.to.col_stride] =
-            shared_load(&shared.tile[line][k]);
-    }
-    __syncthreads();
+  const int thread = static_cast<int>(threadIdx.x);
+  const bool second = blockIdx.x >= pair.operand[0].tiles;
+  const PackTiles& p = pair.operand[second];
+  const unsigned index = blockIdx.x - (second ? pair.operand[0].tiles : 0);
+
+  const unsigned row_of_tiles = index / p.tiles_along;
+  unsigned item = row_of_tiles / p.tiles_across;
+  const int along0 = static_cast<int>(index - row_of_tiles * p.tiles_along) * kTile;
+  const int across0 = static_cast<int>(row_of_tiles - item * p.tiles_across) * kTile;
+  int64_t from_at = along0 * p.along_stride + across0 * p.across_stride, to_at = across0 * p.pitch + along0;
+  for (int i = p.batch_dims - 1; i >= 0; --i) {
+    const unsigned outer = i == 0 ? 0 : item / p.batch_size[i], here = item - outer * p.batch_size[i];
+    from_at += here * p.from_batch[i];
+    to_at += here * p.to_batch[i];
+    item = outer;
   }
+  const int along_left = p.along - along0, across_left = p.across - across0;
+
+  {
+    const int fast = thread % kTile, slow = thread / kTile;
+    const int64_t fast_stride = p.along_is_fast ? p.along_stride : p.across_stride;
+    const int64_t slow_stride = p.along_is_fast ? p.across_stride : p.along_stride;
+    const int fast_left = p.along_is_fast ? along_left : across_left;
+    const int slow_left = fast < fast_left ? (p.along_is_fast ? across_left : along_left) - slow : 0;
+    const T* from = static_cast<const T*>(p.from) + from_at + fast * fast_stride + slow * slow_stride;
+    T values[kPackLoads];
+#pragma unroll
+    for (int i = 0; i < kPackLoads; ++i, from += kSlowStep * slow_stride)
+      values[i] = i * kSlowStep < slow_left ? *from : T(0);
+    T* target = shared.tile + (p.along_is_fast ? slow * kPitch + fast : fast * kPitch + slow);
+    const int step = kSlowStep * (p.along_is_fast ? kPitch : 1);
+#pragma unroll
+    for (int i = 0; i < kPackLoads; ++i) shared_store(target + i * step, values[i]);
+  }
+  __syncthreads();
+  constexpr int kVector = 16 / sizeof(T), kVectors = kTile / kVector;
+  const int along = thread % kVectors * kVector;
+  if (along >= along_left) return;
+  T* to = static_cast<T*>(p.to) + to_at + along;
+#pragma unroll
+  for (int across = thread / kVectors; across < kTile; across += kPackThreads / kVectors) {
+    if (across >= across_left) return;
+    Pack<uint32_t, 4> pack;
+#pragma unroll
+    for (int w = 0; w < 4; ++w)
+      pack.v[w] = shared_load(reinterpret_cast<const uint32_t*>(shared.tile + across * kPitch + along) + w);
+    store_pack(to + across * p.pitch, pack);
+  }
+}
+
+// An operand of no tiles where there is nothing to copy.
+PackTiles pack_tiles(const PackOperand& p) {
+  PackTiles t{};
+  t.from = p.from.data, t.to = p.to.data;
+  t.along_stride = p.to_along_k ? p.from.col_stride : p.from.row_stride;
+  t.across_stride = p.to_along_k ? p.from.row_stride : p.from.col_stride;
+  t.pitch = p.to_along_k ? p.to.row_stride : p.to.col_stride;
+  t.along = static_cast<int>(p.to_along_k ? p.K : p.lines);
+  t.across = static_cast<int>(p.to_along_k ? p.lines : p.K);
+  t.along_is_fast = p.from_along_k == p.to_along_k;
+  t.tiles_along = static_cast<unsigned>(ceil_divide(t.along, kTile));
+  t.tiles_across = static_cast<unsigned>(ceil_divide(t.across, kTile));
+  t.batch_dims = p.batch_dims;
+  for (int i = 0; i < p.batch_dims; ++i) {
+    t.batch_size[i] = static_cast<unsigned>(p.batch_size[i]);
+    t.from_batch[i] = p.from.batch_stride[i], t.to_batch[i] = p.to.batch_stride[i];
+  }
+  return t;
 }
 
 }  // namespace
 
-cudaError_t launch_pack(const PackOperand& p, int element_bytes, cudaStream_t stream) {
-  const int64_t tiles = ceil_divide(p.lines, kTile) * ceil_divide(p.K, kTile) * p.items;
+// The copies are workspace: a side or a number of tiles beyond 2^31 is more than any device has.
+cudaError_t launch_pack(const PackOperand* operands, int count, int element_bytes, cudaStream_t stream) {
+  PackPair pair{};
+  int64_t tiles = 0;
+  for (int i = 0; i < count; ++i) {
+    const PackOperand& p = operands[i];
+    const int64_t here = ceil_divide(p.lines, kTile) * ceil_divide(p.K, kTile) * p.items;
+    if (p.lines > INT32_MAX || p.K > INT32_MAX || here > kMaxBlocks) return cudaErrorInvalidValue;
+    pair.operand[i] = pack_tiles(p);
+    pair.operand[i].tiles = static_cast<unsigned>(here);
+    tiles += here;
+  }
   if (tiles == 0) return cudaSuccess;
-  auto* kernel = element_bytes == 2 ? &pack_operand<uint16_t> : &pack_operand<uint8_t>;
-  return launch_kernel(kernel, dim3(static_cast<unsigned>(tiles < kMaxBlocks ? tiles : kMaxBlocks)), dim3(kPackThreads),
-                       0, stream, p);
+  if (tiles > kMaxBlocks) return cudaErrorInvalidValue;
+  auto* kernel = element_bytes == 2 ? &pack_operands<uint16_t> : &pack_operands<uint8_t>;
+  return launch_kernel(kernel, dim3(static_cast<unsigned>(tiles)), dim3(kPackThreads), 0, stream, pair);
 }
 
 }  // namespace myops

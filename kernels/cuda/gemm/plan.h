@@ -66,7 +66,8 @@ inline std::string describe(const GemmPlan& p) {
   const auto add = [&text](const char* key, int64_t value) {
     text += std::string(" ") + key + "=" + std::to_string(value);
   };
-  add("large", p.size == TileSize::large);
+  constexpr const char* kSizes[] = {"small", "large", "narrow"};
+  text += std::string(" size=") + kSizes[static_cast<int>(p.size)];
   add("transpose", p.transpose);
   add("a_along_k", p.a_along_k);
   add("b_along_k", p.b_along_k);
@@ -80,6 +81,8 @@ inline std::string describe(const GemmPlan& p) {
   add("warps_k", p.warps_k);
   add("splits", p.splits);
   add("split_k", p.split_k);
+  add("warp_columns", p.warp_columns);
+  add("stages", p.stages);
   add("a_pack_bytes", p.a_pack_bytes);
   add("b_pack_bytes", p.b_pack_bytes);
   add("workspace_bytes", p.workspace_bytes);

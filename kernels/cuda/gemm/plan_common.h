@@ -4,7 +4,7 @@
 
 namespace myops {
 
-enum class TileSize : int8_t { small, large };
+enum class TileSize : int8_t { small, large, narrow };  // what a family makes of it, its plan says
 
 constexpr int64_t kMaxBlocks = 2147483647;  // of grid.x
 constexpr int kRasterRows = 8;              // tile rows that share the columns of B in the L2 cache; guess
@@ -24,11 +24,15 @@ struct GemmPlan {
   bool a_along_k = true;                        // neighbouring threads load neighbours along K (else along M)
   bool b_along_k = false;                       // the same for B (else along N)
   bool a_packed = false, b_packed = false;      // 16 bytes at once, along that direction
+  bool early = false;                           // skinny: launch_kernel_early
   int64_t tiles_m = 0, tiles_n = 0, tiles = 0;  // tiles: of the whole batch
   int64_t blocks = 0;
   // skinny
   int lanes_k = 0, warps_k = 0;  // how many lanes of a warp and warps of a block share K
   int64_t splits = 1, split_k = 0;
+  int warp_columns = 0, stages = 0;  // of 16-bit floats
+  // wgmma: whole tiles of D (and C) move by TMA; else rows are such that 4 neighbours are aligned
+  bool stores_tiles = false, packed_rows = false;
   // mma, wgmma: bytes of the workspace that packed operands take, A first; 0: it is taken as it is
   int64_t a_pack_bytes = 0, b_pack_bytes = 0;
   int64_t workspace_bytes = 0;

@@ -13,9 +13,19 @@ constexpr MmaShape mma_shape(TileSize size) {
   return size == TileSize::large ? MmaShape{128, 128, 2, 4} : MmaShape{64, 64, 2, 2};
 }
 
-// Tiles of a Hopper: 128 rows, 64 to a consumer warpgroup, which has registers for 256 columns. Not yet measured.
+// Tiles of a Hopper: 128 rows, 64 to a consumer warpgroup, which has registers for 256 columns. In a cluster, blocks
+// with neighbouring rows load B for each other, and those with neighbouring columns load A.
+struct WgmmaShape {
+  int n, cluster_m, cluster_n;
+
+  constexpr int cluster() const { return cluster_m * cluster_n; }
+};
 constexpr int kWgmmaTileM = 128;
-constexpr int wgmma_tile_n(TileSize size) { return size == TileSize::large ? 256 : 128; }
+constexpr WgmmaShape wgmma_shape(TileSize size) {
+  return size == TileSize::large   ? WgmmaShape{256, 2, 1}
+         : size == TileSize::small ? WgmmaShape{128, 1, 1}
+                                   : WgmmaShape{64, 1, 2};
+}
 constexpr int kWgmmaBatchDims = 3;  // of a tensor map beside its matrix
 
 // An operand seen as lines (rows of A, columns of B) by K, and the copy of it that is aligned. Rows of `from` and `to`
@@ -58,6 +68,15 @@ inline PackOperand pack_b(const Gemm& g, const GemmPlan& plan) {
   return pack_operand_plan(g, g.B, false, loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N), plan.b_along_k);
 }
 
+// Whether the results of wgmma can move as whole tiles: D by TMA, C by TMA or one row of it.
+inline bool stores_tiles(const Gemm& g) {
+  if (g.out != g.in || !is_packed(g, g.D, true, 16)) return false;
+  const bool matrix_c = g.C.data != nullptr && g.C.row_stride != 0;
+  // What the activation is applied to takes the place of C.
+  if (g.preactivation != nullptr && (matrix_c || reinterpret_cast<uintptr_t>(g.preactivation) % 16 != 0)) return false;
+  return g.C.data == nullptr || (g.c_type == g.in && (!matrix_c || is_packed(g, g.C, true, 16)));
+}
+
 // The plan of a tensor-core kernel with a given tile.
 inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize size, int multiprocessors) {
   GemmPlan plan;
@@ -79,40 +98,50 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
   if (!plan.a_packed) plan.a_pack_bytes = pack_a(g, plan).bytes;
   if (!plan.b_packed) plan.b_pack_bytes = pack_b(g, plan).bytes;
   plan.workspace_bytes = plan.a_pack_bytes + plan.b_pack_bytes;
-  const MmaShape shape = mma_shape(size);
-  const bool hopper = kernel == GemmKernel::wgmma;
-  plan.tiles_m = ceil_divide(g.M, hopper ? kWgmmaTileM : shape.m);
-  plan.tiles_n = ceil_divide(g.N, hopper ? wgmma_tile_n(size) : shape.n);
-  plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
-  const int64_t most = hopper ? multiprocessors : kMaxBlocks;  // wgmma: a block stays, and has a multiprocessor alone
-  plan.blocks = plan.tiles < most ? plan.tiles : most;
+  if (kernel == GemmKernel::wgmma) {  // a block stays, and has a multiprocessor alone; a tile is one of a cluster
+    const WgmmaShape shape = wgmma_shape(size);
+    plan.tiles_m = ceil_divide(g.M, shape.cluster_m * kWgmmaTileM);
+    plan.tiles_n = ceil_divide(g.N, shape.cluster_n * shape.n);
+    plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
+    const int64_t most = multiprocessors / shape.cluster();
+    plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster();
+    plan.stores_tiles = stores_tiles(g);
+    plan.packed_rows = g.D.col_stride == 1 && is_packed(g, g.D, true, 8 * element_size(g.in));
+  } else {
+    const MmaShape shape = mma_shape(size);
+    plan.tiles_m = ceil_divide(g.M, shape.m);
+    plan.tiles_n = ceil_divide(g.N, shape.n);
+    plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
+    plan.blocks = plan.tiles < kMaxBlocks ? plan.tiles : kMaxBlocks;
+  }
   return plan;
 }
 
-// Rounds of tiles that the busiest multiprocessor computes, weighted by area and by what the kernel loses against wgmma
-// with its large tile. The weights are guesses until they meet a GPU.
+// Rounds of tiles that the busiest multiprocessor computes, each with its steps of 64 values of K and its end. Times in
+// microseconds, of bfloat16.
 inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
   struct Candidate {
     GemmKernel kernel;
     TileSize size;
-    double weight;
+    double step, end;
   };
-  constexpr Candidate kCandidates[] = {{GemmKernel::wgmma, TileSize::large, 1.0},
-                                       {GemmKernel::wgmma, TileSize::small, 1.15},
-                                       {GemmKernel::mma, TileSize::large, 1.6},
-                                       {GemmKernel::mma, TileSize::small, 2.4}};
+  constexpr Candidate kCandidates[] = {{GemmKernel::wgmma, TileSize::large, 0.71, 1.8},
+                                       {GemmKernel::wgmma, TileSize::small, 0.39, 1.0},
+                                       {GemmKernel::wgmma, TileSize::narrow, 0.28, 0.8},
+                                       {GemmKernel::mma, TileSize::large, 1.20, 1.0},
+                                       {GemmKernel::mma, TileSize::small, 0.42, 0.8}};
   constexpr int64_t kMostCoordinates = int64_t(1) << 31;  // of a tensor map's dimension
   const bool hopper = machine.capability == 90 && is_floating(problem.in) && problem.batch_dims <= kWgmmaBatchDims &&
-                      problem.M < kMostCoordinates - kWgmmaTileM && problem.N < kMostCoordinates - 256 &&
+                      problem.M < kMostCoordinates - 2 * kWgmmaTileM && problem.N < kMostCoordinates - 256 &&
                       problem.K < kMostCoordinates - 64;
   GemmPlan best;
   double best_cost = 0;
   for (const Candidate& c : kCandidates) {
     if (c.kernel == GemmKernel::wgmma ? !hopper : hopper && problem.batch_invariant) continue;
     const GemmPlan plan = plan_tensor(problem, c.kernel, c.size, machine.multiprocessors);
-    const double area = c.kernel == GemmKernel::wgmma ? double(kWgmmaTileM) * wgmma_tile_n(c.size)
-                                                      : double(mma_shape(c.size).m) * mma_shape(c.size).n;
-    const double cost = double(ceil_divide(plan.tiles, machine.multiprocessors)) * area * c.weight;
+    const int cluster = c.kernel == GemmKernel::wgmma ? wgmma_shape(c.size).cluster() : 1;
+    const double rounds = double(ceil_divide(plan.tiles, machine.multiprocessors / cluster));
+    const double cost = rounds * (double(ceil_divide(problem.K, 64)) * c.step + c.end);
     if (best.tiles == 0 || cost < best_cost) best = plan, best_cost = cost;
   }
   return best;

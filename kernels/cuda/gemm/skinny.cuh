@@ -1,31 +1,22 @@
-// Products with at most 16 rows: one walk through B, bound by the bandwidth of memory.
+// Products of float32 and float64 with at most 16 rows: one walk through B, bound by the bandwidth of memory.
 //
 // Not here: which problems come here and how K is shared (plan_skinny.h), products with few columns (they are
-// transposed).
+// transposed), 16-bit floats (skinny_mma.cuh).
 //
 // The bound: B is read once, K * N * size bytes; A stays in the caches. A lane keeps all rows' sums of its columns in
-// registers, so an element of B is widened once and used M times.
+// registers, so an element of B is loaded once and used M times.
 //
 //   along N   B runs along N (x @ W). 32 / lanes_k neighbouring lanes own a few columns each; lanes_k rows of B are
 //             read together, several times in flight.
 //   along K   B runs along K (x @ W.T). lanes_k neighbouring lanes load 16 bytes each of kSkinnyColumns columns;
 //             the other lanes of the warp do the same for further columns.
-//   tensor    The same for 16-bit floats, whose multiply-adds would take longer than their bytes. 16 columns of B are
-//             the rows of mma.sync, the rows of A its columns. A lane loads 16 bytes where its fragment is; K is taken
-//             in another order than the instruction's, the same for both operands.
 //
-// The partial sums of lanes meet by shuffles, those of warps in shared memory, those of blocks in the workspace
-// [split][item][row][column]; each by a fixed tree or in ascending order. The order depends on K, N, the batch and the
-// machine, and not on M.
+// The partial sums of lanes meet by shuffles, those of warps in shared memory, those of blocks in the workspace; each
+// by a fixed tree or in ascending order. The order depends on K, N, the batch and the machine, and not on M.
 #pragma once
-#include "../element.cuh"
-#include "../mma.cuh"
-#include "epilogue.cuh"
-#include "gemm.h"
+#include "skinny_splits.cuh"
 
 namespace myops {
-
-constexpr int kSkinnyThreads = 32 * kSkinnyWarps;
 
 // N neighbours, zeros from `left` on.
 template <int N, class T>
@@ -77,14 +68,6 @@ __device__ __forceinline__ LaneShare reduce_lanes(Acc (&values)[kCount], int hig
   return share;
 }
 
-// Two neighbours of eight 16-bit elements, as one register of a fragment.
-template <class T>
-__device__ __forceinline__ uint32_t pair_of(const Pack<T, 8>& pack, int pair) {
-  Pack<uint32_t, 4> words;
-  memcpy(&words, &pack, sizeof(words));
-  return words.v[pair];
-}
-
 template <DType kIn, int kRows, SkinnyForm kForm>
 struct SkinnyLayout {
   using In = typename Element<kIn>::Type;
@@ -99,19 +82,47 @@ struct SkinnyLayout {
 // What a lane walks through: its share of one item's A and B.
 template <class In>
 struct SkinnyWalk {
-  const In *a, *b;  // a: row 0, k = 0; b: the first column of the lane, or of the warp where lanes share columns, k = 0
+  const In *a, *b;  // a: row 0, k = 0; b: the first column of the lane, k = 0
   int64_t k0, k1;   // of the block
   int64_t left_n;   // columns that exist from that of b on
-  int slot, slots;  // which of the lanes that share K along N and K; which of the warps in the form `tensor`
+  int slot, slots;  // which of the lanes that share K
 };
 
 template <class Layout, int kRows>
 __device__ __forceinline__ void walk_along_k(typename Layout::Acc (&acc)[kRows * Layout::kColumns], const Gemm& g,
                                              const GemmPlan& plan, const SkinnyWalk<typename Layout::In>& w) {
+  using In = typename Layout::In;
   using Acc = typename Layout::Acc;
   constexpr int kVector = Layout::kVector, kColumns = Layout::kColumns;
-  using Vector = Pack<typename Layout::In, kVector>;
-  for (int64_t k = w.k0 + w.slot * kVector; k < w.k1; k += w.slots * kVector) {
+  using Vector = Pack<In, kVector>;
+  int64_t k = w.k0 + w.slot * kVector;
+  constexpr bool kFits = sizeof(acc) < 512;  // the sums of 16 rows in float64 leave no registers for a second loop
+  if (kFits && plan.a_packed && plan.b_packed && w.left_n > 0) {
+    // Whole vectors, of columns and rows that exist: the spare ones repeat the last, and nobody stores their sums.
+#pragma unroll 1
+    for (; k + kVector <= w.k1; k += w.slots * kVector) {
+      Vector b[kColumns];
+      const In* column = w.b + k;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        b[c] = load_pack<Vector>(column);
+        column += c + 1 < w.left_n ? g.B.col_stride : 0;
+      }
+      const In* row = w.a + k;
+#pragma unroll
+      for (int r = 0; r < kRows; ++r) {
+        const Vector a = load_pack<Vector>(row);
+        row += r + 1 < g.M ? g.A.row_stride : 0;
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c)
+#pragma unroll
+          for (int v = 0; v < kVector; ++v)
+            multiply_add(acc[r * kColumns + c], widen<Acc>(a.v[v]), widen<Acc>(b[c].v[v]));
+      }
+    }
+  }
+#pragma unroll 1
+  for (; k < w.k1; k += w.slots * kVector) {
     const int64_t left = w.k1 - k;
     Vector b[kColumns];
 #pragma unroll
@@ -139,62 +150,39 @@ __device__ __forceinline__ void walk_along_n(typename Layout::Acc (&acc)[kRows *
   constexpr int kVector = Layout::kVector;
   constexpr int kBytesInFlight = kRows < 16 ? 64 : 32;  // of a lane: the sums of 16 rows leave few registers
   constexpr int kUnroll = kBytesInFlight / (kVector * static_cast<int>(sizeof(In)));
-  for (int64_t first = w.k0 + w.slot; first < w.k1; first += kUnroll * w.slots) {
-    Pack<In, kVector> b[kUnroll];
+  int64_t k = w.k0 + w.slot;
+  if (plan.b_packed && w.left_n >= kVector) {
+    // Whole steps; the spare rows repeat the last, and nobody stores their sums.
+    const int64_t b_step = w.slots * g.B.row_stride, a_step = w.slots * g.A.col_stride;
+    const In *b_row = w.b + k * g.B.row_stride, *a_column = w.a + k * g.A.col_stride;
+#pragma unroll 1
+    for (; k + (kUnroll - 1) * w.slots < w.k1; k += kUnroll * w.slots) {
+      Pack<In, kVector> b[kUnroll];
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t k = first + u * w.slots;
-      b[u] = load_neighbours<kVector>(w.b + k * g.B.row_stride, g.B.col_stride, k < w.k1 ? w.left_n : 0, plan.b_packed);
-    }
+      for (int u = 0; u < kUnroll; ++u, b_row += b_step) b[u] = load_pack<Pack<In, kVector>>(b_row);
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int64_t k = first + u * w.slots;
-      const In* a = w.a + k * g.A.col_stride;  // stepped on by rows: sixteen addresses would not fit beside the sums
+      for (int u = 0; u < kUnroll; ++u, a_column += a_step) {
+        const In* a = a_column;  // stepped on by rows: sixteen addresses would not fit beside the sums
 #pragma unroll
-      for (int r = 0; r < kRows; ++r, a += g.A.row_stride) {
-        const Acc x = widen<Acc>(r < g.M && k < w.k1 ? *a : In{});
+        for (int r = 0; r < kRows; ++r) {
+          const Acc x = widen<Acc>(*a);
+          a += r + 1 < g.M ? g.A.row_stride : 0;
 #pragma unroll
-        for (int v = 0; v < kVector; ++v) multiply_add(acc[r * kVector + v], x, widen<Acc>(b[u].v[v]));
+          for (int v = 0; v < kVector; ++v) multiply_add(acc[r * kVector + v], x, widen<Acc>(b[u].v[v]));
+        }
       }
     }
   }
-}
-
-// sums[j]: of column lane / 4 and row 8 * j + lane % 4 * 2, that row and the next; then of the column 8 further.
-template <class In, int kTiles>
-__device__ __forceinline__ void walk_tensor(float (&sums)[kTiles][4], const Gemm& g, const GemmPlan& plan,
-                                            const SkinnyWalk<In>& w) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, group = lane / 4;
-  for (int64_t k = w.k0 + w.slot * kSkinnyTensorStep; k < w.k1; k += w.slots * kSkinnyTensorStep) {
-    Pack<In, 8> b[kSkinnyUnroll][2], a[kSkinnyUnroll][kTiles];
+#pragma unroll 1
+  for (; k < w.k1; k += w.slots) {
+    const auto b = load_neighbours<kVector>(w.b + k * g.B.row_stride, g.B.col_stride, w.left_n, plan.b_packed);
+    const In* a = w.a + k * g.A.col_stride;
 #pragma unroll
-    for (int u = 0; u < kSkinnyUnroll; ++u) {
-      const int64_t at = k + 32 * u + 8 * (lane % 4), left = w.k1 - at;
+    for (int r = 0; r < kRows; ++r, a += g.A.row_stride) {
+      const Acc x = widen<Acc>(r < g.M ? *a : In{});
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int c = group + 8 * half;
-        b[u][half] = load_neighbours<8>(w.b + c * g.B.col_stride + at * g.B.row_stride, g.B.row_stride,
-                                        c < w.left_n ? left : 0, plan.b_packed);
-      }
-#pragma unroll
-      for (int j = 0; j < kTiles; ++j) {
-        const int r = group + 8 * j;
-        a[u][j] = load_neighbours<8>(w.a + r * g.A.row_stride + at * g.A.col_stride, g.A.col_stride, r < g.M ? left : 0,
-                                     plan.a_packed);
-      }
+      for (int v = 0; v < kVector; ++v) multiply_add(acc[r * kVector + v], x, widen<Acc>(b.v[v]));
     }
-#pragma unroll
-    for (int u = 0; u < kSkinnyUnroll; ++u)
-#pragma unroll
-      for (int pair = 0; pair < 4; pair += 2) {
-        const uint32_t columns[4] = {pair_of(b[u][0], pair), pair_of(b[u][1], pair), pair_of(b[u][0], pair + 1),
-                                     pair_of(b[u][1], pair + 1)};
-#pragma unroll
-        for (int j = 0; j < kTiles; ++j) {
-          const uint32_t rows[2] = {pair_of(a[u][j], pair), pair_of(a[u][j], pair + 1)};
-          WarpMma<In>::add(sums[j], columns, rows);
-        }
-      }
   }
 }
 
@@ -205,7 +193,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, 1)
   using In = typename Layout::In;
   using Acc = typename Layout::Acc;
   constexpr int kColumns = Layout::kColumns;
-  constexpr bool kTensor = kForm == SkinnyForm::tensor, kNeighboursAlongN = kForm == SkinnyForm::along_n;
+  constexpr bool kNeighboursAlongN = kForm == SkinnyForm::along_n;
   typename Layout::Shared& shared = shared_storage<typename Layout::Shared>();
 
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
@@ -214,110 +202,75 @@ __global__ void __launch_bounds__(kSkinnyThreads, 1)
   const int lane_n = kNeighboursAlongN ? lane % lanes_n : lane / plan.lanes_k;
   const int warp_k = warp % plan.warps_k;
   const int columns = lanes_n * kColumns * (kSkinnyWarps / plan.warps_k);  // of the block
-  const int column = (warp / plan.warps_k * lanes_n + (kTensor ? 0 : lane_n)) * kColumns;
+  const int column = (warp / plan.warps_k * lanes_n + lane_n) * kColumns;
   const auto partial = [&](int part, int row, int col) -> Acc& {
     return shared.partial[(part * kRows + row) * columns + col];
   };
 
   for (int64_t index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
-    const int64_t tile = index % plan.tiles_n, split = index / plan.tiles_n % plan.splits;
-    const int64_t item = index / plan.tiles_n / plan.splits, col0 = tile * columns;
+    const int64_t line = plan.tiles == plan.tiles_n ? 0 : index / plan.tiles_n;
+    const int64_t col0 = (index - line * plan.tiles_n) * columns;
+    const int64_t item = plan.splits == 1 ? line : line / plan.splits, split = line - item * plan.splits;
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
     SkinnyWalk<In> walk;
-    walk.a = static_cast<const In*>(g.A.data) + batch_offset(g, g.A, item);
-    walk.b = static_cast<const In*>(g.B.data) + batch_offset(g, g.B, item) + (col0 + column) * g.B.col_stride;
+    walk.a = static_cast<const In*>(g.A.data) + skinny_offset(g, g.A, item);
+    walk.b = static_cast<const In*>(g.B.data) + skinny_offset(g, g.B, item) + (col0 + column) * g.B.col_stride;
     walk.k0 = split * plan.split_k;
     walk.k1 = g.K - walk.k0 < plan.split_k ? g.K : walk.k0 + plan.split_k;
     walk.left_n = g.N - col0 - column;
-    walk.slot = kTensor ? warp_k : warp_k * plan.lanes_k + lane_k;
-    walk.slots = kTensor ? plan.warps_k : plan.warps_k * plan.lanes_k;
+    walk.slot = warp_k * plan.lanes_k + lane_k;
+    walk.slots = plan.warps_k * plan.lanes_k;
 
-    if constexpr (kTensor) {
-      Acc sums[kRows / 8][4] = {};
-      walk_tensor(sums, g, plan, walk);
+    Acc acc[kRows * kColumns] = {};
+    if constexpr (kNeighboursAlongN)
+      walk_along_n<Layout, kRows>(acc, g, plan, walk);
+    else
+      walk_along_k<Layout, kRows>(acc, g, plan, walk);
+    const LaneShare share = kNeighboursAlongN ? reduce_lanes(acc, 16, lanes_n) : reduce_lanes(acc, plan.lanes_k / 2, 1);
 #pragma unroll
-      for (int j = 0; j < kRows / 8; ++j)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          shared_store(&partial(warp_k, 8 * j + lane % 4 * 2 + i % 2, column + lane / 4 + i / 2 * 8), sums[j][i]);
-    } else {
-      Acc acc[kRows * kColumns] = {};
-      if constexpr (kNeighboursAlongN)
-        walk_along_n<Layout, kRows>(acc, g, plan, walk);
-      else
-        walk_along_k<Layout, kRows>(acc, g, plan, walk);
-      const LaneShare share =
-          kNeighboursAlongN ? reduce_lanes(acc, 16, lanes_n) : reduce_lanes(acc, plan.lanes_k / 2, 1);
-#pragma unroll
-      for (int i = 0; i < kRows * kColumns; ++i)
-        if (i < share.count && share.owner)
-          shared_store(&partial(warp_k, (share.first + i) / kColumns, column + (share.first + i) % kColumns), acc[i]);
-    }
+    for (int i = 0; i < kRows * kColumns; ++i)
+      if (i < share.count && share.owner)
+        shared_store(&partial(warp_k, (share.first + i) / kColumns, column + (share.first + i) % kColumns), acc[i]);
     __syncthreads();
 
-    const Epilogue<kIn> epilogue(g, item);
+    const int64_t d_base = skinny_offset(g, g.D, item);
     const int quads = columns / 4;
+#pragma unroll 1
     for (int i = thread; i < kRows * quads; i += kSkinnyThreads) {
       const int row = i / quads, quad = i % quads * 4;
       Acc sum[4] = {};
+#pragma unroll 1
       for (int w = 0; w < plan.warps_k; ++w)
 #pragma unroll
         for (int v = 0; v < 4; ++v) sum[v] += shared_load(&partial(w, row, quad + v));
-      if (plan.splits == 1) {
-        epilogue.store(sum, row, col0 + quad);
-      } else if (row < g.M) {
-        Acc* part = static_cast<Acc*>(workspace) + ((split * g.batch() + item) * g.M + row) * g.N + col0 + quad;
-        store_row(sum, part, 1, g.N - col0 - quad, false);
-      }
+      store_skinny<kIn>(sum, g, plan, split, item, d_base, row, col0 + quad, workspace);
     }
     __syncthreads();
-  }
-}
-
-// The second pass of a split product: adds up the workspace in ascending order of the splits.
-template <DType kIn>
-__global__ void __launch_bounds__(kSkinnyThreads)
-    combine_splits(const __grid_constant__ Gemm g, const int64_t splits, const void* workspace) {
-  using Acc = typename Element<kIn>::Acc;
-  const int64_t quads = (g.N + 3) / 4, count = g.batch() * g.M * quads, step = int64_t(gridDim.x) * kSkinnyThreads;
-  for (int64_t i = int64_t(blockIdx.x) * kSkinnyThreads + threadIdx.x; i < count; i += step) {
-    const int64_t line = i / quads, col = i % quads * 4;  // line: row of an item, counted through the batch
-    const Acc* partial = static_cast<const Acc*>(workspace) + line * g.N + col;
-    Acc sum[4] = {};
-    for (int64_t s = 0; s < splits; ++s, partial += g.batch() * g.M * g.N) {
-      Acc part[4] = {};
-      load_row(part, partial, 1, g.N - col, false);
-#pragma unroll
-      for (int v = 0; v < 4; ++v) sum[v] += part[v];
-    }
-    Epilogue<kIn>(g, line / g.M).store(sum, line % g.M, col);
   }
 }
 
 template <DType kIn, int kRows, SkinnyForm kForm>
 cudaError_t launch_skinny_form(const Gemm& g, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
-  const cudaError_t error = launch_kernel(&gemm_skinny<kIn, kRows, kForm>, dim3(static_cast<unsigned>(plan.blocks)),
-                                          dim3(kSkinnyThreads), 0, stream, g, plan, workspace);
-  if (error != cudaSuccess || plan.splits == 1) return error;
-  const int64_t blocks = ceil_divide(g.batch() * g.M * ceil_divide(g.N, 4), kSkinnyThreads);
-  return launch_kernel(&combine_splits<kIn>, dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks)),
-                       dim3(kSkinnyThreads), 0, stream, g, plan.splits, static_cast<const void*>(workspace));
+  const cudaError_t error =
+      launch_kernel_early(plan.early, &gemm_skinny<kIn, kRows, kForm>, dim3(static_cast<unsigned>(plan.blocks)),
+                          dim3(kSkinnyThreads), 0, stream, g, plan, workspace);
+  return error != cudaSuccess || plan.splits == 1 ? error : launch_combine<kIn>(g, plan, workspace, stream);
 }
 
 template <DType kIn, SkinnyForm kForm>
 cudaError_t launch_skinny_rows(const Gemm& g, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
-  if constexpr (kForm != SkinnyForm::tensor) {
-    if (g.M <= 1) return launch_skinny_form<kIn, 1, kForm>(g, plan, workspace, stream);
-    if (g.M <= 2) return launch_skinny_form<kIn, 2, kForm>(g, plan, workspace, stream);
-    if (g.M <= 4) return launch_skinny_form<kIn, 4, kForm>(g, plan, workspace, stream);
-  }
+  if (g.M <= 1) return launch_skinny_form<kIn, 1, kForm>(g, plan, workspace, stream);
+  if (g.M <= 2) return launch_skinny_form<kIn, 2, kForm>(g, plan, workspace, stream);
+  if (g.M <= 4) return launch_skinny_form<kIn, 4, kForm>(g, plan, workspace, stream);
   if (g.M <= 8) return launch_skinny_form<kIn, 8, kForm>(g, plan, workspace, stream);
   return launch_skinny_form<kIn, 16, kForm>(g, plan, workspace, stream);
 }
 
 template <DType kIn>
 cudaError_t launch_skinny_type(const Gemm& g, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
-  return plan.b_along_k ? launch_skinny_rows<kIn, skinny_form(kIn, true)>(g, plan, workspace, stream)
-                        : launch_skinny_rows<kIn, skinny_form(kIn, false)>(g, plan, workspace, stream);
+  return plan.b_along_k ? launch_skinny_rows<kIn, SkinnyForm::along_k>(g, plan, workspace, stream)
+                        : launch_skinny_rows<kIn, SkinnyForm::along_n>(g, plan, workspace, stream);
 }
 
 }  // namespace myops

@@ -1,45 +1,61 @@
-// One tiled matrix product of 16-bit floats on a Hopper: TMA, wgmma, warp-specialised, persistent.
+// One tiled matrix product of 16-bit floats on a Hopper: TMA, wgmma, clusters, warp-specialised, persistent.
 //
 // Not here: what makes operands fit for TMA (pack.cu), other dtypes and architectures (mma_tile.cuh, tile.cuh).
 //
 // Contract: each operand has a unit stride, along K or along its lines; base, pitch and batch strides are multiples of
 // 16 bytes; at most three batch dimensions. TMA fills with zeros what lies beyond the operands.
 //
-//   A block has three warpgroups. The last one is the producer: one thread of it keeps kStages tiles of K (64 values)
-//   under way. The others are consumers: each multiplies 64 rows of the tile by all its columns, and ends the tile with
-//   the epilogue, while the producer already loads for the next tile. A stage goes round by two barriers:
+//   A block has three warpgroups. Two are consumers: each multiplies 64 rows of the tile by all its columns, and ends
+//   the tile. In the last one, one thread is the loader, which keeps kStages tiles of K (64 values) under way, also of
+//   the next tile of D while this one ends; and one is the storer, which moves whole tiles of C and D.
 //
-//     full[s]    one arrival, by the producer, and the bytes of the stage     -> the consumers may read
-//     empty[s]   one arrival of each consumer warp, once its wgmma is done    -> the producer may overwrite
+//   A cluster is kCluster blocks with neighbouring tiles: those with the same columns each load a share of B for all of
+//   them, those with the same rows a share of A. Blocks whose tile lies beyond D load and multiply zeros, and store
+//   nothing.
 //
-//   One group of wgmma (a stage) is in flight while the next stage is waited for.
+//     full[s]    the loader, and the bytes of the stage, some from the other blocks   -> the consumers may read
+//     empty[s]   each consumer warp of the cluster, once its wgmma is done            -> the loaders may overwrite
+//     staged     the storer: the staging area holds the tile of C, or is free         -> the consumers may write there
+//     finished   each consumer warp: it wrote its part of D to the staging area       -> the storer may store it
 //
 // Shared memory of an operand in a stage, rows of 128 bytes: along K, a row per line; along its lines, slabs of 64
-// lines with a row per value of K. Every result is summed in steps of 16 values of K, ascending, in one accumulator:
-// bits do not depend on the tile, M, N or the batch.
+// lines with a row per value of K. The staging area: for each consumer, slabs of 64 columns with a row per row of D.
+// Every result is summed in steps of 16 values of K, ascending, in one accumulator: bits do not depend on the tile, M,
+// N or the batch.
 #pragma once
 #include "../element.cuh"
 #include "../hopper.cuh"
+#include "../mma.cuh"
 #include "epilogue.cuh"
 #include "gemm.h"
 
 namespace myops {
 
-constexpr int kWgmmaConsumers = 2, kWgmmaThreads = 128 * (kWgmmaConsumers + 1);
+constexpr int kWgmmaConsumers = 2, kWgmmaThreads = 128 * (kWgmmaConsumers + 1), kWgmmaWarps = 4 * kWgmmaConsumers;
 
-template <int kTileN>
+template <TileSize kSize>
 struct WgmmaLayout {
-  static constexpr int kTileM = kWgmmaTileM, kDepth = 64, kRowBytes = 128, kLinesOfSlab = 64;
+  static constexpr WgmmaShape kShape = wgmma_shape(kSize);
+  static constexpr int kTileM = kWgmmaTileM, kTileN = kShape.n, kCluster = kShape.cluster();
+  static constexpr int kDepth = 64, kRowBytes = 128, kSlab = 64, kSlabBytes = kSlab * kRowBytes;
   static constexpr int kBytesA = kTileM * kRowBytes, kBytesB = kTileN * kRowBytes, kStageBytes = kBytesA + kBytesB;
-  static constexpr int kSlabBytes = kDepth * kRowBytes;
-  static constexpr int kStages = 192 * 1024 / kStageBytes;
-  static constexpr int kBarriersAt = kStages * kStageBytes;
+  // What a block loads for the cluster.
+  static constexpr int kLinesA = kTileM / kShape.cluster_n, kLinesB = kTileN / kShape.cluster_m;
+  static constexpr int kStagingBytes = kTileM * kTileN * 2;
   static constexpr int kAlignment = 1024;  // of the swizzle; the launch asks for so much more
-  static constexpr int kSharedBytes = kBarriersAt + 2 * kStages * static_cast<int>(sizeof(SharedBarrier)) + kAlignment;
+  static constexpr int kBarrierBytes = 256;
+  static constexpr int kRowsOfC = 2 * kTileN * kWgmmaWarps;  // bytes: a copy for each consumer warp
+  static constexpr int kRoom = (227 * 1024 - kAlignment - kBarrierBytes - kRowsOfC - kStagingBytes) / kStageBytes;
+  static constexpr int kStages = kRoom < 8 ? kRoom : 8;
+  static constexpr int kStagingAt = kStages * kStageBytes, kRowsAt = kStagingAt + kStagingBytes;
+  static constexpr int kBarriersAt = kRowsAt + kRowsOfC;
+  static constexpr int kSharedBytes = kBarriersAt + kBarrierBytes + kAlignment;
+  // Groups of wgmma (a stage each) that are in flight while the next stage is waited for: one where stages suffice.
+  static constexpr int kAhead = kStages > 3 ? 1 : 0;
 
   static_assert(kTileM == 64 * kWgmmaConsumers, "a consumer takes 64 rows");
-  static_assert(kSharedBytes <= 227 * 1024, "shared memory of a block");
-  static_assert(kStages >= 4, "fewer stages do not cover the latency of memory");
+  static_assert((2 * kStages + 2) * sizeof(SharedBarrier) <= kBarrierBytes, "room for the barriers");
+  static_assert(kStages >= 3, "fewer stages do not cover the latency of memory");
 };
 
 // The stages in turn; the parity of the phase in which each is next.
@@ -53,16 +69,18 @@ struct StageRing {
   }
 };
 
-// Copies one stage of one operand: `lines` lines from `line` on, 64 values of K from k on.
-template <bool kAlongK, int kLines>
+// Copies one stage of kLines lines of one operand from `line` on, 64 values of K from k on.
+template <bool kAlongK, int kLines, bool kMulticast>
 __device__ __forceinline__ void load_stage(char* target, const TensorMap* map, SharedBarrier* full, int32_t line,
                                            int32_t k, const int32_t (&batch)[3]) {
-  if constexpr (kAlongK) {
-    tma_load(target, map, full, {k, line, batch[0], batch[1], batch[2]});
-  } else {
+  constexpr int kBoxes = kAlongK ? 1 : kLines / 64;
 #pragma unroll
-    for (int slab = 0; slab < kLines / 64; ++slab)
-      tma_load(target + slab * 64 * 128, map, full, {line + 64 * slab, k, batch[0], batch[1], batch[2]});
+  for (int box = 0; box < kBoxes; ++box) {
+    const int32_t at[5] = {kAlongK ? k : line + 64 * box, kAlongK ? line : k, batch[0], batch[1], batch[2]};
+    if constexpr (kMulticast)
+      tma_load_multicast(target + box * 64 * 128, map, full, at);
+    else
+      tma_load(target + box * 64 * 128, map, full, at);
   }
 }
 
@@ -84,77 +102,280 @@ __device__ __forceinline__ void batch_coordinates(const Gemm& g, const MatrixVie
   }
 }
 
-// A thread of four that share a row holds columns 2t, 2t + 1 of four tiles of 8 columns; afterwards it has all 8
-// columns of tile t. Two rounds of a 4 x 4 transposition.
-__device__ __forceinline__ void transpose_quad(float (&v)[8]) {
-  const int t = static_cast<int>(threadIdx.x) % 4;
-#pragma unroll
-  for (int bit = 1; bit <= 2; bit *= 2)
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int tile = i / 2, at = i % 2;
-      if (tile & bit) continue;
-      const float low = v[2 * tile + at], high = v[2 * (tile | bit) + at];
-      const float received = __shfl_xor_sync(0xffffffffu, t & bit ? low : high, bit);
-      v[2 * tile + at] = t & bit ? received : low;
-      v[2 * (tile | bit) + at] = t & bit ? high : received;
+// Where a block is in the walk over the tiles of D.
+template <TileSize kSize>
+struct WgmmaTile {
+  using Layout = WgmmaLayout<kSize>;
+  int64_t item;
+  int32_t row, col;
+
+  __device__ __forceinline__ WgmmaTile(const GemmPlan& plan, int64_t index, int rank) {
+    const TileIndex tile = tile_at(index, plan.tiles_m, plan.tiles_n);
+    item = tile.item;
+    constexpr WgmmaShape shape = Layout::kShape;
+    static_assert(shape.cluster_m == 1 || shape.cluster_n == 1, "ranks run along one side");
+    row = (static_cast<int32_t>(tile.m) * shape.cluster_m + rank % shape.cluster_m) * Layout::kTileM;
+    col = (static_cast<int32_t>(tile.n) * shape.cluster_n + rank % shape.cluster_n) * Layout::kTileN;
+  }
+};
+
+// The loader: the stages of all tiles of this block, one after the other.
+template <TileSize kSize, bool kAAlongK, bool kBAlongK>
+__device__ __forceinline__ void load_tiles(const Gemm& g, const GemmPlan& plan, const TensorMap* map_a,
+                                           const TensorMap* map_b, char* stages, SharedBarrier* full,
+                                           SharedBarrier* empty, int rank, int steps) {
+  using Layout = WgmmaLayout<kSize>;
+  constexpr int kCluster = Layout::kCluster;
+  StageRing<Layout::kStages> ring;
+  for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
+    const WgmmaTile<kSize> tile(plan, index, rank);
+    int32_t batch_a[3], batch_b[3];
+    batch_coordinates(g, g.A, tile.item, batch_a);
+    batch_coordinates(g, g.B, tile.item, batch_b);
+    for (int step = 0; step < steps; ++step, ring.advance()) {
+      barrier_wait(&empty[ring.slot], ring.parity ^ 1);
+      char* const stage = stages + ring.slot * Layout::kStageBytes;
+      SharedBarrier* const arrived = &full[ring.slot];
+      barrier_arrive_expect(arrived, Layout::kStageBytes);
+      const int k = step * Layout::kDepth;
+      const int a = rank % Layout::kShape.cluster_n * Layout::kLinesA,
+                b = rank % Layout::kShape.cluster_m * Layout::kLinesB;
+      load_stage<kAAlongK, Layout::kLinesA, (Layout::kShape.cluster_n > 1)>(stage + a * Layout::kRowBytes, map_a,
+                                                                            arrived, tile.row + a, k, batch_a);
+      load_stage<kBAlongK, Layout::kLinesB, (Layout::kShape.cluster_m > 1)>(
+          stage + Layout::kBytesA + b * Layout::kRowBytes, map_b, arrived, tile.col + b, k, batch_b);
     }
+  }
 }
 
-template <DType kIn, int kTileN, bool kAAlongK, bool kBAlongK>
+// Calls move(place in the staging area, column, row) for each slab of the tile.
+template <TileSize kSize, class Move>
+__device__ __forceinline__ void for_each_slab(const WgmmaTile<kSize>& tile, const Move& move) {
+  using Layout = WgmmaLayout<kSize>;
+  constexpr int kAcross = Layout::kTileN / Layout::kSlab;
+#pragma unroll 1
+  for (int slab = 0; slab < Layout::kStagingBytes / Layout::kSlabBytes; ++slab)
+    move(slab * Layout::kSlabBytes, tile.col + slab % kAcross * 64, tile.row + slab / kAcross * 64);
+}
+
+// The storer: C to the staging area as soon as that is free, and D from there; before D what its activation is applied
+// to, where that is asked for.
+template <TileSize kSize>
+__device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan, const TensorMap* map_c,
+                                             const TensorMap* map_d, const TensorMap* map_before, char* staging,
+                                             SharedBarrier* staged, SharedBarrier* finished, int rank) {
+  using Layout = WgmmaLayout<kSize>;
+  const bool matrix_c = g.C.data != nullptr && g.C.row_stride != 0;
+  uint32_t parity = 0;
+  for (int64_t index = blockIdx.x / Layout::kCluster; index < plan.tiles; index += gridDim.x / Layout::kCluster) {
+    const WgmmaTile<kSize> tile(plan, index, rank);
+    int32_t batch[3];
+#pragma unroll 1
+    for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
+      tma_store_wait();
+      if (matrix_c) {
+        batch_coordinates(g, g.C, tile.item, batch);
+        barrier_arrive_expect(staged, Layout::kStagingBytes);
+        for_each_slab<kSize>(tile, [&](int at, int32_t col, int32_t row) {
+          tma_load(staging + at, map_c, staged, {col, row, batch[0], batch[1], batch[2]});
+        });
+        // The next tile's C on its way to the cache, while the staging area is taken.
+        const int64_t following = index + gridDim.x / Layout::kCluster;
+        if (following < plan.tiles) {
+          const WgmmaTile<kSize> next(plan, following, rank);
+          batch_coordinates(g, g.C, next.item, batch);
+          for_each_slab<kSize>(next, [&](int, int32_t col, int32_t row) {
+            tma_prefetch(map_c, {col, row, batch[0], batch[1], batch[2]});
+          });
+        }
+      } else {
+        barrier_arrive(staged);
+      }
+      batch_coordinates(g, g.D, tile.item, batch);
+      barrier_wait(finished, parity);
+      parity ^= 1;
+      for_each_slab<kSize>(tile, [&](int at, int32_t col, int32_t row) {
+        if (row < g.M && col < g.N)
+          tma_store(rounds == 1 ? map_d : map_before, staging + at, {col, row, batch[0], batch[1], batch[2]});
+      });
+    }
+  }
+  tma_store_wait();
+}
+
+// A C that is one row: a warp copies its part of it, kTileN columns, before it multiplies, so that nobody waits for it.
+template <class In, int kTileN>
+__device__ __forceinline__ void copy_row(const Gemm& g, In* copy, int64_t item, int32_t col) {
+  const In* const row = static_cast<const In*>(g.C.data) + batch_offset(g, g.C, item);
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < kTileN; i += 32)
+    shared_store(&copy[i], col + i < g.N ? row[(col + i) * g.C.col_stride] : In{});
+  __syncwarp();
+}
+
+// f(alpha * sums + beta * C) in 16 bits, to the staging area of a consumer. C, if it is a matrix, is there already.
+template <DType kIn, int kTileN>
+__device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)[kTileN / 2], char* staging,
+                                              const typename Element<kIn>::Type* c_row, Activation f) {
+  using In = typename Element<kIn>::Type;
+  using Two = Pack<In, 2>;
+  const int warp = static_cast<int>(threadIdx.x) / 32 % 4, lane = static_cast<int>(threadIdx.x) % 32;
+  char* const first = staging + (warp * 16 + lane % 16) * 128;
+  const int chunk = computed_here((lane / 16 ^ lane % 8) * 16);  // bytes, of the row's first two exchanged ones
+  const float alpha = static_cast<float>(g.alpha), beta = static_cast<float>(g.beta);
+  const bool row_c = g.C.data != nullptr && g.C.row_stride == 0, matrix_c = g.C.data != nullptr && !row_c;
+#pragma unroll
+  for (int j = 0; j < kTileN / 16; ++j) {
+    char* const target = first + j / 4 * 64 * 128 + (chunk ^ j % 4 * 32);
+    float v[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) v[i] = scale(alpha, sums[8 * j + i]);
+    uint32_t words[4];
+    if (matrix_c) {
+      load_matrices(words, target);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        Two two;
+        memcpy(&two, &words[i], sizeof(two));
+        v[2 * i] = scale_add(beta, widen<float>(two.v[0]), v[2 * i]);
+        v[2 * i + 1] = scale_add(beta, widen<float>(two.v[1]), v[2 * i + 1]);
+      }
+    }
+    if (row_c) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const Two two = shared_load(reinterpret_cast<const Two*>(c_row + 16 * j + 8 * half + lane % 4 * 2));
+#pragma unroll
+        for (int i = 0; i < 4; ++i)  // rows g and g + 8
+          v[4 * half + i] = scale_add(beta, widen<float>(two.v[i % 2]), v[4 * half + i]);
+      }
+    }
+    if (f != Activation::none) activate_fast(v, f);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const Two two = narrow_two<In>(v[2 * i], v[2 * i + 1]);
+      memcpy(&words[i], &two, sizeof(two));
+    }
+    store_matrices(target, words);
+  }
+}
+
+// Everything that an epilogue can be, through the warp's own part of the staging area, half of the columns at a time.
+template <DType kIn, int kTileN>
+__device__ __forceinline__ void finish_results(const Gemm& g, const GemmPlan& plan, const float (&sums)[kTileN / 2],
+                                               char* staging, int64_t item, int64_t row0, int64_t col0) {
+  constexpr int kColumns = kTileN / 2, kGroups = kColumns / 8;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  float* const part = reinterpret_cast<float*>(staging + static_cast<int>(threadIdx.x) / 32 % 4 * 16 * kColumns * 4);
+  // Groups of 8 columns are exchanged, so that the rows of a fragment lie in different banks.
+  const auto at = [&](int row, int group) { return part + row * kColumns + (group ^ row % 4) * 8; };
+  const Epilogue<kIn> epilogue(g, item);
+#pragma unroll 1
+  for (int half = 0; half < 2; ++half) {
+    const auto put = [&](int first) {
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const Pack<float, 2> two = {{sums[first + 4 * j + 2 * i], sums[first + 4 * j + 2 * i + 1]}};
+          shared_store(reinterpret_cast<Pack<float, 2>*>(at(lane / 4 + 8 * i, j) + lane % 4 * 2), two);
+        }
+    };
+    if (half == 0)
+      put(0);
+    else
+      put(kTileN / 4);
+    __syncwarp();
+    const int64_t col = col0 + half * kColumns;
+    if (plan.packed_rows) {
+#pragma unroll 1
+      for (int i = lane; i < 32 * kGroups; i += 32) {
+        const int row = i / (2 * kGroups), column = i % (2 * kGroups) * 4;
+        Pack<float, 4> four = shared_load(reinterpret_cast<const Pack<float, 4>*>(at(row, column / 8) + column % 8));
+        epilogue.store(four.v, row0 + row, col + column);
+      }
+    } else {  // rows that begin anywhere: neighbouring lanes store neighbouring elements
+#pragma unroll 1
+      for (int i = lane; i < 16 * kColumns; i += 32) {
+        const int row = i / kColumns, column = i % kColumns;
+        float v[1] = {shared_load(at(row, column / 8) + column % 8)};
+        epilogue.store(v, row0 + row, col + column);
+      }
+    }
+    __syncwarp();
+  }
+}
+
+template <DType kIn, TileSize kSize, bool kAAlongK, bool kBAlongK>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     gemm_wgmma(const __grid_constant__ Gemm g, const __grid_constant__ GemmPlan plan,
-               const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b) {
+               const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
+               const __grid_constant__ TensorMap map_c, const __grid_constant__ TensorMap map_d,
+               const __grid_constant__ TensorMap map_before) {
 #if MYOPS_HOPPER_CODE
-  using Layout = WgmmaLayout<kTileN>;
+  using Layout = WgmmaLayout<kSize>;
   using In = typename Element<kIn>::Type;
-  constexpr int kStages = Layout::kStages, kSums = kTileN / 2;
+  constexpr int kStages = Layout::kStages, kTileN = Layout::kTileN, kCluster = Layout::kCluster;
   char* const unaligned = dynamic_shared<char>();
   char* const stages =
       unaligned + (Layout::kAlignment - shared_address(unaligned) % Layout::kAlignment) % Layout::kAlignment;
+  char* const staging = stages + Layout::kStagingAt;
   SharedBarrier* const full = reinterpret_cast<SharedBarrier*>(stages + Layout::kBarriersAt);
-  SharedBarrier* const empty = full + kStages;
+  SharedBarrier *const empty = full + kStages, *const staged = empty + kStages, *const finished = staged + 1;
 
   const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
-  const int64_t steps = (g.K + Layout::kDepth - 1) / Layout::kDepth;
+  const int rank = kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
+  if (thread == kWgmmaThreads - 1) {
+    prefetch_map(&map_a);
+    prefetch_map(&map_b);
+  }
   if (thread == 0) {
     for (int s = 0; s < kStages; ++s) {
       barrier_init(&full[s], 1);
-      barrier_init(&empty[s], kWgmmaConsumers * 4);
+      barrier_init(&empty[s], kCluster * kWgmmaWarps);
     }
+    barrier_init(staged, 1);
+    barrier_init(finished, kWgmmaWarps);
     barrier_init_fence();
   }
-  __syncthreads();
-  StageRing<kStages> ring;
+  if constexpr (kCluster > 1)
+    cluster_sync();
+  else
+    __syncthreads();
+  wait_for_previous_kernel();
+  let_next_kernel_begin();
 
   if (warpgroup == kWgmmaConsumers) {
-    registers_decrease<40>();
-    if (thread % 128 != 0) return;
-    for (int64_t index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
-      const TileIndex tile = tile_at(index, plan.tiles_m, plan.tiles_n);
-      const int32_t row = static_cast<int32_t>(tile.m * Layout::kTileM), col = static_cast<int32_t>(tile.n * kTileN);
-      int32_t batch_a[3], batch_b[3];
-      batch_coordinates(g, g.A, tile.item, batch_a);
-      batch_coordinates(g, g.B, tile.item, batch_b);
-      for (int64_t step = 0; step < steps; ++step, ring.advance()) {
-        barrier_wait(&empty[ring.slot], ring.parity ^ 1);
-        char* const stage = stages + ring.slot * Layout::kStageBytes;
-        const int32_t k = static_cast<int32_t>(step * Layout::kDepth);
-        barrier_arrive_expect(&full[ring.slot], Layout::kStageBytes);
-        load_stage<kAAlongK, Layout::kTileM>(stage, &map_a, &full[ring.slot], row, k, batch_a);
-        load_stage<kBAlongK, kTileN>(stage + Layout::kBytesA, &map_b, &full[ring.slot], col, k, batch_b);
-      }
-    }
+    registers_decrease<56>();
+    if (thread % 128 == 0)
+      load_tiles<kSize, kAAlongK, kBAlongK>(g, plan, &map_a, &map_b, stages, full, empty, rank, steps);
+    else if (thread % 128 == 32 && plan.stores_tiles)
+      move_results<kSize>(g, plan, &map_c, &map_d, &map_before, staging, staged, finished, rank);
   } else {
-    registers_increase<232>();
+    registers_increase<224>();
+    StageRing<kStages> ring;
+    uint32_t staged_parity = 0;
     // A warpgroup's 64 rows are 64 rows of 128 bytes, or one slab.
     const int first_a = warpgroup * 64 * Layout::kRowBytes;
-    for (int64_t index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
-      float sums[kSums];
+    In* const c_row = reinterpret_cast<In*>(stages + Layout::kRowsAt) + thread / 32 * kTileN;
+    const bool row_c = g.C.data != nullptr && g.C.row_stride == 0 && g.c_type == kIn;
+    const auto release = [&](int slot) {
+      if constexpr (kCluster > 1) {
+        if (lane < kCluster) barrier_arrive_at(&empty[slot], static_cast<uint32_t>(lane));
+      } else if (lane == 0) {
+        barrier_arrive(&empty[slot]);
+      }
+    };
+    for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
+      float sums[kTileN / 2];
 #pragma unroll
-      for (int i = 0; i < kSums; ++i) sums[i] = 0;
+      for (int i = 0; i < kTileN / 2; ++i) sums[i] = 0;
+      if (row_c) {
+        const WgmmaTile<kSize> tile(plan, index, rank);
+        copy_row<In, kTileN>(g, c_row, tile.item, tile.col);
+      }
       int previous = -1;
-      for (int64_t step = 0; step < steps; ++step, ring.advance()) {
+      for (int step = 0; step < steps; ++step, ring.advance()) {
         const char* const stage = stages + ring.slot * Layout::kStageBytes;
         barrier_wait(&full[ring.slot], ring.parity);
         wgmma_fence();
@@ -163,76 +384,97 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
           Wgmma<In, kTileN, kAAlongK, kBAlongK>::add(sums, stage_descriptor<kAAlongK>(stage + first_a, k),
                                                      stage_descriptor<kBAlongK>(stage + Layout::kBytesA, k));
         wgmma_commit();
-        wgmma_wait<1>(sums);
-        if (previous >= 0 && lane == 0) barrier_arrive(&empty[previous]);
+        wgmma_wait<Layout::kAhead>(sums);
+        if (Layout::kAhead == 0)
+          release(ring.slot);
+        else if (previous >= 0)
+          release(previous);
         previous = ring.slot;
       }
-      wgmma_wait<0>(sums);
-      if (previous >= 0 && lane == 0) barrier_arrive(&empty[previous]);
+      if constexpr (Layout::kAhead > 0) {
+        wgmma_wait<0>(sums);
+        if (previous >= 0) release(previous);
+      }
 
-      const TileIndex tile = tile_at(index, plan.tiles_m, plan.tiles_n);
-      const Epilogue<kIn> epilogue(g, tile.item);
-      const int64_t row = tile.m * Layout::kTileM + thread / 32 * 16 + lane / 4;
-      const int64_t col = tile.n * kTileN + lane % 4 * 8;
-#pragma unroll
-      for (int quad = 0; quad < kTileN / 32; ++quad)
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          float v[8];
-#pragma unroll
-          for (int i = 0; i < 8; ++i) v[i] = sums[16 * quad + i / 2 * 4 + 2 * half + i % 2];
-          transpose_quad(v);
-          epilogue.store(v, row + 8 * half, col + 32 * quad);
+      const WgmmaTile<kSize> tile(plan, index, rank);  // not kept beside the sums
+      char* const mine = staging + warpgroup * 64 * kTileN * 2;
+      if (plan.stores_tiles) {
+#pragma unroll 1
+        for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
+          barrier_wait(staged, staged_parity);
+          staged_parity ^= 1;
+          stage_results<kIn, kTileN>(g, sums, mine, c_row, rounds == 1 ? g.activation : Activation::none);
+          async_proxy_fence();
+          __syncwarp();
+          if (lane == 0) barrier_arrive(finished);
         }
+      } else {
+        const int64_t row = tile.row + thread / 32 * 16;
+        finish_results<kIn, kTileN>(g, plan, sums, mine, tile.item, row, tile.col);
+      }
     }
   }
+  if constexpr (kCluster > 1) cluster_sync();
 #endif
 }
 
-// The tensor map of an operand, seen as lines by K.
-inline cudaError_t operand_map(const Gemm& g, MatrixView v, int64_t lines, bool along_k, int box_lines,
-                               TensorMap* map) {
+// A map of a matrix whose rows of `inner` elements are contiguous and `pitch` elements apart, with its batch.
+inline cudaError_t matrix_map(const Gemm& g, const MatrixView& v, int64_t inner, int64_t outer, int64_t pitch,
+                              int box_rows, TensorMap* map) {
   TensorMapSpec spec;
   const int bytes = element_size(g.in);
-  const int64_t inner = along_k ? g.K : lines, outer = along_k ? lines : g.K;
-  const int64_t stride = along_k ? v.row_stride : v.col_stride;
-  const int64_t pitch =
-      (outer == 1 ? ceil_divide(inner, 8) * 8 : stride) * bytes;  // of one row: anything that is valid
+  const int64_t row = (outer == 1 ? ceil_divide(inner, 8) * 8 : pitch) * bytes;  // of one row: anything that is valid
   spec.data = v.data, spec.type = g.in;
   spec.size[0] = static_cast<uint64_t>(inner), spec.size[1] = static_cast<uint64_t>(outer);
-  spec.stride[0] = static_cast<uint64_t>(pitch);
+  spec.stride[0] = static_cast<uint64_t>(row);
   for (int i = 0; i < 3; ++i) {
     const bool present = i < g.batch_dims && v.batch_stride[i] != 0 && g.batch_size[i] > 1;
     spec.size[2 + i] = present ? static_cast<uint64_t>(g.batch_size[i]) : 1;
-    spec.stride[1 + i] = static_cast<uint64_t>(present ? v.batch_stride[i] * bytes : pitch);
+    spec.stride[1 + i] = static_cast<uint64_t>(present ? v.batch_stride[i] * bytes : row);
   }
-  spec.box[0] = 64, spec.box[1] = along_k ? static_cast<uint32_t>(box_lines) : 64;
+  spec.box[0] = 64, spec.box[1] = static_cast<uint32_t>(box_rows);
   return make_tensor_map(spec, map);
 }
 
-template <DType kIn, int kTileN>
-cudaError_t launch_wgmma_tile(const Gemm& g, const GemmPlan& plan, cudaStream_t stream) {
-  using Layout = WgmmaLayout<kTileN>;
-  TensorMap map_a = {}, map_b = {};
-  if (g.K > 0) {
-    MatrixView b = g.B;
-    swap_matrix_dims(b);
-    cudaError_t error = operand_map(g, g.A, g.M, plan.a_along_k, Layout::kTileM, &map_a);
-    if (error == cudaSuccess) error = operand_map(g, b, g.N, plan.b_along_k, kTileN, &map_b);
-    if (error != cudaSuccess) return error;
+template <DType kIn, TileSize kSize>
+cudaError_t launch_wgmma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t stream) {
+  using Layout = WgmmaLayout<kSize>;
+  TensorMap map_a = {}, map_b = {}, map_c = {}, map_d = {}, map_before = {};
+  cudaError_t error = cudaSuccess;
+  const auto operand = [&](const MatrixView& v, int64_t lines, int64_t line_stride, int64_t k_stride, bool along_k,
+                           int box_lines, TensorMap* map) {
+    if (error == cudaSuccess && g.K > 0)
+      error = along_k ? matrix_map(g, v, g.K, lines, line_stride, box_lines, map)
+                      : matrix_map(g, v, lines, g.K, k_stride, 64, map);
+  };
+  operand(g.A, g.M, g.A.row_stride, g.A.col_stride, plan.a_along_k, Layout::kLinesA, &map_a);
+  operand(g.B, g.N, g.B.col_stride, g.B.row_stride, plan.b_along_k, Layout::kLinesB, &map_b);
+  if (plan.stores_tiles) {
+    if (error == cudaSuccess) error = matrix_map(g, g.D, g.N, g.M, g.D.row_stride, 64, &map_d);
+    if (error == cudaSuccess && g.preactivation != nullptr) {
+      MatrixView before = g.D;
+      before.data = g.preactivation;
+      error = matrix_map(g, before, g.N, g.M, g.D.row_stride, 64, &map_before);
+    }
+    if (error == cudaSuccess && g.C.data != nullptr && g.C.row_stride != 0)
+      error = matrix_map(g, g.C, g.N, g.M, g.C.row_stride, 64, &map_c);
   }
+  if (error != cudaSuccess) return error;
   auto* kernel = plan.a_along_k
-                     ? plan.b_along_k ? &gemm_wgmma<kIn, kTileN, true, true> : &gemm_wgmma<kIn, kTileN, true, false>
-                 : plan.b_along_k ? &gemm_wgmma<kIn, kTileN, false, true>
-                                  : &gemm_wgmma<kIn, kTileN, false, false>;
-  return launch_kernel(kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(kWgmmaThreads), Layout::kSharedBytes,
-                       stream, g, plan, map_a, map_b);
+                     ? plan.b_along_k ? &gemm_wgmma<kIn, kSize, true, true> : &gemm_wgmma<kIn, kSize, true, false>
+                 : plan.b_along_k ? &gemm_wgmma<kIn, kSize, false, true>
+                                  : &gemm_wgmma<kIn, kSize, false, false>;
+  return launch_cluster(Layout::kCluster, kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(kWgmmaThreads),
+                        Layout::kSharedBytes, stream, g, plan, map_a, map_b, map_c, map_d, map_before);
 }
 
 template <DType kIn>
 cudaError_t launch_wgmma_type(const Gemm& g, const GemmPlan& plan, cudaStream_t stream) {
-  return plan.size == TileSize::small ? launch_wgmma_tile<kIn, wgmma_tile_n(TileSize::small)>(g, plan, stream)
-                                      : launch_wgmma_tile<kIn, wgmma_tile_n(TileSize::large)>(g, plan, stream);
+  switch (plan.size) {
+    case TileSize::narrow: return launch_wgmma_size<kIn, TileSize::narrow>(g, plan, stream);
+    case TileSize::small: return launch_wgmma_size<kIn, TileSize::small>(g, plan, stream);
+    default: return launch_wgmma_size<kIn, TileSize::large>(g, plan, stream);
+  }
 }
 
 }  // namespace myops

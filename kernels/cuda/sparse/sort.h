@@ -1,13 +1,14 @@
 // Sums over prefixes and stable sorts of numbers on the device, and checks of a whole pattern.
 //
-// A radix sort, 8 bits a pass: no comparison, no atomic that orders anything, so equal keys keep their order and every
-// run gives the same permutation.
+// A radix sort, 9 bits a pass: no comparison, no atomic that orders anything, so equal keys keep their order and every
+// run gives the same permutation. One walk counts the digits of all passes, and each pass is one walk (look-back, see
+// block.cuh): 20 bytes a key of 32 bits and pass.
 #pragma once
 #include "sparse.h"
 
 namespace myops {
 
-constexpr int kDigitBits = 8;
+constexpr int kDigitBits = 9;
 
 // How many bits numbers in [0, size) take.
 inline int bits_for(int64_t size) {
@@ -26,5 +27,8 @@ cudaError_t launch_sort(const Key* keys, int64_t count, int bits, Key* to, Key* 
 
 // Looks at every index of a pattern and reports what is out of range.
 cudaError_t launch_check(const Csr& A, const SparseSession& session);
+
+// What a word of findings says.
+Status status_of(unsigned findings);
 
 }  // namespace myops

@@ -2,8 +2,8 @@
 //
 // A launcher enqueues kernels on the session's stream and allocates through the session only. Products (spmm, extremum,
 // sddmm), transposes and compress_rows wait for nothing. spgemm waits twice: how many rows of each length there are,
-// and how many entries the result has, are known on the device only; a third time where rows have more products than a
-// block sorts. Its backward waits once.
+// and how many entries the result has, are known on the device only; a third time where B has so many columns that rows
+// are sorted, and rows have more products than a block sorts. Its backward waits once.
 //
 // Findings. Kernels look at every index before they read through it. What is wrong they set in session.findings, a word
 // of bits (1 << Status) on the device, and go on with what is in range; the caller reads the word and raises. Where

@@ -1,23 +1,34 @@
-// C = A @ B for three matrices in CSR: the products of a row of C are sorted by column, and equal columns added up.
+// C = A @ B for three matrices in CSR, row by row.
 //
 //   1  before[e]: how many products the entries of A before e have        (scan of the lengths of rows of B)
 //   2  rows of C by their number of products, into bins; the host reads how many there are in each, and what was found
-//   3  count: how many columns each row has                               (the sorts, without values)
-//   4  the host reads their sum, and the caller allocates C
-//   5  fill: columns and sums                                             (the sorts again)
+//   3  count: how many columns each row has
+//   4  rows of C by their number of columns, into bins; the host reads these and their sum, and the caller allocates C
+//   5  fill: columns and sums
 //
-// Why sorted and not hashed: a hash table adds products up in the order in which threads come, and its columns are to
-// be sorted in the end anyway. Here the number of a product is the low half of its key, so equal columns lie in the
-// order of the entries of A and every sum has one order. Products are formed in step 5 alone: two passes over keys cost
-// less memory than keeping products, of which a row may have hundreds for one entry.
+// Up to 32 products: a warp sorts them by column in registers, and adds equal columns up in the order of the entries.
 //
-//   up to 32 products   a warp, keys in registers, exchanged by shuffles
+// More: a block has a bit for each column in shared memory. Counting sets them, in any order. Filling sets them again;
+// how many bits are set before a column's is where it stands in the row, so columns come out sorted and nothing is
+// searched or compared. Each warp walks its part of the row of A, 32 products at a time, and adds them to sums of its
+// own; then the warps' sums are added. So a sum is formed of the products of each part in the order of the entries of
+// A, then of the parts in order, and how many parts there are depends on the row's number of columns alone. Products in
+// one step go to different columns when they are of one row of B whose columns increase, as the first kernel finds out;
+// where they may not, lanes that meet take turns. Where the sums of a row are more than fit, blocks share them out, and
+// each walks all products. Neither memory nor time knows how many products meet in a column.
+//
+// More columns of B than there are bits for: the products are sorted by column, of which a product's number is the low
+// half, so that equal columns lie in the order of the entries of A. They are formed when they are filled in alone.
+//
 //   up to 8192          a block, keys and products in shared memory, a bitonic network of which a warp does what it can
 //                       in registers; keys of 32 bits where columns allow it
 //   more                keys of many rows in global memory, sorted by (row, column) at once by sort.h, in batches of
 //                       bounded size
+//
+// Bound: the columns and values of B out of L2, 4 bytes a product and walk, three walks, and 4 for its value.
 #include "spgemm.cuh"
 
+#include <algorithm>
 #include <limits>
 #include <type_traits>
 #include <vector>
@@ -46,6 +57,7 @@ struct Product {
   const int64_t* before;  // of nnz(A) + 1 entries
   int64_t* lengths;       // of the rows of C; then, summed up, where each begins
   bool wide;
+  bool increasing;     // the columns of every row of B, so that none is repeated
   void *col, *values;  // of C
 
   __device__ __forceinline__ Range row(int64_t i) const {
@@ -75,22 +87,39 @@ struct Product {
 
 // ---- Before sorting -------------------------------------------------------------------------------------------------
 
-__global__ void __launch_bounds__(kThreads)
-    count_products(const Csr A, const Csr B, int64_t* before, unsigned* findings) {
-  if (const int64_t e = thread_in_grid(); e < A.nnz) {
-    const int64_t k = load_index(A.col, A.wide, e);
-    before[e] = inside(k, B.rows) ? row_range(B, k, findings).size() : 0;
-  }
-}
-
-// What the host reads after step 2.
+// What the host reads after steps 2 and 4.
 struct Bins {
   unsigned long long rows[kBins];  // with products at all
+  unsigned long long unordered;    // not 0: a row of B has columns that do not increase
+  unsigned long long findings;
+  int64_t nnz;
 };
 
+__global__ void __launch_bounds__(kThreads) check_operands(const Csr A, const Csr B, Bins* bins, unsigned* findings) {
+  const int64_t i = thread_in_grid();
+  check_item(A, i, findings);
+  check_item(B, i, findings);
+  if (i == 0 || i >= B.nnz || load_index(B.col, B.wide, i - 1) < load_index(B.col, B.wide, i)) return;
+  const int64_t row = lower_bound(B.rows, i, [&](int64_t r) { return load_index(B.crow, B.wide, r); });
+  if (load_index(B.crow, B.wide, row) != i) atomicOr(&bins->unordered, 1ull);  // no row begins here
+}
+
+// Of a bad pattern any number: it is found before that matters.
+struct ProductsOfEntry {
+  Csr A, B;
+
+  __device__ __forceinline__ int64_t operator()(int64_t e) const {
+    const int64_t k = load_index(A.col, A.wide, e);
+    return inside(k, B.rows) ? load_index(B.crow, B.wide, k + 1) - load_index(B.crow, B.wide, k) : 0;
+  }
+};
+
+// By the number of products, or of columns where that is known and the row has more products than a warp takes.
 // lists[bin]: room for all rows in each.
-__global__ void __launch_bounds__(kThreads) sort_into_bins(const Product p, const __grid_constant__ Capacities capacity,
-                                                           Bins* bins, int64_t* lists, unsigned* findings) {
+template <bool kColumns>
+__global__ void __launch_bounds__(kThreads)
+    sort_into_bins(const __grid_constant__ Product p, const __grid_constant__ Capacities capacity, Bins* bins,
+                   int64_t* lists, unsigned* findings) {
   struct Shared {
     unsigned count[kBins];
     int64_t first[kBins];
@@ -100,17 +129,24 @@ __global__ void __launch_bounds__(kThreads) sort_into_bins(const Product p, cons
   if (thread < kBins) shared_store(&shared.count[thread], 0u);
   __syncthreads();
   const int64_t i = thread_in_grid();
-  const int64_t products = i < p.A.rows ? p.products(row_range(p.A, i, findings)) : 0;
+  int64_t size = i < p.A.rows ? p.products(row_range(p.A, i, findings)) : 0;
+  if (kColumns) {
+    size = size > kWarpProducts ? p.lengths[i + 1] - p.lengths[i] : 0;
+    if (i == 0) bins->nnz = p.lengths[p.A.rows];
+  } else {
+    if (i < p.A.rows && size == 0) p.lengths[i] = 0;
+    if (i == 0) bins->findings = *findings;  // of the kernels before
+  }
   int bin = 0;
-  while (products > capacity.of[bin]) ++bin;
-  const unsigned place = products > 0 ? atomicAdd(&shared.count[bin], 1u) : 0;
+  while (size > capacity.of[bin]) ++bin;
+  const unsigned place = size > 0 ? atomicAdd(&shared.count[bin], 1u) : 0;
   __syncthreads();
   if (thread < kBins)
-    shared_store(&shared.first[thread],
-                 static_cast<int64_t>(atomicAdd(&bins->rows[thread],
-                                                static_cast<unsigned long long>(shared_load(&shared.count[thread])))));
+    if (const unsigned count = shared_load(&shared.count[thread]); count > 0)
+      shared_store(&shared.first[thread],
+                   static_cast<int64_t>(atomicAdd(&bins->rows[thread], static_cast<unsigned long long>(count))));
   __syncthreads();
-  if (products > 0) lists[bin * p.A.rows + shared_load(&shared.first[bin]) + place] = i;
+  if (size > 0) lists[bin * p.A.rows + shared_load(&shared.first[bin]) + place] = i;
 }
 
 // ---- Up to 32 products: a warp --------------------------------------------------------------------------------------
@@ -166,7 +202,235 @@ __global__ void __launch_bounds__(kThreads)
   if (head) p.write(p.lengths[i] + __popc(heads & ((1u << lane) - 1)), static_cast<int64_t>(column), sum);
 }
 
-// ---- Up to 8192: a block --------------------------------------------------------------------------------------------
+// ---- More: a bit for each column ------------------------------------------------------------------------------------
+
+constexpr int64_t kMostColumns = 1 << 19;  // 96 KB of bits and counts
+constexpr int64_t kMostEntries = 1 << 30;  // of B, numbered in 32 bits
+constexpr int kSteps = 4;                  // of 32 products, loaded at once
+constexpr int kShortRow = 8;               // entries of a row of B, below which on average a step takes several rows
+constexpr int kWordBits = 64;              // whose first has its place in the row written down
+constexpr int kFillThreads = 256, kCountThreads = 1024;  // of a block, at most
+
+struct None {};
+__device__ __forceinline__ None shuffle_from(None, int) { return {}; }
+
+// Walks the products of some entries of a row of A in order, with a whole warp: visit(found, n, factor, alone) gets
+// kSteps steps of a product a lane, where found; n is its entry of B, `factor` what `load` gave for its entry of A;
+// alone: each step is within one row of B.
+template <class Factor, class Load, class Visit>
+__device__ __forceinline__ void walk_products(const Product& p, Range entries, const Load& load, const Visit& visit) {
+  constexpr int kMuch = 1 << 20;
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  for (int64_t first = entries.begin; first < entries.end; first += kWarpSize) {
+    int begin = 0, size = 0;  // of the row of B of this lane's entry
+    Factor own{};
+    if (const int64_t e = first + lane; e < entries.end) {
+      const int64_t k = load_index(p.A.col, p.A.wide, e);
+      begin = static_cast<int>(load_index(p.B.crow, p.B.wide, k));
+      size = static_cast<int>(load_index(p.B.crow, p.B.wide, k + 1)) - begin;
+      own = load(e);
+    }
+    int upto = size < kMuch ? size : kMuch;  // products up to this lane's entry, or too many to matter
+    for (int step = 1; step < kWarpSize; step *= 2) {
+      const int before = __shfl_up_sync(kAllLanes, upto, step);
+      if (lane >= step) upto += before;
+    }
+    const int total = __shfl_sync(kAllLanes, upto, kWarpSize - 1), start = begin + size - upto;
+    const bool alone = total > kShortRow * kWarpSize;
+    unsigned left = __ballot_sync(kAllLanes, size > 0);
+    int next = 0;  // alone: in a row of B; else of all products
+    int row = 0, row_begin = 0, row_size = 0;
+    while (alone ? left != 0 || next < row_size : next < total) {
+      bool found[kSteps];
+      int n[kSteps];
+      Factor factor[kSteps];
+#pragma unroll
+      for (int u = 0; u < kSteps; ++u) {
+        if (alone) {
+          if (next >= row_size && left != 0) {
+            row = __ffs(static_cast<int>(left)) - 1;
+            left &= left - 1;
+            row_begin = __shfl_sync(kAllLanes, begin, row);
+            row_size = __shfl_sync(kAllLanes, size, row);
+            next = 0;
+          }
+          found[u] = next + lane < row_size;
+          n[u] = row_begin + next + lane;
+          factor[u] = shuffle_from(own, row);
+        } else {
+          const int number = next + lane;
+          int from = 0;  // the lane whose entry it is: as many have no products beyond
+#pragma unroll
+          for (int step = kWarpSize / 2; step > 0; step /= 2)
+            if (__shfl_sync(kAllLanes, upto, from + step - 1) <= number) from += step;
+          found[u] = number < total;
+          n[u] = __shfl_sync(kAllLanes, start, from) + number;
+          factor[u] = shuffle_from(own, from);
+        }
+        next += kWarpSize;
+      }
+      visit(found, n, factor, alone);
+    }
+  }
+}
+
+// The part of a row's entries that a warp of the block walks.
+__device__ __forceinline__ Range part_of(Range entries) {
+  const int64_t warp = threadIdx.x / kWarpSize, warps = blockDim.x / kWarpSize;
+  return {entries.begin + entries.size() * warp / warps, entries.begin + entries.size() * (warp + 1) / warps};
+}
+
+// A bit for each column, and before every kWordBits how many are set.
+struct Columns {
+  unsigned* bits;
+  int words;  // of kWordBits, an even number
+
+  __device__ __forceinline__ void clear() const {
+    for (int i = static_cast<int>(threadIdx.x); i < words / 2; i += static_cast<int>(blockDim.x))
+      shared_store(reinterpret_cast<Pack<unsigned, 4>*>(bits) + i, Pack<unsigned, 4>{});
+  }
+  // Sets the bits of a warp's part of the row; returns how many were set by this thread. A bit is looked at before it
+  // is set, as most may be: where another warp sets it at the same time, both set it, and the atomic says who was
+  // first.
+  __device__ __forceinline__ int mark(const Product& p, Range entries) const {
+    int news = 0;
+    walk_products<None>(
+        p, part_of(entries), [](int64_t) { return None{}; },
+        [&](const bool (&found)[kSteps], const int (&n)[kSteps], const None(&)[kSteps], bool) {
+          unsigned column[kSteps];
+#pragma unroll
+          for (int u = 0; u < kSteps; ++u)
+            column[u] = found[u] ? static_cast<unsigned>(load_index(p.B.col, p.B.wide, n[u])) : 0;
+#pragma unroll
+          for (int u = 0; u < kSteps; ++u) {
+            unsigned* const word = &bits[column[u] / 32];
+            const unsigned bit = 1u << column[u] % 32;
+            if (found[u] && (shared_load(word) & bit) == 0 && (atomicOr(word, bit) & bit) == 0) ++news;
+          }
+        });
+    return news;
+  }
+  __device__ __forceinline__ Pack<unsigned, 2> word(int w) const {
+    return shared_load(reinterpret_cast<const Pack<unsigned, 2>*>(bits) + w);
+  }
+};
+
+inline int64_t column_words(int64_t columns) { return (columns + 2 * kWordBits - 1) / (2 * kWordBits) * 2; }
+
+__global__ void __launch_bounds__(kCountThreads)
+    count_columns(const __grid_constant__ Product p, const int64_t* list, int words) {
+  BlockSums& sums = shared_storage<BlockSums>();
+  const Columns columns{dynamic_shared<unsigned>(), words};
+  const int64_t i = list[blockIdx.x];
+  columns.clear();
+  __syncthreads();
+  const int news = columns.mark(p, p.row(i));
+  int64_t total;
+  sum_of_threads_before(news, total, sums);
+  if (threadIdx.x == 0) p.lengths[i] = total;
+}
+
+// Dynamic shared memory: `capacity` sums for each warp, the bits, and the counts before every word.
+template <class Acc>
+constexpr int64_t fill_bytes(int64_t capacity, int64_t parts, int64_t words) {
+  return capacity * parts * static_cast<int64_t>(sizeof(Acc)) + words * (kWordBits / 8 + 4);
+}
+
+// Block (x, y): sums y * capacity .. of row x of the list. kPlain: values are stored as accumulators.
+template <class Acc, bool kPlain>
+__global__ void __launch_bounds__(kFillThreads, kBlocksAtOnce)
+    fill_rows(const __grid_constant__ Product p, const int64_t* list, int capacity, int words) {
+  BlockSums& block_sums = shared_storage<BlockSums>();
+  const int thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
+  const int lane = thread % kWarpSize, parts = threads / kWarpSize;
+  const int64_t i = list[blockIdx.x], start = p.lengths[i];
+  const int first = static_cast<int>(blockIdx.y) * capacity, left = static_cast<int>(p.lengths[i + 1] - start) - first;
+  if (left <= 0) return;
+  const int here = left < capacity ? left : capacity;
+  Acc* const all_sums = dynamic_shared<Acc>();
+  Acc* const sums = all_sums + thread / kWarpSize * capacity;
+  const Columns columns{reinterpret_cast<unsigned*>(all_sums + parts * capacity), words};
+  int* const before = reinterpret_cast<int*>(columns.bits + words * (kWordBits / 32));
+  const Range entries = p.row(i);
+
+  columns.clear();
+  for (int x = lane; x < here; x += kWarpSize) shared_store(&sums[x], Acc{});
+  __syncthreads();
+  columns.mark(p, entries);
+  __syncthreads();
+  const int per_thread = (words + threads - 1) / threads | 1;  // odd: lanes do not meet in a bank
+  const int begin = thread * per_thread, end = begin + per_thread < words ? begin + per_thread : words;
+  int set = 0;
+  for (int w = begin; w < end; ++w) {
+    const Pack<unsigned, 2> word = columns.word(w);
+    set += __popc(word.v[0]) + __popc(word.v[1]);
+  }
+  int64_t total;
+  int rank = static_cast<int>(sum_of_threads_before(set, total, block_sums));
+  for (int w = begin; w < end; ++w) {
+    const Pack<unsigned, 2> word = columns.word(w);
+    shared_store(&before[w], rank);
+    if (first > 0)
+      rank += __popc(word.v[0]) + __popc(word.v[1]);
+    else
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        for (unsigned rest = word.v[half]; rest != 0; rest &= rest - 1)
+          store_index(p.col, p.wide, start + rank++,
+                      static_cast<int64_t>(w) * kWordBits + half * 32 + __ffs(static_cast<int>(rest)) - 1);
+  }
+  __syncthreads();
+
+  const auto value = [&](const void* values, int64_t at) {
+    if constexpr (kPlain) return static_cast<const Acc*>(values)[at];
+    return load_value<Acc>(p.type, values, at);
+  };
+  walk_products<Acc>(
+      p, part_of(entries), [&](int64_t e) { return value(p.a, e); },
+      [&](const bool (&found)[kSteps], const int (&n)[kSteps], const Acc(&a)[kSteps], bool alone) {
+        unsigned column[kSteps];
+        Acc b[kSteps];
+#pragma unroll
+        for (int u = 0; u < kSteps; ++u) {
+          column[u] = found[u] ? static_cast<unsigned>(load_index(p.B.col, p.B.wide, n[u])) : 0;
+          b[u] = found[u] ? value(p.b, n[u]) : Acc{};
+        }
+#pragma unroll
+        for (int u = 0; u < kSteps; ++u) {
+          const Pack<unsigned, 2> word = columns.word(static_cast<int>(column[u] / kWordBits));
+          const unsigned below = (1u << column[u] % 32) - 1;
+          const bool upper = column[u] % kWordBits >= 32;
+          const int at = shared_load(&before[column[u] / kWordBits]) - first +
+                         __popc(word.v[0] & (upper ? ~0u : below)) + __popc(word.v[1] & (upper ? below : 0u));
+          const bool mine = found[u] && at >= 0 && at < here;
+          const auto add = [&] {
+            Acc sum = shared_load(&sums[at]);
+            multiply_add(sum, a[u], b[u]);
+            shared_store(&sums[at], sum);
+          };
+          if (alone && p.increasing) {
+            if (mine) add();
+          } else {
+            const unsigned same = __match_any_sync(kAllLanes, mine ? at : -1 - lane);
+            const int turn = __popc(same & ((1u << lane) - 1));
+            for (int now = 0; __ballot_sync(kAllLanes, turn >= now) != 0; ++now) {
+              if (mine && turn == now) add();
+              __syncwarp();
+            }
+          }
+          __syncwarp();
+        }
+      });
+  __syncthreads();
+  for (int x = thread; x < here; x += threads) {
+    Acc sum = shared_load(&all_sums[x]);
+    for (int part = 1; part < parts; ++part) sum = plus(sum, shared_load(&all_sums[part * capacity + x]));
+    store_value(p.type, p.values, start + first + x, sum);
+  }
+}
+
+// ---- Too many columns, up to 8192 products: a block
+// --------------------------------------------------------------------------------------------
 
 // A thread holds kOwn neighbouring keys, a warp 256: steps of the network within them need no shared memory.
 constexpr int kOwn = 8;
@@ -278,7 +542,7 @@ __global__ void __launch_bounds__(kMostThreads)
   if (!kFill && thread == 0) p.lengths[i] = columns;
 }
 
-// ---- More: many rows at once, in global memory ----------------------------------------------------------------------
+// ---- Too many columns, more products: many rows at once, in global memory -------------------------------------------
 
 // Rows first .. first + rows of the list; their products are numbered through, row x from starts[x] - starts[first] on.
 struct Batch {
@@ -381,6 +645,12 @@ struct HugeRows {
   std::vector<int64_t> starts_on_host;
 };
 
+// What a kernel with a little static shared memory asks for: launch_kernel asks the driver beyond 48 KB alone.
+size_t dynamic_bytes(int64_t bytes) {
+  constexpr int64_t kUnasked = 48 * 1024, kStatic = 1024;
+  return static_cast<size_t>(bytes > kUnasked - kStatic && bytes <= kUnasked ? kUnasked + 16 : bytes);
+}
+
 template <class T>
 cudaError_t read_back(T* to, const T* from, int64_t count, const SparseSession& session) {
   MYOPS_CUDA_TRY(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToHost, session.stream));
@@ -397,37 +667,31 @@ class Multiplication {
     p_.b = problem.b;
     p_.type = problem.type;
     p_.wide = problem.A.wide;
+    p_.increasing = false;
     p_.col = p_.values = nullptr;
   }
 
   cudaError_t run(const SpgemmSink& sink, Status* status) {
-    MYOPS_CUDA_TRY(launch_check(p_.A, session_));
-    MYOPS_CUDA_TRY(launch_check(p_.B, session_));
-    int64_t* const before = session_.array<int64_t>(p_.A.nnz + 1);
-    MYOPS_CUDA_TRY(launch(&count_products, blocks_of(p_.A.nnz, kThreads), p_.A, p_.B, before, session_.findings));
-    MYOPS_CUDA_TRY(launch_exclusive_scan(before, p_.A.nnz, session_));
-    p_.before = before;
-    p_.lengths = session_.array<int64_t>(p_.A.rows + 1);
-    MYOPS_CUDA_TRY(cudaMemsetAsync(p_.lengths, 0, (p_.A.rows + 1) * sizeof(int64_t), session_.stream));
-    MYOPS_CUDA_TRY(make_bins());
-    MYOPS_CUDA_TRY(read_findings(session_, status));
+    MYOPS_CUDA_TRY(prepare());
+    MYOPS_CUDA_TRY(make_bins<false>());
+    *status = status_of(static_cast<unsigned>(bins_.findings));
     if (*status != Status::ok) return cudaSuccess;
-    MYOPS_CUDA_TRY(prepare_huge_rows());
+    p_.increasing = bins_.unordered == 0;
+    if (!by_bits_) MYOPS_CUDA_TRY(prepare_huge_rows());
 
-    MYOPS_CUDA_TRY(pass<false>());
-    MYOPS_CUDA_TRY(launch_exclusive_scan(p_.lengths, p_.A.rows, session_));
-    int64_t nnz = 0;
-    MYOPS_CUDA_TRY(read_back(&nnz, p_.lengths + p_.A.rows, 1, session_));
-    if (!p_.wide && nnz > std::numeric_limits<int32_t>::max()) {
+    MYOPS_CUDA_TRY(count());
+    MYOPS_CUDA_TRY(launch_scan(Same{p_.lengths}, p_.A.rows, length_words_, p_.lengths, session_));
+    MYOPS_CUDA_TRY(by_bits_ ? make_bins<true>() : read_back(&bins_.nnz, p_.lengths + p_.A.rows, 1, session_));
+    if (!p_.wide && bins_.nnz > std::numeric_limits<int32_t>::max()) {
       *status = Status::too_many_entries;
       return cudaSuccess;
     }
-    const SpgemmResult result = sink(nnz);
+    const SpgemmResult result = sink(bins_.nnz);
     p_.col = result.col;
     p_.values = result.values;
     MYOPS_CUDA_TRY(
         launch(&write_crow, blocks_of(p_.A.rows + 1, kThreads), p_.lengths, p_.A.rows, p_.wide, result.crow));
-    return pass<true>();
+    return fill();
   }
 
  private:
@@ -436,27 +700,55 @@ class Multiplication {
     return launch_kernel(kernel, grid_of(blocks), dim3(kThreads), 0, session_.stream, arguments...);
   }
 
-  cudaError_t make_bins() {
-    Bins* const bins = session_.array<Bins>(1);
+  // Steps 1 and before. Everything that is zero at first lies together.
+  cudaError_t prepare() {
+    const int64_t bins = 2 * sizeof(Bins) / sizeof(Word), of_entries = scan_words(p_.A.nnz);
+    const int64_t words = bins + of_entries + scan_words(p_.A.rows);
+    Word* const zeros = session_.array<Word>(words);
+    MYOPS_CUDA_TRY(cudaMemsetAsync(zeros, 0, words * sizeof(Word), session_.stream));
+    device_bins_ = reinterpret_cast<Bins*>(zeros);
+    length_words_ = zeros + bins + of_entries;
+    const int64_t items = std::max({p_.A.nnz, p_.A.rows, p_.B.nnz, p_.B.rows});
+    MYOPS_CUDA_TRY(launch(&check_operands, blocks_of(items, kThreads), p_.A, p_.B, device_bins_, session_.findings));
+    int64_t* const before = session_.array<int64_t>(p_.A.nnz + 1);
+    MYOPS_CUDA_TRY(launch_scan(ProductsOfEntry{p_.A, p_.B}, p_.A.nnz, zeros + bins, before, session_));
+    p_.before = before;
+    p_.lengths = session_.array<int64_t>(p_.A.rows + 1);
     lists_ = session_.array<int64_t>(kBins * p_.A.rows);
-    MYOPS_CUDA_TRY(cudaMemsetAsync(bins, 0, sizeof(Bins), session_.stream));
     int device = 0, shared = 0;
     MYOPS_CUDA_TRY(cudaGetDevice(&device));
     MYOPS_CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    int64_t largest = int64_t(1) << kNumberBits;
-    while (block_bytes<Acc, uint64_t, true>(largest) + sizeof(BlockSums) > static_cast<size_t>(shared)) largest /= 2;
-    capacity_ = {{kWarpProducts, 256, 1024, largest, INT64_MAX}};
-    // A key has room for columns up to 2^51; beyond, all rows are sorted in global memory, whose keys have other parts.
-    if (bits_for(p_.B.cols) + kNumberBits > 64) capacity_ = {{0, 0, 0, 0, INT64_MAX}};
-    MYOPS_CUDA_TRY(
-        launch(&sort_into_bins, blocks_of(p_.A.rows, kThreads), p_, capacity_, bins, lists_, session_.findings));
-    // The host waits for it when it reads the findings.
-    return cudaMemcpyAsync(&bins_, bins, sizeof(Bins), cudaMemcpyDeviceToHost, session_.stream);
+    shared_ = shared - 1024;  // what a kernel has beside
+    by_bits_ = p_.B.cols <= kMostColumns && p_.B.nnz <= kMostEntries && fill_capacity(kBins - 1) > 0;
+    return cudaSuccess;
+  }
+
+  // Rows by their products, or by their columns; the host waits.
+  template <bool kColumns>
+  cudaError_t make_bins() {
+    if (by_bits_) {
+      capacity_ = kColumns ? Capacities{{0, 512, 2048, 4096, INT64_MAX}}
+                           : Capacities{{kWarpProducts, 1024, 16384, INT64_MAX, INT64_MAX}};
+    } else if (!kColumns) {
+      int64_t largest = int64_t(1) << kNumberBits;
+      while (static_cast<int64_t>(block_bytes<Acc, uint64_t, true>(largest)) > shared_) largest /= 2;
+      capacity_ = {{kWarpProducts, 256, 1024, largest, INT64_MAX}};
+      // A key has room for columns up to 2^51; beyond, all rows are sorted in global memory, whose keys have other
+      // parts.
+      if (bits_for(p_.B.cols) + kNumberBits > 64) capacity_ = {{0, 0, 0, 0, INT64_MAX}};
+    }
+    Bins* const bins = device_bins_ + kColumns;
+    MYOPS_CUDA_TRY(launch(&sort_into_bins<kColumns>, blocks_of(p_.A.rows, kThreads), p_, capacity_, bins, lists_,
+                          session_.findings));
+    const unsigned long long short_rows = bins_.rows[0];
+    MYOPS_CUDA_TRY(read_back(&bins_, bins, 1, session_));
+    if (kColumns) bins_.rows[0] = short_rows;  // in their list still
+    return cudaSuccess;
   }
 
   cudaError_t prepare_huge_rows() {
-    huge_.list = lists_ + kHugeBin * p_.A.rows;
-    huge_.rows = static_cast<int64_t>(bins_.rows[kHugeBin]);
+    huge_.list = list(kHugeBin);
+    huge_.rows = rows_in(kHugeBin);
     if (huge_.rows == 0) return cudaSuccess;
     huge_.starts = session_.array<int64_t>(huge_.rows + 1);
     MYOPS_CUDA_TRY(
@@ -466,14 +758,65 @@ class Multiplication {
     return read_back(huge_.starts_on_host.data(), huge_.starts, huge_.rows + 1, session_);
   }
 
+  int64_t rows_in(int bin) const { return static_cast<int64_t>(bins_.rows[bin]); }
+  const int64_t* list(int bin) const { return lists_ + bin * p_.A.rows; }
+
+  template <class Summed, bool kFill>
+  cudaError_t launch_warps() {
+    if (rows_in(0) == 0) return cudaSuccess;
+    return launch(&warp_rows<Summed, kFill>, blocks_of(rows_in(0), kThreads / kWarpSize), p_, list(0), rows_in(0));
+  }
+
+  cudaError_t count() {
+    if (!by_bits_) return sort<false>();
+    MYOPS_CUDA_TRY((launch_warps<uint64_t, false>()));  // the same for all types
+    const int64_t words = column_words(p_.B.cols);
+    for (int bin = 1; bin < kBins; ++bin)
+      if (rows_in(bin) > 0)
+        MYOPS_CUDA_TRY(launch_kernel(&count_columns, grid_of(rows_in(bin)),
+                                     dim3(bin == 1   ? 128
+                                          : bin == 2 ? 256
+                                                     : kCountThreads),
+                                     words * kWordBits / 8, session_.stream, p_, list(bin), static_cast<int>(words)));
+    return cudaSuccess;
+  }
+
+  cudaError_t fill() {
+    if (!by_bits_) return sort<true>();
+    MYOPS_CUDA_TRY((launch_warps<Acc, true>()));
+    const bool plain = !(p_.type == DType::bf16 || p_.type == DType::f16 || p_.type == DType::i8 ||
+                         p_.type == DType::u8 || p_.type == DType::i16 || p_.type == DType::i32);
+    for (int bin = kBins - 1; bin > 0; --bin)  // the longest rows first
+      if (rows_in(bin) > 0) MYOPS_CUDA_TRY(plain ? launch_fill<true>(bin) : launch_fill<false>(bin));
+    return cudaSuccess;
+  }
+
+  static int64_t fill_parts(int bin) { return bin == kBins - 1 ? 8 : 4; }
+  // Sums that a block keeps for each part; 0 where there is no room for any.
+  int64_t fill_capacity(int bin) const {
+    constexpr int64_t kLeast = 32;
+    const int64_t parts = fill_parts(bin),
+                  columns = bin == kBins - 1 ? p_.B.cols : std::min(p_.B.cols, capacity_.of[bin]);
+    const int64_t room = (shared_ - fill_bytes<Acc>(0, parts, column_words(p_.B.cols))) / (parts * sizeof(Acc));
+    return room < kLeast ? 0 : std::min((columns + kLeast - 1) / kLeast, room / kLeast) * kLeast;
+  }
+
+  template <bool kPlain>
+  cudaError_t launch_fill(int bin) {
+    const int64_t parts = fill_parts(bin), capacity = fill_capacity(bin), words = column_words(p_.B.cols);
+    const int64_t columns = std::min(p_.B.cols, capacity_.of[bin]);
+    return launch_kernel(&fill_rows<Acc, kPlain>,
+                         dim3(static_cast<unsigned>(rows_in(bin)), static_cast<unsigned>(blocks_of(columns, capacity))),
+                         dim3(static_cast<unsigned>(parts * kWarpSize)),
+                         dynamic_bytes(fill_bytes<Acc>(capacity, parts, words)), session_.stream, p_, list(bin),
+                         static_cast<int>(capacity), static_cast<int>(words));
+  }
+
   // Counts (lengths) or fills (from lengths, which by then say where rows begin) the rows of all bins.
   template <bool kFill>
-  cudaError_t pass() {
-    using Summed = std::conditional_t<kFill, Acc, uint64_t>;  // counting is the same for all
-    const auto rows_in = [&](int bin) { return static_cast<int64_t>(bins_.rows[bin]); };
-    if (rows_in(0) > 0)
-      MYOPS_CUDA_TRY(
-          launch(&warp_rows<Summed, kFill>, blocks_of(rows_in(0), kThreads / kWarpSize), p_, lists_, rows_in(0)));
+  cudaError_t sort() {
+    using Summed = std::conditional_t<kFill, Acc, uint64_t>;
+    MYOPS_CUDA_TRY((launch_warps<Summed, kFill>()));
     for (int bin = 1; bin < kHugeBin; ++bin) {
       if (rows_in(bin) == 0) continue;
       MYOPS_CUDA_TRY(bits_for(p_.B.cols) + bits_for(capacity_.of[bin]) <= 32
@@ -487,8 +830,9 @@ class Multiplication {
   cudaError_t launch_blocks(int bin) {
     const int64_t capacity = capacity_.of[bin];
     return launch_kernel(&block_rows<Summed, Key, kFill>, grid_of(static_cast<int64_t>(bins_.rows[bin])),
-                         dim3(static_cast<unsigned>(capacity / kOwn)), block_bytes<Summed, Key, kFill>(capacity),
-                         session_.stream, p_, lists_ + bin * p_.A.rows, static_cast<int>(capacity), bits_for(capacity));
+                         dim3(static_cast<unsigned>(capacity / kOwn)),
+                         dynamic_bytes(block_bytes<Summed, Key, kFill>(capacity)), session_.stream, p_, list(bin),
+                         static_cast<int>(capacity), bits_for(capacity));
   }
 
   cudaError_t huge_pass(bool fill) {
@@ -524,6 +868,10 @@ class Multiplication {
   int64_t* lists_ = nullptr;
   Capacities capacity_ = {};
   Bins bins_ = {};
+  Bins* device_bins_ = nullptr;
+  Word* length_words_ = nullptr;
+  int64_t shared_ = 0;  // of a block
+  bool by_bits_ = false;
   HugeRows huge_;
 };
 
