@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks<Reduction>)
   using State = typename Reduction::State;
   using T = typename Reduction::Stored;
   constexpr int kVector = Reduction::kVector;
+  let_next_kernel_begin();
   const Chunk<Reduction> chunk(dynamic_shared<unsigned char>(), plan.steps);
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize;
   // The blocks of one tile of columns follow each other, so that the tile's part of B stays in the caches.
@@ -226,6 +227,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   const unsigned unit = blockIdx.x * kWarps + threadIdx.x / kWarpSize, tiles = static_cast<unsigned>(plan.tiles);
   const unsigned before = unit / tiles, tile = unit - before * tiles;
   const int64_t c = static_cast<int64_t>(before) + 1;
+  wait_for_previous_kernel();
   if (c >= plan.chunks) return;
   const int64_t row = carry.rows[c], next = c + 1 < plan.chunks ? carry.rows[c + 1] : p.A.rows;
   if (row >= p.A.rows || next == row) return;
@@ -267,8 +269,9 @@ cudaError_t launch_rows(const typename Reduction::Problem& p, const SparseSessio
   const cudaError_t error = launch_kernel(&reduce_rows<Reduction>, grid_of(plan.chunks * plan.tiles), dim3(kThreads),
                                           shared, session.stream, p, plan, carry, session.findings);
   if (error != cudaSuccess || plan.chunks == 1) return error;
-  return launch_kernel(&close_rows<Reduction>, grid_of(blocks_of((plan.chunks - 1) * plan.tiles, kWarps)),
-                       dim3(kThreads), 0, session.stream, p, plan, carry, session.findings);
+  return launch_kernel_early(session.early, &close_rows<Reduction>,
+                             grid_of(blocks_of((plan.chunks - 1) * plan.tiles, kWarps)), dim3(kThreads), 0,
+                             session.stream, p, plan, carry, session.findings);
 }
 
 }  // namespace myops
