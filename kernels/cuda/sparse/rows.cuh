@@ -242,8 +242,9 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 #pragma unroll
   for (int i = 0; i < kVector; ++i)
     states[i] = mine && part_lane == 0 ? carry.heads[c * p.N + column + i] : Reduction::start(p);
+  constexpr int kAhead = kVector <= 4 ? 8 : 32 / kVector;
   if (mine)
-#pragma unroll 4
+#pragma unroll kAhead
     for (int64_t k = (range.begin + row) / plan.steps + part_lane; k < c; k += part_lanes)
 #pragma unroll
       for (int i = 0; i < kVector; ++i) Reduction::merge(p, states[i], carry.tails[k * p.N + column + i]);
