@@ -6,7 +6,7 @@ The real ones are no part of the product: MYOPS_DATA names their folder, and tes
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +90,22 @@ def widen(value: Any) -> Any:
     return value.cpu().to(wide(value.dtype)) if isinstance(value, Tensor) else value
 
 
+def on_cpu(reference: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A reference of widened operands, whose factories make tensors on the CPU, too."""
+    with torch.device("cpu"):
+        return reference(*map(widen, args), **kwargs)
+
+
 def absolute(value: Any) -> Any:
     return value.abs() if isinstance(value, Tensor) else value
 
 
 def agrees_with_reference(component: Row, sample: Sample, got: tuple[Tensor, ...], dtype: torch.dtype) -> None:
     """`got` is the result for `sample` within a rounding and the error of a sum in the accumulator's type."""
-    exact = tensors_of(component.reference(*map(widen, sample.args), **sample.kwargs))
     scalars = {name: abs(x) if name in ("alpha", "beta") else x for name, x in sample.kwargs.items()}
-    terms = tensors_of(component.reference(*map(absolute, map(widen, sample.args)), **scalars))
+    exact = tensors_of(on_cpu(component.reference, *sample.args, **sample.kwargs))
+    with torch.device("cpu"):
+        terms = tensors_of(component.reference(*map(absolute, map(widen, sample.args)), **scalars))
     for i, (x, y, z) in enumerate(zip((t.cpu() for t in got), exact, terms, strict=True)):
         assert x.shape == y.shape, (sample.name, i)
         if not (x.dtype.is_floating_point or x.dtype.is_complex):

@@ -202,26 +202,26 @@ def test_sixteen_bit_sums_are_float32(ops: Any, low: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "nnz", "n", "vector", "bytes", "lanes", "team_steps", "tiles"),
+    ("rows", "nnz", "n", "vector", "lanes", "team_steps", "tiles"),
     [
-        (100_000, 2_000_000, 64, 4, 4, 16, 65, 1),  # 64 float32: 16 lanes of 16 bytes
-        (100_000, 2_000_000, 256, 4, 4, 16, 65, 4),
-        (100_000, 2_000_000, 256, 8, 2, 16, 65, 2),  # bfloat16: twice the columns
-        (100_000, 2_000_000, 16, 4, 4, 4, 17, 1),
-        (100_000, 2_000_000, 1, 1, 4, 1, 7, 1),
-        (4096, 1_600_000, 256, 4, 4, 4, 33, 16),  # long rows: what a tile reads of B nearly fits the L1 cache
-        (1024, 400_000, 256, 4, 4, 8, 65, 8),
-        (50_000, 20_000_000, 256, 4, 4, 16, 65, 4),  # and here it cannot
-        (1000, 5_000, 64, 4, 4, 16, 5, 1),  # little work: a few steps a team
-        (1000, 0, 33, 1, 4, 16, 5, 3),
-        (10, 10_000, 1, 1, 4, 1, 5, 1),
+        (100_000, 2_000_000, 64, 4, 16, 65, 1),  # 64 float32: 16 lanes of 16 bytes
+        (100_000, 2_000_000, 256, 4, 16, 65, 4),
+        (100_000, 2_000_000, 256, 8, 16, 65, 2),  # bfloat16: twice the columns
+        (100_000, 2_000_000, 16, 4, 4, 17, 1),
+        (100_000, 2_000_000, 1, 1, 1, 7, 1),
+        (4096, 1_600_000, 256, 4, 16, 195, 4),  # long rows: half a row to a team
+        (5000, 295_000, 256, 4, 16, 61, 4),  # and here a whole one
+        (1000, 100_000, 64, 4, 16, 5, 1),  # but not where that leaves too few blocks
+        (1000, 5_000, 64, 4, 16, 5, 1),  # little work: a few steps a team
+        (1000, 0, 33, 1, 16, 5, 3),
+        (10, 10_000, 1, 1, 1, 5, 1),
     ],
 )
 def test_plan_of_rows(
-    library: Any, rows: int, nnz: int, n: int, vector: int, bytes: int, lanes: int, team_steps: int, tiles: int
+    library: Any, rows: int, nnz: int, n: int, vector: int, lanes: int, team_steps: int, tiles: int
 ) -> None:
     result = (ctypes.c_int64 * 5)()
-    library.emulation_rows_plan(*(ctypes.c_int64(x) for x in (rows, rows, nnz, n, vector, bytes)), result)
+    library.emulation_rows_plan(*(ctypes.c_int64(x) for x in (rows, rows, nnz, n, vector)), result)
     steps = 256 // lanes * team_steps
     assert list(result) == [lanes, team_steps, steps, tiles, -(-(rows + nnz) // steps)]
 

@@ -30,6 +30,12 @@ from emulation.support import (
 from myops._native import DTYPE_CODES
 
 
+@pytest.fixture(autouse=True)
+def own_kernels(monkeypatch):
+    """Not torch's, which the library prefers for some products."""
+    monkeypatch.setenv("MYOPS_CUDA_GEMM", "own")
+
+
 @pytest.fixture(scope="module")
 def library():
     return load_library()

@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 import torch
 from conftest import FLOATS, OTHER_LEVELS, run_on_level
-from sparse_data import BAD_PATTERNS, agrees_with_reference, exact_mm, pattern, sparse_samples, tensors_of, widen
+from sparse_data import (
+    BAD_PATTERNS,
+    agrees_with_reference,
+    exact_mm,
+    on_cpu,
+    pattern,
+    sparse_samples,
+    tensors_of,
+    widen,
+)
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
@@ -60,20 +69,20 @@ def test_every_width_is_exact(dtype: torch.dtype, index: torch.dtype, device: st
     for n, (m, k) in itertools.product(WIDTHS, [(20, 30), (3, 3000)]):
         crow, col = pattern(m, k, 0.3, index, repeats=n % 2 == 0)
         v, x, y = integers((col.numel(),), dtype), integers((k, n), dtype), integers((m, n), dtype)
-        dense = dense_of(*map(widen, (crow, col, v)), k)
+        dense = on_cpu(dense_of, crow, col, v, k)
         assert torch.equal(ops.spmm(crow, col, v, x), exact_mm(dense, x).to(device, dtype)), (n, m, k)
         expected = exact_mm(dense.mT, y).to(device, dtype)
         assert torch.equal(ops.spmm(crow, col, v, y, columns=k, transpose=True), expected), (n, m, k)
-        expected = COMPONENTS["sddmm"].reference(*map(widen, (crow, col, y, x))).to(device, dtype)
+        expected = on_cpu(COMPONENTS["sddmm"].reference, crow, col, y, x).to(device, dtype)
         assert torch.equal(ops.sddmm(crow, col, y, x), expected), (n, m, k)
         expected = (2 * widen(y) - 3 * exact_mm(dense, x)).to(device, dtype)
         assert torch.equal(ops.spmm(crow, col, v, x, y, beta=2, alpha=-3), expected), (n, m, k)
         for transpose, operands in ((False, (x, y)), (True, (y, x))):
             options = {"columns": k, "transpose": transpose}
-            expected_pair = COMPONENTS["spmm_backward"].reference(crow, col, *map(widen, (v, *operands)), **options)
+            expected_pair = on_cpu(COMPONENTS["spmm_backward"].reference, crow, col, v, *operands, **options)
             got_pair = ops.spmm_backward(crow, col, v, *operands, **options)
             for got, wanted in zip(got_pair, expected_pair, strict=True):
-                assert torch.equal(got, wanted.to(dtype)), (n, m, k, transpose)
+                assert torch.equal(got, wanted.to(device, dtype)), (n, m, k, transpose)
 
 
 def csr_of_rows(lengths: Tensor, columns: int, index: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -90,11 +99,11 @@ def test_rows_of_any_length_and_width(n: int, dtype: torch.dtype) -> None:
     for index, lengths in itertools.product((torch.int32, torch.int64), orders):
         crow, col = csr_of_rows(lengths, 90, index)
         v, x, y = integers((col.numel(),), dtype), integers((90, n), dtype), integers((len(lengths), n), dtype)
-        exact = exact_mm(dense_of(crow, col, widen(v), 90), x).to(v.device)
+        exact = exact_mm(on_cpu(dense_of, crow, col, v, 90), x).to(v.device)
         assert torch.equal(ops.spmm(crow, col, v, x), exact.to(dtype))
         for addend in (y, y.mT.contiguous().mT, y[:, :1], y[:1]):
             got = ops.spmm(crow, col, v, x, addend, beta=2, alpha=-3)
-            assert torch.equal(got, (2 * widen(addend) - 3 * exact).to(dtype))
+            assert torch.equal(got, (2 * widen(addend).to(exact.device) - 3 * exact).to(dtype))
         if dtype in (torch.float32, torch.float64):
             mean = exact / lengths.clamp(min=1).unsqueeze(1)
             torch.testing.assert_close(ops.spmm(crow, col, v, x, mean=True), mean.to(dtype))

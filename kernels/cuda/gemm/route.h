@@ -31,8 +31,8 @@ constexpr NativeRow kNativeIsFaster[] = {
     {DType::f16, 256, false, "n^3: 1024 0.73, 2048 0.90, 4096 0.98, 8192 1.02"},
     {DType::f32, 33, true, "n^3: 128 0.47, 512 0.34, 1024 0.58, 4096 0.57; 4096^2 x 512 with a matrix C 0.64"},
     {DType::f64, 33, true, "1024^3: 0.30; torch's uses tensor cores"},
-    {DType::c64, 33, true, "n^3: 512 0.57, 1024 0.76"},
-    {DType::c128, 33, true, "n^3: 512 0.09, 1024 0.25; torch's uses tensor cores"},
+    {DType::c64, 4, true, "n^3: 512 0.57, 1024 0.76"},
+    {DType::c128, 4, true, "n^3: 512 0.09, 1024 0.25; torch's uses tensor cores"},
 };
 
 // What torch's kernels take through strides, without a copy and at most one batch dimension: no conjugate views, no

@@ -213,7 +213,7 @@ __device__ __forceinline__ void copy_row(const Gemm& g, In* copy, int64_t item, 
 }
 
 // f(alpha * sums + beta * C) in 16 bits, to the staging area of a consumer. C, if it is a matrix, is there already.
-template <DType kIn, int kTileN>
+template <DType kIn, int kTileN, bool kActivates>
 __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)[kTileN / 2], char* staging,
                                               const typename Element<kIn>::Type* c_row, Activation f) {
   using In = typename Element<kIn>::Type;
@@ -249,7 +249,7 @@ __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)
           v[4 * half + i] = scale_add(beta, widen<float>(two.v[i % 2]), v[4 * half + i]);
       }
     }
-    if (f != Activation::none) activate_fast(v, f);
+    if (kActivates) activate_fast(v, f);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const Two two = narrow_two<In>(v[2 * i], v[2 * i + 1]);
@@ -403,7 +403,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
           barrier_wait(staged, staged_parity);
           staged_parity ^= 1;
-          stage_results<kIn, kTileN>(g, sums, mine, c_row, rounds == 1 ? g.activation : Activation::none);
+          if (rounds == 1 && g.activation != Activation::none)
+            stage_results<kIn, kTileN, true>(g, sums, mine, c_row, g.activation);
+          else
+            stage_results<kIn, kTileN, false>(g, sums, mine, c_row, Activation::none);
           async_proxy_fence();
           __syncwarp();
           if (lane == 0) barrier_arrive(finished);

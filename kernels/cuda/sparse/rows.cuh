@@ -259,7 +259,7 @@ cudaError_t launch_rows(const typename Reduction::Problem& p, const SparseSessio
   using State = typename Reduction::State;
   if (p.A.rows == 0 || p.N == 0) return cudaSuccess;
   if (p.A.cols > kMostColumns) return cudaErrorInvalidValue;
-  const RowsPlan plan = plan_rows(p.A, p.N, Reduction::kVector, sizeof(typename Reduction::Stored));
+  const RowsPlan plan = plan_rows(p.A, p.N, Reduction::kVector);
   Carry<State> carry;
   if (plan.chunks > 1) {
     carry.rows = session.array<int64_t>(plan.chunks);

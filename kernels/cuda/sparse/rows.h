@@ -12,12 +12,10 @@
 namespace myops {
 
 constexpr int kThreadsShift = 8;
-constexpr int kMostLanesShift = 4;   // 256 bytes of a row of B: a tile of 100,000 rows is half the L2 cache of an H100
-constexpr int kLeastLanesShift = 2;  // 64 bytes
-constexpr int64_t kLongRows = 64;    // entries on average, for narrow tiles to pay: each reads all entries again
-constexpr int64_t kTileBytes = 1 << 17;  // of B, that stay in the L1 cache
+constexpr int kMostLanesShift = 4;  // 256 bytes of a row of B: a tile of 100,000 rows is half the L2 cache of an H100
+constexpr int64_t kLongRows = 32;   // entries on average, for teams to follow rows
 constexpr int64_t kBlocksWanted = 1056;  // eight for each multiprocessor of an H100, and the same on every device
-constexpr int64_t kMostSteps = 1024, kLeastTeamSteps = 5, kTeamSteps = 9;
+constexpr int64_t kMostSteps = 1024, kMostLongSteps = 3584, kLeastTeamSteps = 5, kTeamSteps = 9;
 
 struct RowsPlan {
   int group_shift = 0;  // log2 of the lanes of a team
@@ -27,19 +25,22 @@ struct RowsPlan {
   int64_t chunks = 0;   // of the path
 };
 
-// bytes: of an element of B.
-inline RowsPlan plan_rows(const Csr& A, int64_t N, int64_t vector, int64_t bytes) {
+inline RowsPlan plan_rows(const Csr& A, int64_t N, int64_t vector) {
   RowsPlan plan;
-  const int64_t packs = (N + vector - 1) / vector, pack = vector * bytes;
+  const int64_t packs = (N + vector - 1) / vector;
   while (plan.group_shift < kMostLanesShift && (int64_t(1) << plan.group_shift) < packs) ++plan.group_shift;
-  const bool narrow = A.nnz >= A.rows * kLongRows && A.cols * (pack << kLeastLanesShift) <= 2 * kTileBytes;
-  if (narrow)
-    while (plan.group_shift > kLeastLanesShift && A.cols * (pack << plan.group_shift) > kTileBytes) --plan.group_shift;
   plan.tiles = (packs + (int64_t(1) << plan.group_shift) - 1) >> plan.group_shift;
   const int64_t path = A.rows + A.nnz, teams = int64_t(1) << (kThreadsShift - plan.group_shift);
-  int64_t most = (narrow ? 2 : 1) * kMostSteps / teams, wanted = path * plan.tiles / (kBlocksWanted * teams);
+  int64_t most = kMostSteps / teams, wanted = path * plan.tiles / (kBlocksWanted * teams);
   if (most < kTeamSteps) most = kTeamSteps;
   wanted = wanted < kLeastTeamSteps ? kLeastTeamSteps : wanted < most ? wanted : most;
+  // Teams that each take a long row, or the same part of one, meet the same rows of B at about the same time, if the
+  // columns are in order: those come out of the L1 cache.
+  if (A.nnz >= A.rows * kLongRows && teams * kLongRows <= kMostLongSteps) {
+    const int64_t row = A.nnz / A.rows + 1, parts = (teams * row + kMostLongSteps - 1) / kMostLongSteps;
+    const int64_t part = row / parts;
+    if (path * plan.tiles >= part * teams * kBlocksWanted / 4 && part > kLeastTeamSteps) wanted = part;
+  }
   plan.team_steps = static_cast<int>(wanted | 1);
   plan.steps = static_cast<int>(plan.team_steps * teams);
   plan.chunks = (path + plan.steps - 1) / plan.steps;

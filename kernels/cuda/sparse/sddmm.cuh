@@ -21,6 +21,7 @@ constexpr int kDotTeams = kThreads / kDotLanes;
 constexpr int kDotBlocks = 3;  // on a multiprocessor at once
 constexpr int64_t kSpansWanted = 132 * kDotBlocks * kDotTeams, kMostSpan = 256;
 constexpr int64_t kDotTileBytes = 1 << 19;  // of B, that mostly stay in the L1 cache
+constexpr int64_t kDotLongRows = 64;        // entries on average, for that
 
 struct SddmmPlan {
   int span = 0;      // entries of a team
@@ -35,7 +36,7 @@ inline SddmmPlan plan_sddmm(const Csr& A, int64_t vector, int64_t bytes) {
   if (span > kMostSpan) span = kMostSpan;
   plan.span = static_cast<int>(span);
   const int64_t narrow = kDotLanes * vector;
-  plan.tile = A.nnz >= A.rows * kLongRows && A.cols * narrow * bytes <= kDotTileBytes ? narrow : 2 * narrow;
+  plan.tile = A.nnz >= A.rows * kDotLongRows && A.cols * narrow * bytes <= kDotTileBytes ? narrow : 2 * narrow;
   plan.blocks = A.nnz == 0 ? blocks_of(A.rows, kThreads) : blocks_of(A.nnz, kDotTeams * span);
   return plan;
 }
