@@ -125,11 +125,11 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
     TileSize size;
     double step, end;
   };
-  constexpr Candidate kCandidates[] = {{GemmKernel::wgmma, TileSize::large, 0.71, 1.8},
-                                       {GemmKernel::wgmma, TileSize::small, 0.39, 1.0},
+  constexpr Candidate kCandidates[] = {{GemmKernel::wgmma, TileSize::large, 0.74, 3.0},
+                                       {GemmKernel::wgmma, TileSize::small, 0.375, 1.2},
                                        {GemmKernel::wgmma, TileSize::narrow, 0.28, 0.8},
-                                       {GemmKernel::mma, TileSize::large, 1.20, 1.0},
-                                       {GemmKernel::mma, TileSize::small, 0.42, 0.8}};
+                                       {GemmKernel::mma, TileSize::large, 0.70, 1.0},
+                                       {GemmKernel::mma, TileSize::small, 0.28, 0.8}};
   constexpr int64_t kMostCoordinates = int64_t(1) << 31;  // of a tensor map's dimension
   const bool hopper = machine.capability == 90 && is_floating(problem.in) && problem.batch_dims <= kWgmmaBatchDims &&
                       problem.M < kMostCoordinates - 2 * kWgmmaTileM && problem.N < kMostCoordinates - 256 &&
