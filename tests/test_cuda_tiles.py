@@ -60,9 +60,12 @@ def test_tiles_agree_bit_for_bit(library, kind):
     precise = torch.complex128 if kind.is_complex else torch.float64
     a, b = ((torch.randn(s, dtype=precise) * 20).to(kind) for s in ((2, 131, 37), (2, 37, 66)))
     small, _ = run_kernel(library, "small tile", a, b)
-    large, _ = run_kernel(library, "large tile", a, b)
-    assert torch.equal(small, large)
-    # blocks walk several tiles and items
+    sizes = ["large"]
+    sizes += ["narrow"] if kind in (torch.float32, torch.complex64) else []
+    sizes += ["medium"] if kind in (torch.float32, torch.int32) else []
+    for size in sizes:
+        same(run_kernel(library, f"{size} tile", a, b)[0], small)
+    # several launches
     same(run_kernel(library, "small tile", a, b, max_blocks=3)[0], small)
     same(run_kernel(library, "large tile", a, b, max_blocks=1)[0], small)
     for t in (a.transpose(1, 2).contiguous().transpose(1, 2), a):
@@ -472,14 +475,24 @@ def test_skinny_plan_shares_k_as_far_as_it_must(library):
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "batch", "large"),
-    [(32, 32, 1, 0), (1, 4096, 1, 0), (256, 256, 1, 0), (4096, 4096, 1, 1), (16, 16, 100000, 0), (128, 128, 512, 1)],
+    ("m", "n", "batch", "size"),
+    [
+        (32, 32, 1, "small"),
+        (1, 4096, 1, "small"),
+        (256, 256, 1, "small"),
+        (512, 512, 1, "narrow"),
+        (1024, 1024, 1, "medium"),
+        (2048, 2048, 1, "large"),
+        (4096, 4096, 1, "large"),
+        (16, 16, 100000, "small"),
+        (128, 128, 512, "large"),
+    ],
 )
-def test_plan_picks_the_tile(library, m, n, batch, large):
-    p = plan(library, torch.int32, m, n, 64, batch)
-    side = 128 if large else 32
-    assert p["size"] == ("large" if large else "small")
-    assert (p["tiles_m"], p["tiles_n"]) == (-(-m // side), -(-n // side))
+def test_plan_picks_the_tile(library, m, n, batch, size):
+    p = plan(library, torch.float32, m, n, 65, batch, batch_invariant=True)
+    sides = {"small": (32, 32), "narrow": (64, 32), "medium": (64, 64), "large": (128, 128)}[size]
+    assert (p["kernel"], p["size"]) == ("tile", size)
+    assert (p["tiles_m"], p["tiles_n"]) == (-(-m // sides[0]), -(-n // sides[1]))
     assert p["tiles"] == p["blocks"] == p["tiles_m"] * p["tiles_n"] * batch
 
 
@@ -544,7 +557,9 @@ STORES = ["async_proxy_fence", "tma_store_wait"]
 SYNCHRONISED = {
     # kernel (and which of its paths): dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that
     # each has several tiles.
-    "small tile": (torch.float32, 40, 40, 40, 1, ["barrier"]),
+    "small tile": (torch.float32, 40, 40, 130, 1, ["barrier", "async_wait"]),
+    "large tile": (torch.float64, 70, 70, 43, 1, ["barrier", "async_wait"]),
+    "small tile: widened": (torch.int8, 40, 40, 130, 1, ["barrier"]),
     "skinny": (torch.float32, 2, 300, 700, 1, ["barrier"]),
     "tiny: exact": (torch.float32, 8, 8, 8, 70, ["barrier", "async_wait"]),
     "tiny: plain": (torch.bfloat16, 17, 30, 19, 9, ["barrier", "async_wait"]),
