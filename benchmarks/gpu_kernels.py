@@ -21,12 +21,31 @@ from myops import _native
 
 from .gpu_cases import Case, Device, equal, layouts, random, short, whole
 
-KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma"]
+KERNELS = [
+    "small tile",
+    "narrow tile",
+    "medium tile",
+    "large tile",
+    "paired tile",
+    "skinny",
+    "tiny",
+    "small mma",
+    "large mma",
+]
 WGMMA = ["narrow wgmma", "small wgmma", "paired wgmma", "large wgmma"]
 KERNELS += WGMMA
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
-DTYPES = {"skinny": FLOATS, "tiny": FLOATS, "mma": [*HALVES, torch.int8, torch.uint8], "wgmma": HALVES}
+F32 = [torch.float32]
+DTYPES = {
+    "narrow tile": F32,
+    "medium tile": F32,
+    "paired tile": F32,
+    "skinny": FLOATS,
+    "tiny": FLOATS,
+    "mma": [*HALVES, torch.int8, torch.uint8],
+    "wgmma": HALVES,
+}
 SHAPES = {  # batch, M, N, K: whole tiles, tails of every side, more steps of K than stages, unaligned rows
     "tile": [(1, 128, 128, 64), (2, 129, 257, 65), (1, 1, 300, 17)],
     "skinny": [(1, 1, 4096, 4096), (1, 16, 1000, 3000), (3, 5, 130, 1155), (1, 777, 8, 2050), (1, 3, 64, 100000)],
@@ -146,7 +165,7 @@ def kernel_rows(device: Device, kernel: str, dtype: torch.dtype) -> dict[str, An
 
 def kernel_cases(kind: str) -> Iterator[Case]:
     kernels = [kernel for kernel in KERNELS if kernel.split()[-1] == kind]
-    for kernel, dtype in itertools.product(kernels, DTYPES.get(kind, [*FLOATS, torch.int32])):
+    for kernel, dtype in ((k, d) for k in kernels for d in DTYPES.get(k, DTYPES.get(kind, [*FLOATS, torch.int32]))):
         for shape in SHAPES[kind]:
             yield f"{kernel} {short(dtype)} {shape}", partial(kernel_exact, kernel=kernel, dtype=dtype, shape=shape)
         if dtype.is_floating_point:
@@ -159,7 +178,8 @@ def sanitizer_cases(tool: str) -> Iterator[Case]:
     """Every kernel once at a small shape: a tool slows it down a hundred times."""
     for kernel in KERNELS:
         kind = kernel.split()[-1]
-        for dtype in (DTYPES.get(kind, FLOATS)[0], DTYPES.get(kind, FLOATS)[-1]):
+        dtypes = DTYPES.get(kernel, DTYPES.get(kind, FLOATS))
+        for dtype in {dtypes[0], dtypes[-1]}:
             batch, m, n, k = min(SHAPES[kind], key=math.prod)
             shape = (min(batch, 70), m, n, k)
             yield f"{tool} {kernel} {short(dtype)}", partial(kernel_exact, kernel=kernel, dtype=dtype, shape=shape)
@@ -200,7 +220,7 @@ def tuning_cases(family: str) -> Iterator[Case]:
     for shape in squares:
         yield (
             f"tuning float32 {shape}",
-            partial(tuning, dtype=torch.float32, shape=shape, kernels=["small tile", "large tile"]),
+            partial(tuning, dtype=torch.float32, shape=shape, kernels=[k for k in KERNELS if k.endswith("tile")]),
         )
     for shape in [(1, 16, 4096, 4096), (1, 8, 4096, 4096), (1, 1, 4096, 4096), (512, 1, 2048, 128)]:
         yield (

@@ -16,11 +16,13 @@ from emulation.support import (
     DTYPES,
     FLOATS,
     WIDE,
+    Canary,
     contiguous,
     integers,
     lay_out,
     load_library,
     plan,
+    poison,
     reference,
     run_kernel,
     same,
@@ -54,22 +56,70 @@ def test_bits_do_not_depend_on_the_schedule(ops, library, kind):
     assert all(torch.equal(r, results[0]) for r in results)
 
 
+def tile_sizes(kind):
+    sizes = ["small", "large"]
+    sizes += ["narrow"] if kind in (torch.float32, torch.complex64) else []
+    sizes += ["medium"] if kind in (torch.float32, torch.int32) else []
+    sizes += ["paired"] if kind == torch.float32 else []
+    return sizes
+
+
 @pytest.mark.parametrize("kind", DTYPES, ids=str)
 def test_tiles_agree_bit_for_bit(library, kind):
     torch.manual_seed(3)
     precise = torch.complex128 if kind.is_complex else torch.float64
     a, b = ((torch.randn(s, dtype=precise) * 20).to(kind) for s in ((2, 131, 37), (2, 37, 66)))
     small, _ = run_kernel(library, "small tile", a, b)
-    sizes = ["large"]
-    sizes += ["narrow"] if kind in (torch.float32, torch.complex64) else []
-    sizes += ["medium"] if kind in (torch.float32, torch.int32) else []
-    for size in sizes:
+    for size in tile_sizes(kind):
         same(run_kernel(library, f"{size} tile", a, b)[0], small)
     # several launches
     same(run_kernel(library, "small tile", a, b, max_blocks=3)[0], small)
     same(run_kernel(library, "large tile", a, b, max_blocks=1)[0], small)
     for t in (a.transpose(1, 2).contiguous().transpose(1, 2), a):
         same(run_kernel(library, "large tile", t, b, column_major=True)[0], small)
+
+
+@pytest.mark.parametrize("kind", [k for k in DTYPES if k.itemsize >= 4], ids=str)
+@pytest.mark.parametrize("lines", ["packed", "cut", "apart"])
+def test_tile_copies(library, kind, lines):
+    """Operands along their lines, 16 bytes at a time or not, whose last copy is cut off, and along K; tails of K."""
+    m, n, batch = 134, 70, 2
+    m, n = (m + 2, n + 2) if lines == "packed" else (m, n)
+
+    def along_lines(t):  # t: lines by K
+        buffer = torch.full((batch, t.shape[2], 160 if lines != "apart" else 161), poison(kind), dtype=kind)
+        view = buffer[:, :, : t.shape[1]].transpose(1, 2)
+        view.copy_(t)
+        return view
+
+    for k in (5, 16, 43, 72):
+        a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
+        expected = reference(None, a, b, 0, 1, kind)
+        x, y = along_lines(a), along_lines(b.transpose(1, 2)).transpose(1, 2)
+        for size in tile_sizes(kind):
+            got, p = run_kernel(library, f"{size} tile", x, y)
+            same(got, expected)
+            assert (p["a_along_k"], p["b_along_k"]) == (0, 0)
+            assert (p["a_packed"], p["b_packed"]) == ((lines != "apart" or kind.itemsize == 16,) * 2)
+            same(run_kernel(library, f"{size} tile", a, lay_out(b, "transposed"))[0], expected)
+
+
+@pytest.mark.parametrize("kind", DTYPES, ids=str)
+def test_tile_ends(ops, library, kind):
+    """C and D whose rows are moved 16 bytes at a time, and not, over every round of a tile; D does not begin a row."""
+    library.emulation_machine(1, 80)  # large tiles
+    try:
+        for m, n, layout in [(137, 136, "contiguous"), (70, 72, "offset"), (137, 71, "contiguous")]:
+            a, b = integers((m, 19), kind, 1), integers((19, n), kind, 2)
+            for shape in [(m, n), (n,), (m, 1)]:
+                c = integers(shape, kind, 3)
+                canary = Canary((m, n), kind, layout)
+                ops.addmm.out(c, a, b, beta=2, alpha=3, out=canary.out)
+                same(canary.out, reference(c, a, b, 2, 3, kind))
+                canary.check()
+            same(ops.mm(a, b), reference(None, a, b, 0, 1, kind))
+    finally:
+        library.emulation_machine(132, 80)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, *COMPLEX], ids=str)

@@ -398,6 +398,7 @@ cudaError_t launch_tile(const Gemm& g, const GemmPlan& plan, cudaStream_t stream
     case TileSize::small: return launch_tile_size<kIn, TileSize::small>(g, plan, stream);
     case TileSize::narrow: return launch_tile_size<kIn, TileSize::narrow>(g, plan, stream);
     case TileSize::medium: return launch_tile_size<kIn, TileSize::medium>(g, plan, stream);
+    case TileSize::paired: return launch_tile_size<kIn, TileSize::paired>(g, plan, stream);
     default: return launch_tile_size<kIn, TileSize::large>(g, plan, stream);
   }
 }
