@@ -134,14 +134,7 @@ __device__ __forceinline__ Pack<To, 2> narrow_two(float x, float y) {
 __device__ __forceinline__ void multiply_add(float& acc, float a, float b) { acc = fmaf(a, b, acc); }
 __device__ __forceinline__ void multiply_add(double& acc, double a, double b) { acc = fma(a, b, acc); }
 __device__ __forceinline__ void multiply_add(uint32_t& acc, uint32_t a, uint32_t b) { acc += a * b; }
-__device__ __forceinline__ void multiply_add(uint64_t& acc, uint64_t a, uint64_t b) {  // three instructions that add
-  const auto a_low = static_cast<uint32_t>(a), b_low = static_cast<uint32_t>(b);
-  const auto a_high = static_cast<uint32_t>(a >> 32), b_high = static_cast<uint32_t>(b >> 32);
-  const uint64_t sum = uint64_t{a_low} * b_low + acc;
-  uint32_t high = a_low * b_high + static_cast<uint32_t>(sum >> 32);
-  high = a_high * b_low + high;
-  acc = uint64_t{high} << 32 | static_cast<uint32_t>(sum);
-}
+__device__ __forceinline__ void multiply_add(uint64_t& acc, uint64_t a, uint64_t b) { acc += a * b; }
 template <class T>
 __device__ __forceinline__ void multiply_add(Complex<T>& acc, Complex<T> a, Complex<T> b) {
   multiply_add(acc.re, a.re, b.re);
