@@ -88,7 +88,7 @@ struct Gemm {
 // Splits a flat batch index into the offset of one operand, in elements. The last batch dimension is the innermost.
 MYOPS_HOST_DEVICE inline int64_t batch_offset(const Gemm& g, const MatrixView& v, int64_t item) {
   int64_t offset = 0;
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__
 #pragma unroll 1  // a division takes a hundred instructions
 #endif
   for (int i = g.batch_dims - 1; i > 0; --i) {
