@@ -16,7 +16,7 @@
 // depends on M, N, the batch or strides.
 //
 // Tiles of all items are numbered in one 64-bit index (tile_at), so that neither the batch nor a side is bound by the
-// 65535 of grid.y and grid.z; blocks walk that index in steps of the grid.
+// 65535 of grid.y and grid.z; blocks walk that index in steps of the grid (of tile, launches do).
 #pragma once
 #include <string>
 

@@ -49,7 +49,7 @@ struct TileLayout {
   static constexpr int kRoundRows = kThreadsM * kVectorM;
   static constexpr int kRuns = kShape.n / kVector;  // of 16 bytes in a row
   static constexpr int kElements =
-      kShape.stages * kStage > kRoundRows* kPitchB ? kShape.stages * kStage : kRoundRows * kPitchB;
+      kShape.stages * kStage > kRoundRows * kPitchB ? kShape.stages * kStage : kRoundRows * kPitchB;
   static constexpr int kSharedBytes = kElements * static_cast<int>(sizeof(Acc)) + static_cast<int>(sizeof(TileIndex));
 
   static_assert(kThreadsM % 4 == 0 && kThreadsN % 8 == 0, "a warp is 4 x 8 threads");
