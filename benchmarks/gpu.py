@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
 FAMILIES = ["float", "complex", "integer", "add", "sparse"]
-KERNELS = ["tile", "skinny", "tiny", "mma", "wgmma"]
+KERNELS = ["tile", "skinny", "tiny", "mma", "wgmma", "limb"]
 CLASSES = ["square", "epilogue", "odd", "decode", "batch", "integer", "rest", "sparse", "real"]
 TOOLS = ["memcheck", "synccheck", "racecheck"]
 # Seconds at most, and what runs in processes of its own.

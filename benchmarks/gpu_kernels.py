@@ -21,30 +21,23 @@ from myops import _native
 
 from .gpu_cases import Case, Device, equal, layouts, random, short, whole
 
-KERNELS = [
-    "small tile",
-    "narrow tile",
-    "medium tile",
-    "large tile",
-    "paired tile",
-    "skinny",
-    "tiny",
-    "small mma",
-    "large mma",
-]
-WGMMA = ["narrow wgmma", "small wgmma", "paired wgmma", "large wgmma"]
-KERNELS += WGMMA
+TILES = ["small tile", "narrow tile", "medium tile", "large tile", "paired tile"]
+KERNELS = [*TILES, "skinny", "tiny", "small mma", "large mma"]
+WGMMA = ["narrow wgmma", "small wgmma", "large wgmma"]
+LIMB = ["small limb", "large limb"]
+KERNELS += [*WGMMA, *LIMB]
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
-F32 = [torch.float32]
+INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
 DTYPES = {
-    "narrow tile": F32,
-    "medium tile": F32,
-    "paired tile": F32,
+    "narrow tile": [torch.float32],
+    "medium tile": [torch.float32],
+    "paired tile": [torch.float32],
     "skinny": FLOATS,
     "tiny": FLOATS,
     "mma": [*HALVES, torch.int8, torch.uint8],
-    "wgmma": HALVES,
+    "wgmma": [*HALVES, *INTEGERS],
+    "limb": INTEGERS,
 }
 SHAPES = {  # batch, M, N, K: whole tiles, tails of every side, more steps of K than stages, unaligned rows
     "tile": [(1, 128, 128, 64), (2, 129, 257, 65), (1, 1, 300, 17)],
@@ -52,6 +45,7 @@ SHAPES = {  # batch, M, N, K: whole tiles, tails of every side, more steps of K 
     "tiny": [(1000, 4, 4, 4), (1000, 3, 5, 7), (777, 8, 8, 8), (300, 16, 16, 16), (300, 32, 32, 32), (99, 20, 32, 50)],
     "mma": [(1, 128, 128, 64), (1, 256, 384, 512), (2, 130, 264, 72), (1, 65, 33, 37), (1, 300, 1000, 1157)],
     "wgmma": [(1, 128, 128, 64), (1, 256, 512, 1024), (2, 130, 264, 72), (1, 65, 33, 37), (1, 3000, 2000, 1160)],
+    "limb": [(1, 128, 128, 64), (1, 256, 384, 512), (2, 130, 264, 72), (1, 65, 33, 37), (1, 20, 70, 9000)],
 }
 
 
@@ -102,16 +96,35 @@ class ByName:
         return text
 
 
+def operand(device: Device, *shape: int, dtype: torch.dtype, seed: int) -> Tensor:
+    """Whole numbers: of floats small, so that sums are exact; of integers all, because sums are modular."""
+    if dtype.is_floating_point:
+        return whole(device, *shape, dtype=dtype, seed=seed)
+    info = torch.iinfo(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(info.min, info.max, shape, dtype=dtype, generator=generator).to(device.name)
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """In float64 on the operands' device; whole numbers are exact, of which integers take the low bits."""
-    result = a.double() @ b.double()
-    return result if a.is_floating_point() else result.to(torch.int64).to(a.dtype)
+    """Of whole numbers, exact: in float64 on the operands' device, integers 16 bits at a time, modulo their width."""
+    if a.is_floating_point():
+        return a.double() @ b.double()
+    digits = (a.element_size() + 1) // 2
+
+    def digit(t: Tensor, i: int) -> Tensor:
+        return (t.to(torch.int64) >> 16 * i & 0xFFFF).double()
+
+    pairs = [(i, j) for i in range(digits) for j in range(digits - i)]
+    result = torch.zeros((), dtype=torch.int64, device=a.device)
+    for i, j in pairs:
+        result = result + ((digit(a, i) @ digit(b, j)).to(torch.int64) << 16 * (i + j))
+    return result.to(a.dtype)
 
 
 def kernel_exact(device: Device, kernel: str, dtype: torch.dtype, shape: tuple[int, ...]) -> dict[str, Any]:
     """Whole numbers, bit for bit, in every pair of layouts; twice, because a race may miss once."""
     batch, m, n, k = shape if not device.dry else (min(shape[0], 3), *(min(s, 40 + s % 8) for s in shape[1:]))
-    a, b = whole(device, batch, m, k, dtype=dtype, seed=1), whole(device, batch, k, n, dtype=dtype, seed=2)
+    a, b = operand(device, batch, m, k, dtype=dtype, seed=1), operand(device, batch, k, n, dtype=dtype, seed=2)
     expected = product(a, b)
     for (i, x), (j, y) in itertools.product(enumerate(layouts(a)), enumerate(layouts(b))):
         call = ByName(device, kernel, x, y)
@@ -163,9 +176,14 @@ def kernel_rows(device: Device, kernel: str, dtype: torch.dtype) -> dict[str, An
     return {}
 
 
+def dtypes_of(kernel: str) -> list[torch.dtype]:
+    found = DTYPES.get(kernel) or DTYPES.get(kernel.split()[-1], [*FLOATS, torch.int32])
+    return [t for t in found if (kernel, t) != ("large wgmma", torch.int64)]  # its sums do not fit in registers
+
+
 def kernel_cases(kind: str) -> Iterator[Case]:
     kernels = [kernel for kernel in KERNELS if kernel.split()[-1] == kind]
-    for kernel, dtype in ((k, d) for k in kernels for d in DTYPES.get(k, DTYPES.get(kind, [*FLOATS, torch.int32]))):
+    for kernel, dtype in [(name, dtype) for name in kernels for dtype in dtypes_of(name)]:
         for shape in SHAPES[kind]:
             yield f"{kernel} {short(dtype)} {shape}", partial(kernel_exact, kernel=kernel, dtype=dtype, shape=shape)
         if dtype.is_floating_point:
@@ -178,8 +196,7 @@ def sanitizer_cases(tool: str) -> Iterator[Case]:
     """Every kernel once at a small shape: a tool slows it down a hundred times."""
     for kernel in KERNELS:
         kind = kernel.split()[-1]
-        dtypes = DTYPES.get(kernel, DTYPES.get(kind, FLOATS))
-        for dtype in {dtypes[0], dtypes[-1]}:
+        for dtype in (dtypes_of(kernel)[0], dtypes_of(kernel)[-1]):
             batch, m, n, k = min(SHAPES[kind], key=math.prod)
             shape = (min(batch, 70), m, n, k)
             yield f"{tool} {kernel} {short(dtype)}", partial(kernel_exact, kernel=kernel, dtype=dtype, shape=shape)
@@ -217,10 +234,16 @@ def tuning_cases(family: str) -> Iterator[Case]:
                 kernels=["small mma", "large mma", *WGMMA],
             ),
         )
+    for dtype, shape in itertools.product(INTEGERS, [(1, n, n, n) for n in (512, 1024, 2048)]):
+        if dtype == torch.uint8:  # as int8
+            continue
+        mma = ["small mma", "large mma"] if dtype == torch.int8 else []
+        kernels = [kernel for kernel in [*LIMB, *WGMMA, *mma] if dtype in dtypes_of(kernel)]
+        yield f"tuning {short(dtype)} {shape}", partial(tuning, dtype=dtype, shape=shape, kernels=kernels)
     for shape in squares:
         yield (
             f"tuning float32 {shape}",
-            partial(tuning, dtype=torch.float32, shape=shape, kernels=[k for k in KERNELS if k.endswith("tile")]),
+            partial(tuning, dtype=torch.float32, shape=shape, kernels=TILES),
         )
     for shape in [(1, 16, 4096, 4096), (1, 8, 4096, 4096), (1, 1, 4096, 4096), (512, 1, 2048, 128)]:
         yield (

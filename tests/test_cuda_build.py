@@ -45,6 +45,8 @@ INSTRUCTIONS = {
     "gemm/wgmma_f16.cu": ("sm_90a", ["HGMMA.64x256x16.F32", "HGMMA.64x128x16.F32", "UTMALDG.5D"]),
     "gemm/mma_half.cu": ("sm_80", ["HMMA.16816.F32.BF16", "HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS"]),
     "gemm/mma_byte.cu": ("sm_80", ["IMMA.16832.S8.S8", "IMMA.16832.U8.U8", "LDSM.16.M88.4", "LDGSTS"]),
+    "gemm/limb_tile.cu": ("sm_80", ["IMMA.16832.S8.S8", "IMMA.16832.U8.U8", "LDSM.16.M88.4"]),
+    "gemm/limb_wgmma.cu": ("sm_90a", ["IGMMA.64x256x32.S8.S8", "IGMMA.64x128x32.U8.U8", "UTMALDG.5D"]),
     "gemm/tiny.cu": ("sm_80", ["LDGSTS", "LDS.128", "STG.E.128"]),
     "gemm/skinny_half.cu": ("sm_80", ["HMMA.16816.F32.BF16", "HMMA.16816.F32", "LDG.E.128"]),
 }

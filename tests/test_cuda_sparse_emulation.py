@@ -91,7 +91,7 @@ def test_bad_calls(ops: Any, component: Row) -> None:
 
 # ---- Products with dense matrices ------------------------------------------------------------------------------------
 
-# Rows shorter and longer than what one team of lanes takes (kSegment in kernels/cuda/sparse/rows.h), and none at all.
+# Rows shorter and longer than what one team and one block take (kernels/cuda/sparse/rows.h), and none at all.
 LENGTHS = [[3, 0, 5, 1, 0, 30, 8], [0, 1100, 2, 0, 1023, 1024], [0], [0, 0, 0], [2500]]
 
 
@@ -122,6 +122,30 @@ def test_mean(ops: Any, kind: torch.dtype) -> None:
         expected = sums / crow.diff().clamp(min=1).unsqueeze(1)
         got = ops.spmm(crow, col, v, x, mean=True)
         torch.testing.assert_close(got, expected.to(kind))
+
+
+# Rows that end with the steps of a team (5, a row's end among them) or one off, many empty ones, long ones anywhere.
+MIXED = [
+    [4] * 400, [5] * 333, [9, 0] * 150, [0] * 3000, [0] * 1500 + [700] + [0] * 1500, [79] * 20, [80] * 20,
+    [1279, 0, 1280, 1281, 1], [4000, 3],
+    *(torch.tensor([0, 0, 1, 2, 5, 30, 400])[torch.randint(7, (120,))].tolist() for _ in range(4)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("lengths", MIXED, ids=range(len(MIXED)))
+def test_rows_that_end_anywhere(ops: Any, lengths: list[int]) -> None:
+    m, k = len(lengths), 90
+    crow, col = rows_of_lengths(lengths, k, torch.int32)
+    v = values(col.numel(), torch.float32, 1)
+    dense = dense_of(crow, col, whole(v), k)
+    for n in (1, 7, 8, 20, 64, 150):
+        x, y = matrix(k, n, torch.float32, 2), matrix(m, n, torch.float32, 3)
+        same(ops.spmm(crow, col, v, x, y, beta=2), (dense @ whole(x) + 2 * whole(y)).float(), n)
+        means = dense @ whole(x) / crow.diff().clamp(min=1).unsqueeze(1)
+        torch.testing.assert_close(ops.spmm(crow, col, v, x, mean=True), means.float())
+        same(ops.sddmm(crow, col, y, x), COMPONENTS["sddmm"].reference(crow, col, y, x), n)
+    best = ops.spmm_extremum(crow, col, v, x[:, :20])
+    same(best, COMPONENTS["spmm_extremum"].reference(crow, col, v, x[:, :20], minimum=False))
 
 
 @INDEX
@@ -178,26 +202,28 @@ def test_sixteen_bit_sums_are_float32(ops: Any, low: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "nnz", "n", "vector", "lanes", "team", "tiles"),
+    ("rows", "nnz", "n", "vector", "bytes", "lanes", "team_steps", "tiles"),
     [
-        (1000, 20_000, 64, 4, 16, 32, 1),  # 64 float32: 16 lanes of 16 bytes, two entries at a time
-        (1000, 5_000, 64, 4, 16, 16, 1),  # short rows: two rows a warp
-        (1000, 20_000, 256, 4, 32, 32, 2),
-        (1000, 20_000, 256, 8, 32, 32, 1),  # bfloat16: twice the columns
-        (1000, 20_000, 1, 1, 1, 4, 1),  # one column: lanes along the entries
-        (1000, 0, 33, 1, 32, 32, 2),
-        (10, 10_000, 1, 1, 1, 32, 1),
-        (0, 0, 5, 1, 8, 8, 1),
+        (100_000, 2_000_000, 64, 4, 4, 16, 65, 1),  # 64 float32: 16 lanes of 16 bytes
+        (100_000, 2_000_000, 256, 4, 4, 16, 65, 4),
+        (100_000, 2_000_000, 256, 8, 2, 16, 65, 2),  # bfloat16: twice the columns
+        (100_000, 2_000_000, 16, 4, 4, 4, 17, 1),
+        (100_000, 2_000_000, 1, 1, 4, 1, 7, 1),
+        (4096, 1_600_000, 256, 4, 4, 4, 33, 16),  # long rows: what a tile reads of B nearly fits the L1 cache
+        (1024, 400_000, 256, 4, 4, 8, 65, 8),
+        (50_000, 20_000_000, 256, 4, 4, 16, 65, 4),  # and here it cannot
+        (1000, 5_000, 64, 4, 4, 16, 5, 1),  # little work: a few steps a team
+        (1000, 0, 33, 1, 4, 16, 5, 3),
+        (10, 10_000, 1, 1, 4, 1, 5, 1),
     ],
 )
 def test_plan_of_rows(
-    library: Any, rows: int, nnz: int, n: int, vector: int, lanes: int, team: int, tiles: int
+    library: Any, rows: int, nnz: int, n: int, vector: int, bytes: int, lanes: int, team_steps: int, tiles: int
 ) -> None:
     result = (ctypes.c_int64 * 5)()
-    library.emulation_rows_plan(*(ctypes.c_int64(x) for x in (rows, nnz, n, vector)), result)
-    segments = nnz // 512 if nnz >= 1024 else 0
-    teams = 256 // team
-    assert list(result) == [lanes, team, tiles, segments, -(-(rows + segments) // teams) * tiles]
+    library.emulation_rows_plan(*(ctypes.c_int64(x) for x in (rows, rows, nnz, n, vector, bytes)), result)
+    steps = 256 // lanes * team_steps
+    assert list(result) == [lanes, team_steps, steps, tiles, -(-(rows + nnz) // steps)]
 
 
 # ---- Transposes ------------------------------------------------------------------------------------------------------
@@ -434,6 +460,27 @@ def test_everything_above_the_kernels(library: Any, file: str) -> None:
 
 
 # ---- Planted bugs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "barriers"), [("spmm", 3), ("sddmm", 1)])
+def test_each_barrier_of_the_products_is_needed(ops: Any, library: Any, name: str, barriers: int) -> None:
+    crow, col = rows_of_lengths([3, 200, 0, 7, 300, 2], 40, torch.int32)
+    v, x, y = values(col.numel(), torch.float32), matrix(40, 20, torch.float32), matrix(6, 20, torch.float32)
+    call = {"spmm": lambda: ops.spmm(crow, col, v, x), "sddmm": lambda: ops.sddmm(crow, col, y, x)}[name]
+    expected = call()
+    library.emulation_forget_calls()
+    call()
+    assert library.emulation_leave_out(b"barrier", -1) == barriers, "test the new barrier too, and correct the number"
+    for seed, barrier in itertools.product(range(3), range(barriers)):
+        library.emulation_seed(ctypes.c_uint64(seed))
+        library.emulation_leave_out(b"barrier", barrier)
+        try:
+            found = not torch.equal(call(), expected)
+        except RuntimeError:
+            found = True
+        finally:
+            library.emulation_leave_out(b"barrier", -1)
+        assert found, f"barrier {barrier} is missing, seed {seed}"
 
 
 def test_each_barrier_of_the_sort_is_needed(library: Any) -> None:

@@ -15,6 +15,7 @@ from emulation.support import (
     COMPLEX,
     DTYPES,
     FLOATS,
+    INTEGERS,
     WIDE,
     Canary,
     contiguous,
@@ -59,8 +60,7 @@ def test_bits_do_not_depend_on_the_schedule(ops, library, kind):
 def tile_sizes(kind):
     sizes = ["small", "large"]
     sizes += ["narrow"] if kind in (torch.float32, torch.complex64) else []
-    sizes += ["medium"] if kind in (torch.float32, torch.int32) else []
-    sizes += ["paired"] if kind == torch.float32 else []
+    sizes += ["medium", "paired"] if kind == torch.float32 else []
     return sizes
 
 
@@ -318,6 +318,7 @@ def test_native_kernels_compute_the_same(ops, library, kind, monkeypatch):
 
 # ---- Tensor cores ----------------------------------------------------------------------------------------------------
 
+WGMMA_SIZES = ["large", "small", "narrow"]
 MMA_DTYPES = [torch.bfloat16, torch.float16, torch.int8, torch.uint8]
 
 
@@ -367,7 +368,68 @@ def test_mma_bits_do_not_depend_on_anything_else(library, kind):
     same(run_kernel(library, "small mma", lay_out(a, "strided"), lay_out(b, "transposed"))[0], whole)
 
 
-WGMMA_SIZES = ["large", "paired", "small", "narrow"]
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_limb_layouts(library, kind, size):
+    """Every bit of an element counts: whole steps and tails of K, packed operands and any others, several tiles."""
+    info = torch.iinfo(kind)
+    if (kind, size) == (torch.int64, "large"):  # it has one size
+        return
+    first = (40, 72, 128) if kind == torch.int64 else (72, 136, 256)
+    for m, n, k in [first, (40, 17, 208), (33, 65, 37), (5, 70, 1)]:
+        a, b = integers((2, m, k), kind, 1, info.min, info.max), integers((2, k, n), kind, 2, info.min, info.max)
+        expected = reference(None, a, b, 0, 1, kind)
+        for la, lb in itertools.product(["contiguous", "transposed"], repeat=2):
+            got, p = run_kernel(library, f"{size} limb", lay_out(a, la), lay_out(b, lb))
+            same(got, expected)
+            if k > 1:
+                assert (p["a_along_k"], p["b_along_k"]) == (la == "contiguous", lb == "transposed")
+        got, _ = run_kernel(library, f"{size} limb", lay_out(a, "strided"), lay_out(b, "offset"), max_blocks=2)
+        same(got, expected)
+        got, _ = run_kernel(library, f"{size} limb", a, b[:1].expand(2, k, n), column_major=True)
+        same(got, reference(None, a, b[:1], 0, 1, kind))
+
+
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+def test_limb_operators(ops, kind):
+    """As the operators choose it, with the epilogue and out_dtype."""
+    info = torch.iinfo(kind)
+    a, b = integers((70, 96), kind, 1, info.min, info.max), integers((96, 90), kind, 2, info.min, info.max)
+    c = integers((70, 90), kind, 3, info.min, info.max)
+    wide = dict(WIDE).get(kind, kind)
+    same(ops.addmm(c, a, b, beta=-2, alpha=3), reference(c, a, b, -2, 3, kind))
+    same(ops.mm(a, b, wide), reference(None, a, b, 0, 1, wide))
+    same(ops.linear(a, b.t(), activation=1), reference(None, a, b, 0, 1, kind).relu())
+    a, b = integers((3, 1, 33, 72), kind, 4), integers((1, 2, 72, 40), kind, 5)
+    same(ops.matmul(a, b), reference(None, a, b, 0, 1, kind))
+
+
+@pytest.mark.parametrize("kernel", ["small limb", "narrow wgmma"])
+def test_limb_sums_of_int64_do_not_wrap(library, kernel):
+    """The largest bytes everywhere, further along K than 32 bits hold the sums of four products of."""
+    a, b = torch.full((1, 2, 16600), -1, dtype=torch.int64), torch.full((1, 16600, 3), -1, dtype=torch.int64)
+    same(run_kernel(library, kernel, a, b)[0], torch.full((1, 2, 3), 16600, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+@pytest.mark.parametrize("size", WGMMA_SIZES)
+def test_limb_wgmma_layouts(library, kind, size):
+    """Planes of limbs from every layout, and bytes that are taken as they are; tails of every side, several tiles."""
+    if (kind, size) == (torch.int64, "large"):
+        return
+    info = torch.iinfo(kind)
+    for m, n, k, batch in [(136, 40, 144, 1), (33, 270, 37, 2)]:
+        a = integers((batch, m, k), kind, 1, info.min, info.max)
+        b = integers((batch, k, n), kind, 2, info.min, info.max)
+        expected = reference(None, a, b, 0, 1, kind)
+        for la, lb in [("contiguous", "transposed"), ("transposed", "contiguous"), ("strided", "offset")]:
+            got, p = run_kernel(library, f"{size} wgmma", lay_out(a, la), lay_out(b, lb), max_blocks=2)
+            same(got, expected)
+            assert p["a_packed"] == (kind.itemsize == 1 and la == "contiguous" and k == 144)
+    a, b = integers((3, 40, 70), kind, 3), integers((3, 70, 24), kind, 4)
+    rows = a[:, :1].expand(3, 40, 70)
+    got, _ = run_kernel(library, f"{size} wgmma", rows, b[:1].expand(3, 70, 24), column_major=True)
+    same(got, reference(None, rows, b[:1], 0, 1, kind))
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
@@ -391,7 +453,7 @@ def test_wgmma_layouts(library, kind, size):
 
 @pytest.mark.parametrize(
     ("size", "m", "n", "k"),
-    [("large", 400, 250, 96), ("paired", 250, 120, 456), ("small", 120, 136, 96), ("narrow", 100, 80, 96)],
+    [("large", 400, 250, 96), ("small", 120, 136, 96), ("narrow", 100, 80, 96)],
 )
 def test_wgmma_epilogues(ops, library, size, m, n, k):
     """Every way that C and D move: tiles of both, a row of C, and what goes element by element."""
@@ -466,8 +528,11 @@ def test_wgmma_operators(ops, library, kind):
         (torch.float32, (17, 4096, 4096, 1), "tile"),
         (torch.bfloat16, (9477, 1152, 588, 1), "mma"),  # packed
         (torch.bfloat16, (17, 17, 17, 1), "tile"),  # not worth packing
-        (torch.int8, (512, 512, 512, 1), "mma"),
-        (torch.int16, (512, 512, 512, 1), "tile"),
+        (torch.int8, (512, 512, 512, 1), "limb"),
+        (torch.int8, (1024, 1024, 1024, 1), "mma"),
+        (torch.int16, (512, 512, 512, 1), "limb"),
+        (torch.int64, (512, 512, 512, 1), "limb"),
+        (torch.int16, (16, 512, 512, 1), "tile"),
         (torch.float32, (4096, 16, 4096, 1), "skinny"),
         (torch.float32, (100000, 16, 16, 1), "tile"),  # its stores would not be contiguous
         (torch.float32, (4, 4, 4, 100000), "tiny"),
@@ -495,9 +560,11 @@ def test_plan_on_a_hopper(library):
     assert on(torch.bfloat16, 64, 64, 64)["size"] == "narrow"
     assert on(torch.bfloat16, 1, 64, 64, batch_invariant=True)["kernel"] == "wgmma"
     assert on(torch.bfloat16, 4096, 4096, 4096, capability=100)["kernel"] == "mma"  # sm_90a code does not run there
-    for kind in (torch.float32, torch.int32):
-        assert on(kind, 4096, 4096, 4096)["kernel"] == "tile"
-    assert on(torch.int8, 4096, 4096, 4096)["kernel"] == "mma"
+    assert on(torch.float32, 4096, 4096, 4096)["kernel"] == "tile"
+    for kind in (torch.int8, torch.int32):
+        assert on(kind, 4096, 4096, 4096)["kernel"] == "wgmma"
+    assert on(torch.int32, 4096, 4096, 4096, capability=80)["kernel"] == "limb"
+    assert on(torch.int32, 128, 128, 128)["kernel"] == "limb"  # a launch that packs costs more
 
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
@@ -616,6 +683,23 @@ SYNCHRONISED = {
     "tiny: any": (torch.bfloat16, 17, 31, 20, 9, ["barrier"]),
     "wide skinny": (torch.bfloat16, 9, 304, 2500, 1, ["barrier", "async_wait"]),
     "small mma": (torch.bfloat16, 72, 72, 160, 1, ["barrier", "async_wait"]),
+    "small limb": (torch.int32, 72, 72, 150, 1, ["barrier"]),
+    "narrow wgmma: limbs": (
+        torch.int16,
+        130,
+        70,
+        520,
+        1,
+        ["barrier", "barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_fence", "wgmma_commit", "wgmma_wait"],
+    ),
+    "large wgmma: bytes": (
+        torch.int8,
+        300,
+        300,
+        900,
+        1,
+        ["barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_commit", "wgmma_wait"],
+    ),
     "small mma: packed": (torch.bfloat16, 72, 70, 150, 1, ["barrier"]),
     "small wgmma": (
         torch.bfloat16,

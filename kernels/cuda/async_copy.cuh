@@ -14,7 +14,8 @@ __device__ __forceinline__ uint32_t shared_address(const void* address) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(address));
 }
 
-// Copies `bytes` <= 16 bytes and writes zeros for the rest of the 16. Both addresses are 16 bytes aligned.
+// Copies `bytes` <= 16 bytes and writes zeros for the rest of the 16. Both addresses are 16 bytes aligned; where
+// `bytes` is 0 nothing is read.
 __device__ __forceinline__ void async_copy16(void* shared, const void* global, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                : "memory");

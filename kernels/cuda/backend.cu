@@ -56,6 +56,9 @@ class Session {
     };
     session_.cookie = this;
     check(cudaDeviceGetAttribute(&session_.multiprocessors, cudaDevAttrMultiProcessorCount, stream_.device), "sparse");
+    int major = 0;
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, stream_.device), "sparse");
+    session_.early = major == 9;
   }
 
   // From here on kernels note what they find wrong, and what they noted will be read.

@@ -109,16 +109,6 @@ __device__ __forceinline__ int computed_here(int x) {
   return x;
 }
 
-// ---- Kernels one after the other -----------------------------------------------------------------------------------
-
-// In a kernel launched by launch_cluster, which may begin before the one in front of it in the stream has ended: waits
-// for that end. Nothing in global memory is touched before.
-__device__ __forceinline__ void wait_for_previous_kernel() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-// The next kernel may begin, as far as there is room on the multiprocessors.
-__device__ __forceinline__ void let_next_kernel_begin() {
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-}
-
 // ---- Clusters ------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ uint32_t cluster_rank() {

@@ -64,9 +64,23 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
   return cudaGetLastError();
 }
 
+// In a kernel that was launched to begin before the one in front of it in the stream has ended: waits for that end.
+// Nothing in global memory is touched before.
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel may begin, as far as there is room on the multiprocessors.
+__device__ __forceinline__ void let_next_kernel_begin() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 #ifndef USE_ROCM
-// The same in clusters of `cluster` neighbouring blocks (hopper.cuh), a number that divides grid.x. The kernel may
-// begin before the one in front of it has ended; it calls wait_for_previous_kernel before it touches global memory.
+// The same in clusters of `cluster` neighbouring blocks (hopper.cuh), a number that divides grid.x; on a Hopper. The
+// kernel may begin before the one in front of it has ended: it calls wait_for_previous_kernel.
 template <class... Parameters, class... Arguments>
 cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                            cudaStream_t stream, const Arguments&... arguments) {
@@ -84,6 +98,16 @@ cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
 #endif
+
+// launch_kernel, or where `early` such a kernel by itself.
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel_early(bool early, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                                cudaStream_t stream, const Arguments&... arguments) {
+#ifndef USE_ROCM
+  if (early) return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+#endif
+  return launch_kernel(kernel, grid, block, shared_bytes, stream, arguments...);
+}
 
 }  // namespace myops
 #endif

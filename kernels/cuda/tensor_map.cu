@@ -17,8 +17,9 @@ cudaError_t make_tensor_map(const TensorMapSpec& spec, TensorMap* map) {
   cuuint64_t size[5], stride[4];
   for (int i = 0; i < 5; ++i) size[i] = spec.size[i];
   for (int i = 0; i < 4; ++i) stride[i] = spec.stride[i];
-  const CUtensorMapDataType type =
-      spec.type == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  const CUtensorMapDataType type = spec.type == DType::bf16  ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                   : spec.type == DType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                                             : CU_TENSOR_MAP_DATA_TYPE_UINT8;
   const CUresult result = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function)(
       map, type, 5, const_cast<void*>(spec.data), size, stride, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);

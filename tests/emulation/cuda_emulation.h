@@ -92,11 +92,14 @@ inline unsigned __match_any_sync(unsigned mask, int value) {
     if (mask >> i & 1 && lanes[i] == static_cast<uint64_t>(value)) same |= 1u << i;
   return same;
 }
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = uint64_t(y) << 32 | x;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) result |= static_cast<unsigned>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+  return result;
+}
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
-
-inline float __expf(float x) { return expf(x); }
-inline float __fdividef(float x, float y) { return x / y; }
 
 [[noreturn]] inline void __trap() { emulation::Scheduler::get().fault("__trap"); }
 
@@ -231,6 +234,9 @@ void store_pack(Element* address, const T& pack) {
   std::memcpy(static_cast<void*>(address), &pack, sizeof(T));
 }
 
+inline void wait_for_previous_kernel() {}
+inline void let_next_kernel_begin() {}
+
 template <class... Parameters, class... Arguments>
 cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                            cudaStream_t, const Arguments&... arguments) {
@@ -255,6 +261,12 @@ cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                           cudaStream_t stream, const Arguments&... arguments) {
+  return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel_early(bool, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                                cudaStream_t stream, const Arguments&... arguments) {
   return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
 }
 

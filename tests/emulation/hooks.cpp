@@ -57,12 +57,13 @@ EXPORT int emulation_leave_out(const char* call, int place) {
 
 EXPORT void emulation_forget_calls() { emulation::left_out = {}; }
 
-// plan: lanes along the columns, lanes of a team, tiles, segments, blocks.
-EXPORT void emulation_rows_plan(int64_t rows, int64_t nnz, int64_t n, int64_t vector, int64_t* plan) {
+// plan: lanes of a team, steps of a team and of a block, tiles, chunks.
+EXPORT void emulation_rows_plan(int64_t rows, int64_t cols, int64_t nnz, int64_t n, int64_t vector, int64_t bytes,
+                                int64_t* plan) {
   myops::Csr A;
-  A.rows = rows, A.nnz = nnz;
-  const myops::RowsPlan p = myops::plan_rows(A, n, vector);
-  const int64_t values[] = {1 << p.group_shift, 1 << p.team_shift, p.tiles, p.segments, p.blocks};
+  A.rows = rows, A.cols = cols, A.nnz = nnz;
+  const myops::RowsPlan p = myops::plan_rows(A, n, vector, bytes);
+  const int64_t values[] = {1 << p.group_shift, p.team_steps, p.steps, p.tiles, p.chunks};
   std::memcpy(plan, values, sizeof(values));
 }
 

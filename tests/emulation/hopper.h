@@ -82,16 +82,19 @@ class Hopper {
   struct Product {
     uint64_t a, b;
     int n;
+    int depth;                     // of K
+    uint32_t size, run;            // bytes of an element, and at each place: neighbours along K, or one element
     std::vector<uint32_t> places;  // of A, then of B
-    std::vector<uint16_t> bits;
+    std::vector<char> bytes;
     std::vector<float> values;
     Range range_a, range_b;
     bool checked = false;
+    int lanes = 0;  // that have their sums
   };
 
   struct Sums {
-    float* registers = nullptr;
-    std::vector<float> kept;
+    void* registers = nullptr;
+    std::vector<uint32_t> kept;  // bits of float or uint32_t
     int in_flight = 0;
   };
 
@@ -210,6 +213,7 @@ class Hopper {
     copies_.erase(copies_.begin() + static_cast<std::ptrdiff_t>(pick));
     const bool store = copy.barrier == nullptr;
     const uint32_t begin = scheduler.cluster_offset(copy.target);
+    const auto size = static_cast<uint32_t>(myops::element_size(copy.spec.type));
     const int rank = scheduler.owner(copy.target);
     if (store && std::memcmp(copy.target, copy.source.data(), copy.source.size()) != 0)
       return scheduler.note("shared memory changed under a TMA store");
@@ -221,16 +225,15 @@ class Hopper {
         bool inside = true;
         for (int i = 0; i < 5; ++i) {
           inside &= at[i] >= 0 && static_cast<uint64_t>(at[i]) < copy.spec.size[i];
-          offset += at[i] * (i == 0 ? 2 : static_cast<int64_t>(copy.spec.stride[i - 1]));
+          offset += at[i] * static_cast<int64_t>(i == 0 ? size : copy.spec.stride[i - 1]);
         }
-        char* const shared = scheduler.shared_pointer(swizzle(begin + row * 128 + column * 2), rank);
+        char* const shared = scheduler.shared_pointer(swizzle(begin + row * 128 + column * size), rank);
         if (store) {
-          if (inside) std::memcpy(static_cast<char*>(const_cast<void*>(copy.spec.data)) + offset, shared, 2);
-          continue;
+          if (inside) std::memcpy(static_cast<char*>(const_cast<void*>(copy.spec.data)) + offset, shared, size);
+        } else {
+          std::memset(shared, 0, size);
+          if (inside) std::memcpy(shared, static_cast<const char*>(copy.spec.data) + offset, size);
         }
-        uint16_t bits = 0;
-        if (inside) std::memcpy(&bits, static_cast<const char*>(copy.spec.data) + offset, 2);
-        std::memcpy(shared, &bits, 2);
       }
     if (store) return scheduler.wake();
     scheduler.deliver_shared(copy.target, static_cast<size_t>(copy.bytes));
@@ -243,20 +246,23 @@ class Hopper {
   Lane& lane() { return lane_of(Scheduler::get().thread()); }
   Lane& lane_of(int thread) { return warps_[thread / Scheduler::kWarp].lanes[thread % Scheduler::kWarp]; }
 
-  template <class In, bool kAAlongK, bool kBAlongK>
-  void issue(float* sums, int n, uint64_t a, uint64_t b) {
+  template <class In, bool kAAlongK, bool kBAlongK, class Sum>
+  void issue(Sum* sums, int n, uint64_t a, uint64_t b) {
     Scheduler& scheduler = Scheduler::get();
     Warp& w = warp();
     Lane& l = lane();
     if (!l.fenced) scheduler.fault("wgmma without wgmma_fence");
     if (l.issued == w.products.size()) {
       Product p;
-      p.a = a, p.b = b, p.n = n;
+      p.a = a, p.b = b, p.n = n, p.size = sizeof(In), p.depth = 32 / static_cast<int>(sizeof(In));
+      p.run = kAAlongK && kBAlongK ? 16 : sizeof(In);  // what the swizzle keeps together
+      const int step = static_cast<int>(p.run / p.size);
       const int first_row = scheduler.thread() / Scheduler::kWarp % 4 * 16;
       for (int row = 0; row < 16; ++row)
-        for (int k = 0; k < 16; ++k) p.places.push_back(place(a, kAAlongK, first_row + row, k, p.range_a));
+        for (int k = 0; k < p.depth; k += step)
+          p.places.push_back(place(a, kAAlongK, first_row + row, k, p, p.range_a));
       for (int column = 0; column < n; ++column)
-        for (int k = 0; k < 16; ++k) p.places.push_back(place(b, kBAlongK, column, k, p.range_b));
+        for (int k = 0; k < p.depth; k += step) p.places.push_back(place(b, kBAlongK, column, k, p, p.range_b));
       for (const Copy& copy : copies_) {
         if (scheduler.owner(copy.target) != scheduler.rank() || copy.barrier == nullptr) continue;
         const uint32_t begin = scheduler.shared_offset(copy.target), end = begin + static_cast<uint32_t>(copy.bytes);
@@ -264,12 +270,13 @@ class Hopper {
           scheduler.fault("wgmma of what a TMA copy has not delivered");
       }
       for (uint32_t at : p.places) {
-        uint16_t bits;
-        std::memcpy(&bits, scheduler.shared_pointer(at), 2);
-        In value;
-        std::memcpy(&value, &bits, 2);
-        p.bits.push_back(bits);
-        p.values.push_back(widen_half(value));
+        const char* shared = scheduler.shared_pointer(at);
+        p.bytes.insert(p.bytes.end(), shared, shared + p.run);
+        for (uint32_t i = 0; i < p.run; i += p.size) {
+          In value;
+          std::memcpy(&value, shared + i, sizeof(In));
+          p.values.push_back(widened(value));
+        }
       }
       w.products.push_back(std::move(p));
     } else if (w.products[l.issued].a != a || w.products[l.issued].b != b) {
@@ -279,8 +286,9 @@ class Hopper {
     if (l.sums.in_flight > 0 && l.sums.registers != sums) scheduler.fault("wgmma: two sets of sums are in flight");
     if (l.sums.in_flight++ == 0) {
       l.sums.registers = sums;
-      l.sums.kept.assign(sums, sums + n / 2);
-      for (int i = 0; i < n / 2; ++i) sums[i] = NAN;
+      l.sums.kept.resize(static_cast<size_t>(n / 2));
+      std::memcpy(l.sums.kept.data(), sums, static_cast<size_t>(n / 2) * 4);
+      std::memset(static_cast<void*>(sums), 0xFF, static_cast<size_t>(n / 2) * 4);  // NaN
     }
   }
 
@@ -298,20 +306,30 @@ class Hopper {
           p.checked = true;
           p.range_a = p.range_b = Range();
           for (size_t i = 0; i < p.places.size(); ++i)
-            if (std::memcmp(scheduler.shared_pointer(p.places[i]), &p.bits[i], 2) != 0)
+            if (std::memcmp(scheduler.shared_pointer(p.places[i]), &p.bytes[i * p.run], p.run) != 0)
               scheduler.fault("shared memory changed under a wgmma in flight");
           p.places = {};
-          p.bits = {};
+          p.bytes = {};
         }
         for (int i = 0; i < p.n / 2; ++i) {
           const int row = lane_index / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + lane_index % 4 * 2 + i % 2;
           double products = 0;
-          for (int k = 0; k < 16; ++k)
-            products += double(p.values[static_cast<size_t>(row * 16 + k)]) *
-                        p.values[static_cast<size_t>(256 + column * 16 + k)];
-          l.sums.kept[static_cast<size_t>(i)] = static_cast<float>(l.sums.kept[static_cast<size_t>(i)] + products);
+          for (int k = 0; k < p.depth; ++k)
+            products += double(p.values[static_cast<size_t>(row * p.depth + k)]) *
+                        p.values[static_cast<size_t>((16 + column) * p.depth + k)];
+          uint32_t& kept = l.sums.kept[static_cast<size_t>(i)];
+          if (p.size == 1) {
+            kept = add_products(kept, products);
+          } else {
+            float sum;
+            std::memcpy(&sum, &kept, sizeof(sum));
+            sum = add_products(sum, products);
+            std::memcpy(&kept, &sum, sizeof(sum));
+          }
         }
-        if (--l.sums.in_flight == 0) std::copy(l.sums.kept.begin(), l.sums.kept.end(), l.sums.registers);
+        if (++p.lanes == Scheduler::kWarp) p.values = {};
+        if (--l.sums.in_flight == 0)
+          std::memcpy(l.sums.registers, l.sums.kept.data(), l.sums.kept.size() * sizeof(uint32_t));
       }
       l.groups.pop_front();
     }
@@ -325,20 +343,27 @@ class Hopper {
       scheduler.fault("a TMA copy: the tile is not 1024 bytes aligned");
   }
 
-  static float widen_half(__nv_bfloat16 x) { return __bfloat162float(x); }
-  static float widen_half(__half x) { return __half2float(x); }
+  static float add_products(float sum, double products) { return static_cast<float>(sum + products); }
+  static uint32_t add_products(uint32_t sum, double products) {
+    return sum + static_cast<uint32_t>(static_cast<int64_t>(products));
+  }
+
+  static float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
+  static float widened(__half x) { return __half2float(x); }
+  static float widened(int8_t x) { return x; }
+  static float widened(uint8_t x) { return x; }
 
   // Where a descriptor has the element (line, k).
-  static uint32_t place(uint64_t descriptor, bool along_k, int line, int k, Range& range) {
+  static uint32_t place(uint64_t descriptor, bool along_k, int line, int k, const Product& p, Range& range) {
     if (descriptor >> 62 != 1) Scheduler::get().fault("wgmma: the descriptor's swizzle is not that of 128 bytes");
     const auto field = [&](int shift) { return static_cast<uint32_t>(descriptor >> shift & 0x3fff) << 4; };
     const uint32_t start = field(0), leading = field(16), stride = field(32);
     const auto l = static_cast<uint32_t>(line), d = static_cast<uint32_t>(k);
-    const uint32_t logical =
-        along_k ? l % 8 * 128 + l / 8 * stride + d * 2 : l % 64 * 2 + l / 64 * leading + d % 8 * 128 + d / 8 * stride;
+    const uint32_t logical = along_k ? l % 8 * 128 + l / 8 * stride + d * p.size
+                                     : l % 64 * 2 + l / 64 * leading + d % 8 * 128 + d / 8 * stride;
     const uint32_t at = swizzle(start + logical);
     range.begin = at < range.begin ? at : range.begin;
-    range.end = at + 2 > range.end ? at + 2 : range.end;
+    range.end = at + p.run > range.end ? at + p.run : range.end;
     return at;
   }
 
@@ -398,8 +423,6 @@ inline void async_proxy_fence(const char* file = __builtin_FILE(), int line = __
 inline int computed_here(int x) { return x; }
 inline void tma_prefetch(const TensorMap*, const int32_t (&)[5]) {}
 inline void prefetch_map(const TensorMap*) {}
-inline void wait_for_previous_kernel() {}
-inline void let_next_kernel_begin() {}
 
 inline uint32_t cluster_rank() { return static_cast<uint32_t>(emulation::Scheduler::get().rank()); }
 inline void cluster_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
@@ -420,8 +443,8 @@ inline void wgmma_commit(const char* file = __builtin_FILE(), int line = __built
   auto& lane = emulation::Hopper::get().lane();
   if (!emulation::left_out("wgmma_commit", file, line)) lane.groups.push_back(lane.issued);
 }
-template <int kGroups, int kCount>
-void wgmma_wait(float (&)[kCount], const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+template <int kGroups, int kCount, class Sum>
+void wgmma_wait(Sum (&)[kCount], const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   if (!emulation::left_out("wgmma_wait", file, line)) emulation::Hopper::get().wait(kGroups);
 }
 
@@ -436,7 +459,9 @@ void registers_decrease() {
 
 template <class In, int kN, bool kAAlongK, bool kBAlongK>
 struct Wgmma {
-  static void add(float (&sums)[kN / 2], uint64_t a, uint64_t b) {
+  using Sum = std::conditional_t<sizeof(In) == 1, uint32_t, float>;
+  static void add(Sum (&sums)[kN / 2], uint64_t a, uint64_t b) {
+    static_assert(sizeof(In) > 1 || (kAAlongK && kBAlongK), "bytes have no operand along its lines");
     emulation::Hopper::get().issue<In, kAAlongK, kBAlongK>(sums, kN, a, b);
   }
 };

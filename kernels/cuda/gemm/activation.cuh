@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "../element.cuh"
+#include "fast_math.cuh"
 
 namespace myops {
 
@@ -16,31 +17,25 @@ __device__ __forceinline__ double erf_of(double x) { return erf(x); }
 __device__ __forceinline__ float exp_of(float x) { return expf(x); }
 __device__ __forceinline__ double exp_of(double x) { return exp(x); }
 
-// For what is rounded to 16 bits: within 2e-6 of it, relatively, at a quarter of the instructions. erfc is that of W.
-// H. Press et al., Numerical Recipes, section 6.2, with a relative error below 1.2e-7.
-__device__ __forceinline__ float fast_erfc(float x) {  // x >= 0
-  const float t = __fdividef(1.0f, fmaf(0.5f, x, 1.0f));
-  float p = 0.17087277f;
-  p = fmaf(t, p, -0.82215223f);
-  p = fmaf(t, p, 1.48851587f);
-  p = fmaf(t, p, -1.13520398f);
-  p = fmaf(t, p, 0.27886807f);
-  p = fmaf(t, p, -0.18628806f);
-  p = fmaf(t, p, 0.09678418f);
-  p = fmaf(t, p, 0.37409196f);
-  p = fmaf(t, p, 1.00002368f);
-  p = fmaf(t, p, -1.26551223f);
-  return t * __expf(fmaf(-x, x, p));
-}
+// For what is rounded to 16 bits: within 6e-6 of it, relatively, at a fifth of the instructions. erfc(z) exp(z^2) is t
+// times a polynomial in t = 1 / (1 + 0.44 z), fitted for the smallest relative error where z <= 12.
 template <Activation kActivation>
 __device__ __forceinline__ float activate_fast(float x) {
+  constexpr float kLog2E = 1.44269504f;
   if (kActivation == Activation::relu) return x < 0.0f ? 0.0f : x;
   if (kActivation == Activation::gelu) {
-    const float half = 0.5f * x, tail = half * fast_erfc(fabsf(x) * 0.70710678f);
+    const float t = fast_reciprocal(fmaf(0.44f * 0.70710678f, fabsf(x), 1.0f));
+    float p = -0.14610435f;
+    p = fmaf(t, p, 0.35064919f);
+    p = fmaf(t, p, 0.04073422f);
+    p = fmaf(t, p, 0.26358496f);
+    p = fmaf(t, p, 0.24256983f);
+    p = fmaf(t, p, 0.24856099f);
+    const float half_erfc = p * t * fast_exp2(fmaf(x, -0.5f * kLog2E * x, -1.0f)), tail = x * half_erfc;
     return x < 0.0f ? tail : x > 16.0f ? x : x - tail;  // infinity times 0 would be a NaN
   }
   const float y = kActivation == Activation::silu ? x : x * fmaf(0.07135481627f * x, x, 1.5957691216f);
-  return __fdividef(x, 1.0f + __expf(-y));
+  return x * fast_reciprocal(1.0f + fast_exp2(-kLog2E * y));
 }
 // f of each. One uniform choice for all of them.
 template <int kCount>

@@ -47,8 +47,12 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     if (first == "wide") *plan = plan_skinny(g, machine, 2 * plan->warp_columns);
   } else if (kind == "tiny" && takes_tiny_shape(g)) {
     *plan = plan_tiny(g);
+  } else if (kind == "limb" && is_integral(g.in) && g.in != DType::boolean) {
+    *plan = plan_limb(g, size);
   } else if (kind == "mma" && width <= 2 && g.in != DType::i16) {
     *plan = plan_tensor(g, GemmKernel::mma, size, machine.multiprocessors);
+  } else if (kind == "wgmma" && takes_limb_wgmma(g, size, machine)) {
+    *plan = plan_limb_wgmma(g, size, machine.multiprocessors);
   } else if (kind == "wgmma" && width == 2 && g.in != DType::i16 && machine.capability == 90) {
     *plan = plan_tensor(g, GemmKernel::wgmma, size, machine.multiprocessors);
   } else {

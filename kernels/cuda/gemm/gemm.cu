@@ -46,12 +46,14 @@ cudaError_t launch_gemm(const Gemm& problem, const GemmPlan& plan, void* workspa
     case GemmKernel::tiny: return launch_tiny(g, plan, stream);
     case GemmKernel::mma:
     case GemmKernel::wgmma: {
+      if (plan.kernel == GemmKernel::wgmma && is_integral(g.in)) return launch_limb_wgmma(g, plan, workspace, stream);
       const cudaError_t error = pack_operands(&g, plan, workspace, stream);
       if (error != cudaSuccess) return error;
       if (plan.kernel == GemmKernel::wgmma)
         return g.in == DType::bf16 ? launch_wgmma_bf16(g, plan, stream) : launch_wgmma_f16(g, plan, stream);
       return is_floating(g.in) ? launch_mma_half(g, plan, stream) : launch_mma_byte(g, plan, stream);
     }
+    case GemmKernel::limb: return launch_limb(g, plan, stream);
     case GemmKernel::tile: break;
   }
   if (is_complex(g.in)) return launch_complex_tile(g, plan, stream);

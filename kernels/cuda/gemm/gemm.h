@@ -22,6 +22,9 @@ cudaError_t launch_mma_half(const Gemm& problem, const GemmPlan& plan, cudaStrea
 cudaError_t launch_mma_byte(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 cudaError_t launch_wgmma_bf16(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 cudaError_t launch_wgmma_f16(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+cudaError_t launch_limb(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+cudaError_t launch_limb_wgmma(const Gemm& problem, const GemmPlan& plan, void* workspace, cudaStream_t stream);
+cudaError_t launch_limb_pack(const LimbPack& a, const LimbPack& b, int element_bytes, cudaStream_t stream);
 cudaError_t launch_pack(const PackOperand* operands, int count, int element_bytes, cudaStream_t stream);  // at most 2
 cudaError_t launch_tiny(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 

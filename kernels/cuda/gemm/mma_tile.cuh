@@ -6,9 +6,11 @@
 // Contract: each operand has a unit stride, along K or along its lines (16-bit only), and everything else about it is a
 // multiple of 16 bytes. Reads stay inside the operands; the edge of a tile is filled with zeros by the copy itself.
 //
-//   A tile of K is 64 bytes deep. A stage of shared memory has, for an operand that runs along K, a row of 64 bytes per
-//   line; else a row of all lines per value of K. Rows are 16 bytes longer than that, so that the eight rows which
-//   ldmatrix reads at once lie in different banks. kStages - 1 tiles are under way while one is multiplied.
+//   A tile of K is 128 bytes deep: four slices of 32 bytes, one instruction's. A stage of shared memory has, for an
+//   operand that runs along K, a row of 128 bytes per line; else a row of all lines per value of K. The 16-byte chunks
+//   of a row are exchanged (chunk c of row r is at c ^ r % 8), so that the eight rows which ldmatrix reads at once lie
+//   in different banks. kStages - 1 tiles are under way while one is multiplied, and the fragments of a slice are read
+//   while the slice before it is multiplied.
 //
 // Every result is summed in steps of 32 bytes of K, ascending, in one accumulator: for a dtype, bits do not depend on
 // the tile, the layout, M, N or the batch.
@@ -21,138 +23,163 @@
 
 namespace myops {
 
-constexpr int kMmaStages = 4;
-
 template <DType kIn, TileSize kSize>
 struct MmaLayout {
   using In = typename Element<kIn>::Type;
   using Acc = typename Element<kIn>::Acc;
   static constexpr MmaShape kShape = mma_shape(kSize);
   static constexpr int kThreads = 32 * kShape.warps_m * kShape.warps_n;
-  static constexpr int kDepthBytes = 64, kDepth = kDepthBytes / sizeof(In);  // of K, in a stage
+  static constexpr int kDepthBytes = 128, kDepth = kDepthBytes / sizeof(In);  // of K, in a stage
   static constexpr int kWarpM = kShape.m / kShape.warps_m, kWarpN = kShape.n / kShape.warps_n;
-
-  static constexpr int pitch(int lines, bool along_k) {
-    return (along_k ? kDepthBytes : lines * static_cast<int>(sizeof(In))) + 16;
-  }
-  static constexpr int operand_bytes(int lines) {  // the larger of the two layouts
-    const int along_k = lines * pitch(lines, true), along_lines = kDepth * pitch(lines, false);
-    return along_k > along_lines ? along_k : along_lines;
-  }
-  static constexpr int kBytesA = operand_bytes(kShape.m), kStageBytes = kBytesA + operand_bytes(kShape.n);
-  static constexpr int kResultPitch = kShape.n + 4;  // of the sums, which take the place of the stages at the end
-  static constexpr int kStagesBytes = kMmaStages * kStageBytes;
-  static constexpr int kResultBytes = kShape.m * kResultPitch * static_cast<int>(sizeof(Acc));
-  static constexpr int kSharedBytes = kStagesBytes > kResultBytes ? kStagesBytes : kResultBytes;
+  static constexpr int kBytesA = kShape.m * kDepthBytes, kStageBytes = kBytesA + kShape.n * kDepthBytes;
+  static constexpr int kStages = 96 * 1024 / kStageBytes;  // two blocks to a multiprocessor of a Hopper
+  static constexpr int kResultPitch = kShape.n + 4;        // of the sums, which take the place of the stages at the end
+  static constexpr int kSharedBytes = kStages * kStageBytes;
 
   static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "a warp takes whole fragments of A, and pairs of them of B");
-  static_assert(kSharedBytes <= 227 * 1024, "shared memory of a block");
+  static_assert(kShape.m * kResultPitch * static_cast<int>(sizeof(Acc)) <= kSharedBytes, "sums fit in the stages");
 };
 
-// A thread's share of the copies of one operand: kLines lines (rows of A, columns of B) by 64 bytes of K.
+// A thread's share of the copies of one operand: kLines lines (rows of A, columns of B) by 128 bytes of K.
 template <class In, int kLines, bool kAlongK, int kThreads>
 struct MmaLoader {
-  static constexpr int kChunk = 16 / sizeof(In);  // elements of one copy
-  static constexpr int kDepth = 64 / sizeof(In);
-  static constexpr int kRow = (kAlongK ? kDepth : kLines) / kChunk;  // copies in a row of shared memory
-  static constexpr int kCount = kLines * kDepth / kChunk / kThreads;
-  static constexpr int kPitch = (kAlongK ? 64 : kLines * static_cast<int>(sizeof(In))) + 16;
-  static_assert(kLines * kDepth % (kChunk * kThreads) == 0, "every thread copies the same number of chunks");
+  static constexpr int kSize = sizeof(In), kDepth = 128 / kSize;
+  static constexpr int kRows = kAlongK ? kLines : kDepth, kRowBytes = kAlongK ? 128 : kLines * kSize;
+  static constexpr int kChunks = kRowBytes / 16;       // of a row
+  static constexpr int kRowStep = kThreads / kChunks;  // from one copy of a thread to its next
+  static constexpr int kCount = kRows / kRowStep;
+  static_assert(kThreads % kChunks == 0 && kRowStep % 8 == 0 && kRows % kRowStep == 0,
+                "all copies are exchanged alike");
 
-  const In* base;        // of the tile's first line, k = 0
-  int64_t other_stride;  // between rows of shared memory
-  int64_t lines;         // that exist from the first on
+  const In* next;         // this thread's first chunk in the next step of K
+  int64_t pass, advance;  // from one copy to the next, from one step to the next
+  int row, at;            // this thread's first row, and the first element of its chunks
+  int target;             // where its first chunk goes
+  int lines;              // that exist
 
-  __device__ __forceinline__ void load(char* stage, int64_t k0, int64_t k_size) const {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      const int copy = static_cast<int>(threadIdx.x) + i * kThreads;
-      const int row = copy / kRow, at = copy % kRow * kChunk;
-      const int64_t line = kAlongK ? row : at, k = k0 + (kAlongK ? at : row);
-      const int64_t left = kAlongK ? k_size - k : lines - line;
-      const bool exists = line < lines && k < k_size;
-      const In* address = base + (kAlongK ? line * other_stride + k : line + k * other_stride);
-      async_copy16(stage + row * kPitch + at * static_cast<int>(sizeof(In)), exists ? address : base,
-                   exists ? static_cast<int>(left < kChunk ? left : kChunk) * static_cast<int>(sizeof(In)) : 0);
+  __device__ __forceinline__ MmaLoader(const In* base, int64_t row_stride, int64_t lines_left)
+      : pass(kRowStep * row_stride),
+        advance(kAlongK ? kDepth : kDepth * row_stride),
+        lines(lines_left < kLines ? static_cast<int>(lines_left) : kLines) {
+    const int thread = static_cast<int>(threadIdx.x), chunk = thread % kChunks;
+    row = thread / kChunks, at = chunk * (16 / kSize);
+    next = base + row * row_stride + at;
+    target = row * kRowBytes + ((chunk ^ row % 8) << 4);
+  }
+
+  // The next step of K, of which `depth` values exist.
+  __device__ __forceinline__ void load(char* stage, int depth) {
+    const int rows = kAlongK ? lines : depth, left = ((kAlongK ? depth : lines) - at) * kSize;
+    const int bytes = left < 0 ? 0 : left < 16 ? left : 16;
+    const In* address = next;
+#pragma unroll 2
+    for (int i = 0; i < kCount; ++i, address += pass) {
+      async_copy16(stage + target + i * kRowStep * kRowBytes, address, row + i * kRowStep < rows ? bytes : 0);
     }
+    next += advance;
   }
 };
 
-// Two neighbouring fragments' worth of rows for ldmatrix: 16 lines by 32 bytes of K that begin at (line, k_bytes).
-// kOperandA: its registers are [k half][line half], those of B [line half][k half].
-template <bool kAlongK, bool kOperandA>
-__device__ __forceinline__ void load_fragment(uint32_t (&r)[4], const char* stage, int pitch, int line, int k_bytes) {
-  const int lane = static_cast<int>(threadIdx.x) % 32, low = lane % 8, mid = lane / 8 % 2, high = lane / 16;
-  const int line_half = kOperandA ? mid : high, k_half = kOperandA ? high : mid;
-  if constexpr (kAlongK)
-    load_matrices(r, stage + (line + 8 * line_half + low) * pitch + k_bytes + 16 * k_half);
-  else  // 16-bit elements: 16 bytes of K are 8 rows
-    load_matrices_transposed(r, stage + (k_bytes / 2 + 8 * k_half + low) * pitch + (line + 8 * line_half) * 2);
-}
+// What a lane gives ldmatrix for a fragment's worth of rows, 16 lines by a slice of K: an offset in its operand's
+// stage. kOperandA: the registers are [k half][line half], those of B [line half][k half].
+template <bool kAlongK, bool kOperandA, int kRowBytes>
+struct FragmentReader {
+  int lane_offset;
+
+  __device__ __forceinline__ explicit FragmentReader(int line) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, low = lane % 8, mid = lane / 8 % 2, high = lane / 16;
+    const int line_half = kOperandA ? mid : high, k_half = kOperandA ? high : mid;
+    lane_offset = kAlongK ? (line + 8 * line_half + low) * kRowBytes + ((k_half ^ low) << 4)
+                          : (8 * k_half + low) * kRowBytes + (((line / 8 + line_half) ^ low) << 4);
+  }
+
+  // 16 * i lines further, of slice s.
+  __device__ __forceinline__ void load(uint32_t (&r)[4], const char* operand, int i, int s) const {
+    if constexpr (kAlongK)
+      load_matrices(r, operand + (lane_offset ^ s << 5) + i * 16 * kRowBytes);
+    else  // 16-bit elements: a slice of K is 16 rows
+      load_matrices_transposed(r, operand + (lane_offset ^ i << 5) + s * 16 * kRowBytes);
+  }
+};
 
 template <DType kIn, TileSize kSize, bool kAAlongK, bool kBAlongK>
-__global__ void __launch_bounds__(MmaLayout<kIn, kSize>::kThreads)
+__global__ void __launch_bounds__(MmaLayout<kIn, kSize>::kThreads, 2)
     gemm_mma(const __grid_constant__ Gemm g, const __grid_constant__ GemmPlan plan) {
   using Layout = MmaLayout<kIn, kSize>;
   using In = typename Layout::In;
   using Acc = typename Layout::Acc;
   constexpr MmaShape shape = Layout::kShape;
-  constexpr int kTilesM = Layout::kWarpM / 16, kTilesN = Layout::kWarpN / 8;
+  constexpr int kTilesM = Layout::kWarpM / 16, kTilesN = Layout::kWarpN / 8, kSlices = Layout::kDepthBytes / 32;
+  constexpr int kStages = Layout::kStages, kStageBytes = Layout::kStageBytes;
   using LoaderA = MmaLoader<In, shape.m, kAAlongK, Layout::kThreads>;
   using LoaderB = MmaLoader<In, shape.n, kBAlongK, Layout::kThreads>;
   char* const stages = dynamic_shared<char>();
 
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int warp_m = warp / shape.warps_n * Layout::kWarpM, warp_n = warp % shape.warps_n * Layout::kWarpN;
-  const int64_t steps = (g.K + Layout::kDepth - 1) / Layout::kDepth;
+  const FragmentReader<kAAlongK, true, LoaderA::kRowBytes> reader_a(warp_m);
+  const FragmentReader<kBAlongK, false, LoaderB::kRowBytes> reader_b(warp_n);
+  const int steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
 
   for (int64_t index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
     const TileIndex tile = tile_at(index, plan.tiles_m, plan.tiles_n);
     const int64_t row0 = tile.m * shape.m, col0 = tile.n * shape.n;
-    const LoaderA a{static_cast<const In*>(g.A.data) + batch_offset(g, g.A, tile.item) + row0 * g.A.row_stride,
-                    kAAlongK ? g.A.row_stride : g.A.col_stride, g.M - row0};
-    const LoaderB b{static_cast<const In*>(g.B.data) + batch_offset(g, g.B, tile.item) + col0 * g.B.col_stride,
-                    kBAlongK ? g.B.col_stride : g.B.row_stride, g.N - col0};
+    LoaderA a(static_cast<const In*>(g.A.data) + batch_offset(g, g.A, tile.item) + row0 * g.A.row_stride,
+              kAAlongK ? g.A.row_stride : g.A.col_stride, g.M - row0);
+    LoaderB b(static_cast<const In*>(g.B.data) + batch_offset(g, g.B, tile.item) + col0 * g.B.col_stride,
+              kBAlongK ? g.B.col_stride : g.B.row_stride, g.N - col0);
+    int64_t depth_left = g.K;  // that has not been asked for
+    int write = 0, read = 0;   // offsets of stages
+    const auto next_stage = [](int stage) { return stage == (kStages - 1) * kStageBytes ? 0 : stage + kStageBytes; };
     // An empty group where there is nothing left keeps the count that async_wait goes by.
-    const auto load_step = [&](int64_t step) {
-      if (step < steps) {
-        char* stage = stages + step % kMmaStages * Layout::kStageBytes;
-        a.load(stage, step * Layout::kDepth, g.K);
-        b.load(stage + Layout::kBytesA, step * Layout::kDepth, g.K);
+    const auto load_step = [&] {
+      if (depth_left > 0) {
+        const int depth = depth_left < Layout::kDepth ? static_cast<int>(depth_left) : Layout::kDepth;
+        a.load(stages + write, depth);
+        b.load(stages + write + Layout::kBytesA, depth);
+        depth_left -= Layout::kDepth;
+        write = next_stage(write);
       }
       async_commit();
     };
+    uint32_t a_fragments[2][kTilesM][4], b_fragments[2][kTilesN / 2][4];
+    const auto load_slice = [&](int s) {
+#pragma unroll
+      for (int i = 0; i < kTilesM; ++i) reader_a.load(a_fragments[s % 2][i], stages + read, i, s);
+#pragma unroll
+      for (int j = 0; j < kTilesN / 2; ++j) reader_b.load(b_fragments[s % 2][j], stages + read + Layout::kBytesA, j, s);
+    };
     Acc acc[kTilesM][kTilesN][4] = {};
-    for (int step = 0; step < kMmaStages - 1; ++step) load_step(step);
+#pragma unroll 1
+    for (int stage = 0; stage < kStages - 1; ++stage) load_step();
+    async_wait<kStages - 2>();
+    __syncthreads();
+    if (steps > 0) load_slice(0);
 
-    for (int64_t step = 0; step < steps; ++step) {
-      async_wait<kMmaStages - 2>();
-      __syncthreads();  // this step has arrived for all; all are done with the stage that the next copies overwrite
-      load_step(step + kMmaStages - 1);
-      const char* a_stage = stages + step % kMmaStages * Layout::kStageBytes;
-      const char* b_stage = a_stage + Layout::kBytesA;
+#pragma unroll 1
+    for (int step = 0; step < steps; ++step) {
 #pragma unroll
-      for (int k_bytes = 0; k_bytes < Layout::kDepthBytes; k_bytes += 32) {
-        uint32_t a_fragments[kTilesM][4], b_fragments[kTilesN / 2][4];
-#pragma unroll
-        for (int i = 0; i < kTilesM; ++i)
-          load_fragment<kAAlongK, true>(a_fragments[i], a_stage, LoaderA::kPitch, warp_m + 16 * i, k_bytes);
-#pragma unroll
-        for (int j = 0; j < kTilesN / 2; ++j)
-          load_fragment<kBAlongK, false>(b_fragments[j], b_stage, LoaderB::kPitch, warp_n + 16 * j, k_bytes);
+      for (int s = 0; s < kSlices; ++s) {
+        if (s == kSlices - 1) {
+          async_wait<kStages - 2>();
+          __syncthreads();  // the next step has arrived for all; all have read this one, whose stage is next to be
+                            // written
+          read = next_stage(read);
+        }
+        if (s < kSlices - 1 || step + 1 < steps) load_slice((s + 1) % kSlices);
+        if (s == 0) load_step();
 #pragma unroll
         for (int i = 0; i < kTilesM; ++i)
 #pragma unroll
           for (int j = 0; j < kTilesN; ++j) {
-            const uint32_t (&pair)[4] = b_fragments[j / 2];
+            const uint32_t (&pair)[4] = b_fragments[s % 2][j / 2];
             const uint32_t b_fragment[2] = {pair[j % 2 * 2], pair[j % 2 * 2 + 1]};
-            WarpMma<In>::add(acc[i][j], a_fragments[i], b_fragment);
+            WarpMma<In>::add(acc[i][j], a_fragments[s % 2][i], b_fragment);
           }
       }
     }
-    __syncthreads();  // the copies have all arrived: the last groups were empty
 
-    // Through shared memory, so that the stores to D are rows.
+    // Through shared memory, which no copy and no reader uses any more, so that the stores to D are rows.
     Acc* const result = reinterpret_cast<Acc*>(stages);
 #pragma unroll
     for (int i = 0; i < kTilesM; ++i)
@@ -167,6 +194,7 @@ __global__ void __launch_bounds__(MmaLayout<kIn, kSize>::kThreads)
     __syncthreads();
     const Epilogue<kIn> epilogue(g, tile.item);
     constexpr int kQuads = shape.n / 4;
+#pragma unroll 1
     for (int i = thread; i < shape.m * kQuads; i += Layout::kThreads) {
       const int row = i / kQuads, col = i % kQuads * 4;
       Pack<Acc, 4> sums = shared_load(reinterpret_cast<const Pack<Acc, 4>*>(&result[row * Layout::kResultPitch + col]));

@@ -8,9 +8,12 @@
 //   skinny   One side of D is at most kSkinnyRows, so the product is a walk through the other operand, once. Lanes,
 //            warps and blocks share K; their partial sums are added in a fixed order, over blocks by a second pass.
 //   tiny     Thousands of matrices of side 32 at most: several to a block. The sums of tile, bit for bit.
+//   limb     tile on tensor cores, for integers of any width, as products of their bytes. Any stride.
 //   mma      tile on tensor cores, for 16-bit floats and 8-bit integers. An operand that is not aligned to 16 bytes is
 //            first packed into the workspace.
-//   wgmma    The same for 16-bit floats on a Hopper, by its own instructions.
+//   wgmma    The same for 16-bit floats and all integers on a Hopper, by its own instructions. What it takes of
+//   integers
+//            is bytes along K: wider ones, and others, are first cut into planes of bytes in the workspace.
 //
 // There is no atomic: equal calls give equal bits. Where the problem is batch_invariant, nothing that orders a sum
 // depends on M, N, the batch or strides.
@@ -20,6 +23,7 @@
 #pragma once
 #include <string>
 
+#include "plan_limb.h"
 #include "plan_skinny.h"
 #include "plan_tensor.h"
 #include "plan_tile.h"
@@ -33,6 +37,7 @@ inline GemmPlan plan_gemm(const Gemm& problem, const Machine& machine) {
   const bool one_order = problem.batch_invariant && element_size(problem.in) == 2;
   if (takes_tiny(problem, machine) && !one_order) return plan_tiny(problem);
   if (takes_skinny(problem) && !problem.batch_invariant) return plan_skinny(problem, machine);
+  if (takes_limb(problem)) return plan_integer(problem, machine);
   if (takes_tensor_cores(problem, machine)) return plan_tensor_cores(problem, machine);
   return plan_tile(problem, machine);
 }
@@ -61,12 +66,12 @@ inline Gemm outer_item(const Gemm& g, int64_t i) {
 
 // The plan in one line of key=value.
 inline std::string describe(const GemmPlan& p) {
-  constexpr const char* kKernels[] = {"tile", "skinny", "tiny", "mma", "wgmma"};
+  constexpr const char* kKernels[] = {"tile", "skinny", "tiny", "mma", "wgmma", "limb"};
   std::string text = std::string("kernel=") + kKernels[static_cast<int>(p.kernel)];
   const auto add = [&text](const char* key, int64_t value) {
     text += std::string(" ") + key + "=" + std::to_string(value);
   };
-  constexpr const char* kSizes[] = {"small", "large", "paired", "narrow", "medium"};
+  constexpr const char* kSizes[] = {"small", "large", "narrow", "medium", "paired"};
   text += std::string(" size=") + kSizes[static_cast<int>(p.size)];
   add("transpose", p.transpose);
   add("a_along_k", p.a_along_k);

@@ -4,12 +4,12 @@
 
 namespace myops {
 
-enum class TileSize : int8_t { small, large, paired, narrow, medium };  // what a family makes of it, its plan says
+enum class TileSize : int8_t { small, large, narrow, medium, paired };  // what a family makes of it, its plan says
 
 constexpr int64_t kMaxBlocks = 2147483647;  // of grid.x
 constexpr int kRasterRows = 8;              // tile rows that share the columns of B in the L2 cache; guess
 
-enum class GemmKernel : int8_t { tile, skinny, tiny, mma, wgmma };
+enum class GemmKernel : int8_t { tile, skinny, tiny, mma, wgmma, limb };
 
 // What a plan depends on beside the problem.
 struct Machine {
@@ -24,6 +24,7 @@ struct GemmPlan {
   bool a_along_k = true;                        // neighbouring threads load neighbours along K (else along M)
   bool b_along_k = false;                       // the same for B (else along N)
   bool a_packed = false, b_packed = false;      // 16 bytes at once, along that direction
+  bool early = false;                           // skinny: launch_kernel_early
   int64_t tiles_m = 0, tiles_n = 0, tiles = 0;  // tiles: of the whole batch
   int64_t blocks = 0;
   // skinny

@@ -97,6 +97,7 @@ inline GemmPlan plan_skinny(const Gemm& problem, const Machine& machine, int war
   const Gemm g = plan.transpose ? transposed(problem) : problem;
   plan.b_along_k = loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N);
   plan.a_along_k = true;
+  plan.early = machine.capability == 90;
   plan.a_packed = is_packed(g, g.A, true, 16);
   if (element_size(g.in) == 2)
     plan_skinny_mma(plan, g, machine, warp_columns);

@@ -4,13 +4,13 @@
 
 namespace myops {
 
-// A block of warps_m x warps_n warps computes m x n results on tensor cores. 64 x 32 per warp is the most that leaves
-// registers for two sets of fragments. Guesses.
+// A block of warps_m x warps_n warps computes m x n results on tensor cores. 64 x 64 per warp reads least of shared
+// memory.
 struct MmaShape {
   int m, n, warps_m, warps_n;
 };
 constexpr MmaShape mma_shape(TileSize size) {
-  return size == TileSize::large ? MmaShape{128, 128, 2, 4} : MmaShape{64, 64, 2, 2};
+  return size == TileSize::large ? MmaShape{128, 128, 2, 2} : MmaShape{64, 64, 2, 2};
 }
 
 // Tiles of a Hopper: 128 rows, 64 to a consumer warpgroup, which has registers for 256 columns. In a cluster, blocks
@@ -22,10 +22,9 @@ struct WgmmaShape {
 };
 constexpr int kWgmmaTileM = 128;
 constexpr WgmmaShape wgmma_shape(TileSize size) {
-  return size == TileSize::large    ? WgmmaShape{256, 2, 1}
-         : size == TileSize::paired ? WgmmaShape{128, 2, 1}
-         : size == TileSize::small  ? WgmmaShape{128, 1, 1}
-                                    : WgmmaShape{64, 1, 2};
+  return size == TileSize::large   ? WgmmaShape{256, 2, 1}
+         : size == TileSize::small ? WgmmaShape{128, 1, 1}
+                                   : WgmmaShape{64, 1, 2};
 }
 constexpr int kWgmmaBatchDims = 3;  // of a tensor map beside its matrix
 
@@ -71,16 +70,11 @@ inline PackOperand pack_b(const Gemm& g, const GemmPlan& plan) {
 
 // Whether the results of wgmma can move as whole tiles: D by TMA, C by TMA or one row of it.
 inline bool stores_tiles(const Gemm& g) {
-  if (g.activation != Activation::none || g.out != g.in || !is_packed(g, g.D, true, 16)) return false;
-  if (g.C.data == nullptr) return true;
-  return g.c_type == g.in && (g.C.row_stride == 0 || is_packed(g, g.C, true, 16));
-}
-
-// Whether an activation has nothing to do with anything that is not 8 aligned neighbours.
-inline bool activates_packs(const Gemm& g) {
-  return g.activation != Activation::none && g.out == g.in && g.N % 8 == 0 && is_packed(g, g.D, true, 16) &&
-         reinterpret_cast<uintptr_t>(g.preactivation) % 16 == 0 &&
-         (g.C.data == nullptr || (g.C.row_stride == 0 && g.c_type == g.in));
+  if (g.out != g.in || !is_packed(g, g.D, true, 16)) return false;
+  const bool matrix_c = g.C.data != nullptr && g.C.row_stride != 0;
+  // What the activation is applied to takes the place of C.
+  if (g.preactivation != nullptr && (matrix_c || reinterpret_cast<uintptr_t>(g.preactivation) % 16 != 0)) return false;
+  return g.C.data == nullptr || (g.c_type == g.in && (!matrix_c || is_packed(g, g.C, true, 16)));
 }
 
 // The plan of a tensor-core kernel with a given tile.
@@ -112,7 +106,6 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
     const int64_t most = multiprocessors / shape.cluster();
     plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster();
     plan.stores_tiles = stores_tiles(g);
-    plan.activates_packs = activates_packs(g);
     plan.packed_rows = g.D.col_stride == 1 && is_packed(g, g.D, true, 8 * element_size(g.in));
   } else {
     const MmaShape shape = mma_shape(size);
@@ -132,10 +125,11 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
     TileSize size;
     double step, end;
   };
-  constexpr Candidate kCandidates[] = {
-      {GemmKernel::wgmma, TileSize::large, 0.72, 1.8}, {GemmKernel::wgmma, TileSize::paired, 0.41, 1.2},
-      {GemmKernel::wgmma, TileSize::small, 0.48, 1.0}, {GemmKernel::wgmma, TileSize::narrow, 0.26, 0.8},
-      {GemmKernel::mma, TileSize::large, 1.20, 1.0},   {GemmKernel::mma, TileSize::small, 0.42, 0.8}};
+  constexpr Candidate kCandidates[] = {{GemmKernel::wgmma, TileSize::large, 0.71, 1.8},
+                                       {GemmKernel::wgmma, TileSize::small, 0.39, 1.0},
+                                       {GemmKernel::wgmma, TileSize::narrow, 0.28, 0.8},
+                                       {GemmKernel::mma, TileSize::large, 1.20, 1.0},
+                                       {GemmKernel::mma, TileSize::small, 0.42, 0.8}};
   constexpr int64_t kMostCoordinates = int64_t(1) << 31;  // of a tensor map's dimension
   const bool hopper = machine.capability == 90 && is_floating(problem.in) && problem.batch_dims <= kWgmmaBatchDims &&
                       problem.M < kMostCoordinates - 2 * kWgmmaTileM && problem.N < kMostCoordinates - 256 &&

@@ -21,7 +21,7 @@ constexpr bool has_tile(DType in, TileSize size) {
     case TileSize::large: return true;
     case TileSize::narrow: return in == DType::f32 || in == DType::c64;
     case TileSize::paired: return in == DType::f32;  // large with steps of twice the depth, for tuning by name
-    case TileSize::medium: return in == DType::f32 || in == DType::i32;
+    case TileSize::medium: return in == DType::f32;
     default: return false;
   }
 }

@@ -211,6 +211,8 @@ __global__ void __launch_bounds__(kSkinnyThreads, 1)
     const int64_t line = plan.tiles == plan.tiles_n ? 0 : index / plan.tiles_n;
     const int64_t col0 = (index - line * plan.tiles_n) * columns;
     const int64_t item = plan.splits == 1 ? line : line / plan.splits, split = line - item * plan.splits;
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
     SkinnyWalk<In> walk;
     walk.a = static_cast<const In*>(g.A.data) + skinny_offset(g, g.A, item);
     walk.b = static_cast<const In*>(g.B.data) + skinny_offset(g, g.B, item) + (col0 + column) * g.B.col_stride;
@@ -250,8 +252,9 @@ __global__ void __launch_bounds__(kSkinnyThreads, 1)
 
 template <DType kIn, int kRows, SkinnyForm kForm>
 cudaError_t launch_skinny_form(const Gemm& g, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
-  const cudaError_t error = launch_kernel(&gemm_skinny<kIn, kRows, kForm>, dim3(static_cast<unsigned>(plan.blocks)),
-                                          dim3(kSkinnyThreads), 0, stream, g, plan, workspace);
+  const cudaError_t error =
+      launch_kernel_early(plan.early, &gemm_skinny<kIn, kRows, kForm>, dim3(static_cast<unsigned>(plan.blocks)),
+                          dim3(kSkinnyThreads), 0, stream, g, plan, workspace);
   return error != cudaSuccess || plan.splits == 1 ? error : launch_combine<kIn>(g, plan, workspace, stream);
 }
 

@@ -252,6 +252,8 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
       w.b[0] = b + (left > 0 ? col : 0) * g.B.col_stride;
     }
     float sums[kGroups][kTiles][4] = {};
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
     w.walk(sums, plan.stages);
 #pragma unroll
     for (int q = 0; q < kGroups; ++q)
@@ -283,9 +285,9 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
 template <DType kIn, bool kAlongK, int kGroups, int kTiles>
 cudaError_t launch_skinny_tiles(const Gemm& g, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
   const size_t shared_bytes = static_cast<size_t>(kSkinnyWarps * plan.stages * kSkinnyStageBytes);
-  const cudaError_t error =
-      launch_kernel(&gemm_skinny_mma<kIn, kAlongK, kGroups, kTiles>, dim3(static_cast<unsigned>(plan.blocks)),
-                    dim3(kSkinnyThreads), shared_bytes, stream, g, plan, workspace);
+  const cudaError_t error = launch_kernel_early(plan.early, &gemm_skinny_mma<kIn, kAlongK, kGroups, kTiles>,
+                                                dim3(static_cast<unsigned>(plan.blocks)), dim3(kSkinnyThreads),
+                                                shared_bytes, stream, g, plan, workspace);
   return error != cudaSuccess || plan.splits == 1 ? error : launch_combine<kIn>(g, plan, workspace, stream);
 }
 

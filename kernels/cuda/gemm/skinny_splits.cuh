@@ -47,6 +47,8 @@ template <DType kIn>
 __global__ void __launch_bounds__(kSkinnyThreads)
     combine_splits(const __grid_constant__ Gemm g, const int64_t splits, const void* workspace) {
   using Acc = typename Element<kIn>::Acc;
+  wait_for_previous_kernel();
+  let_next_kernel_begin();
   const int64_t quads = (g.N + 3) / 4, count = g.batch() * g.M * quads, step = int64_t(gridDim.x) * kSkinnyThreads;
 #pragma unroll 1
   for (int64_t i = int64_t(blockIdx.x) * kSkinnyThreads + threadIdx.x; i < count; i += step) {
@@ -66,8 +68,9 @@ __global__ void __launch_bounds__(kSkinnyThreads)
 template <DType kIn>
 cudaError_t launch_combine(const Gemm& g, const GemmPlan& plan, const void* workspace, cudaStream_t stream) {
   const int64_t blocks = ceil_divide(g.batch() * g.M * ceil_divide(g.N, 4), kSkinnyThreads);
-  return launch_kernel(&combine_splits<kIn>, dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks)),
-                       dim3(kSkinnyThreads), 0, stream, g, plan.splits, workspace);
+  return launch_kernel_early(plan.early, &combine_splits<kIn>,
+                             dim3(static_cast<unsigned>(blocks < kMaxBlocks ? blocks : kMaxBlocks)),
+                             dim3(kSkinnyThreads), 0, stream, g, plan.splits, workspace);
 }
 
 }  // namespace myops

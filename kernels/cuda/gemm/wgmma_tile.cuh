@@ -148,50 +148,56 @@ __device__ __forceinline__ void load_tiles(const Gemm& g, const GemmPlan& plan, 
   }
 }
 
-// The storer: C to the staging area as soon as that is free, and D from there.
+// Calls move(place in the staging area, column, row) for each slab of the tile.
+template <TileSize kSize, class Move>
+__device__ __forceinline__ void for_each_slab(const WgmmaTile<kSize>& tile, const Move& move) {
+  using Layout = WgmmaLayout<kSize>;
+  constexpr int kAcross = Layout::kTileN / Layout::kSlab;
+#pragma unroll 1
+  for (int slab = 0; slab < Layout::kStagingBytes / Layout::kSlabBytes; ++slab)
+    move(slab * Layout::kSlabBytes, tile.col + slab % kAcross * 64, tile.row + slab / kAcross * 64);
+}
+
+// The storer: C to the staging area as soon as that is free, and D from there; before D what its activation is applied
+// to, where that is asked for.
 template <TileSize kSize>
 __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan, const TensorMap* map_c,
-                                             const TensorMap* map_d, char* staging, SharedBarrier* staged,
-                                             SharedBarrier* finished, int rank) {
+                                             const TensorMap* map_d, const TensorMap* map_before, char* staging,
+                                             SharedBarrier* staged, SharedBarrier* finished, int rank) {
   using Layout = WgmmaLayout<kSize>;
   const bool matrix_c = g.C.data != nullptr && g.C.row_stride != 0;
   uint32_t parity = 0;
   for (int64_t index = blockIdx.x / Layout::kCluster; index < plan.tiles; index += gridDim.x / Layout::kCluster) {
     const WgmmaTile<kSize> tile(plan, index, rank);
     int32_t batch[3];
-    tma_store_wait();
-    if (matrix_c) {
-      batch_coordinates(g, g.C, tile.item, batch);
-      barrier_arrive_expect(staged, Layout::kStagingBytes);
 #pragma unroll 1
-      for (int slab = 0; slab < Layout::kStagingBytes / Layout::kSlabBytes; ++slab) {
-        const int consumer = slab / (Layout::kTileN / 64), column = slab % (Layout::kTileN / 64) * 64;
-        tma_load(staging + slab * Layout::kSlabBytes, map_c, staged,
-                 {tile.col + column, tile.row + 64 * consumer, batch[0], batch[1], batch[2]});
-      }
-      // The next tile's C on its way to the cache, while the staging area is taken.
-      const int64_t following = index + gridDim.x / Layout::kCluster;
-      if (following < plan.tiles) {
-        const WgmmaTile<kSize> next(plan, following, rank);
-        batch_coordinates(g, g.C, next.item, batch);
-#pragma unroll 1
-        for (int slab = 0; slab < Layout::kStagingBytes / Layout::kSlabBytes; ++slab) {
-          const int consumer = slab / (Layout::kTileN / 64), column = slab % (Layout::kTileN / 64) * 64;
-          tma_prefetch(map_c, {next.col + column, next.row + 64 * consumer, batch[0], batch[1], batch[2]});
+    for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
+      tma_store_wait();
+      if (matrix_c) {
+        batch_coordinates(g, g.C, tile.item, batch);
+        barrier_arrive_expect(staged, Layout::kStagingBytes);
+        for_each_slab<kSize>(tile, [&](int at, int32_t col, int32_t row) {
+          tma_load(staging + at, map_c, staged, {col, row, batch[0], batch[1], batch[2]});
+        });
+        // The next tile's C on its way to the cache, while the staging area is taken.
+        const int64_t following = index + gridDim.x / Layout::kCluster;
+        if (following < plan.tiles) {
+          const WgmmaTile<kSize> next(plan, following, rank);
+          batch_coordinates(g, g.C, next.item, batch);
+          for_each_slab<kSize>(next, [&](int, int32_t col, int32_t row) {
+            tma_prefetch(map_c, {col, row, batch[0], batch[1], batch[2]});
+          });
         }
+      } else {
+        barrier_arrive(staged);
       }
-    } else {
-      barrier_arrive(staged);
-    }
-    batch_coordinates(g, g.D, tile.item, batch);
-    barrier_wait(finished, parity);
-    parity ^= 1;
-#pragma unroll 1
-    for (int slab = 0; slab < Layout::kStagingBytes / Layout::kSlabBytes; ++slab) {
-      const int consumer = slab / (Layout::kTileN / 64), column = slab % (Layout::kTileN / 64) * 64;
-      if (tile.row + 64 * consumer < g.M && tile.col + column < g.N)
-        tma_store(map_d, staging + slab * Layout::kSlabBytes,
-                  {tile.col + column, tile.row + 64 * consumer, batch[0], batch[1], batch[2]});
+      batch_coordinates(g, g.D, tile.item, batch);
+      barrier_wait(finished, parity);
+      parity ^= 1;
+      for_each_slab<kSize>(tile, [&](int at, int32_t col, int32_t row) {
+        if (row < g.M && col < g.N)
+          tma_store(rounds == 1 ? map_d : map_before, staging + at, {col, row, batch[0], batch[1], batch[2]});
+      });
     }
   }
   tma_store_wait();
@@ -206,10 +212,10 @@ __device__ __forceinline__ void copy_row(const Gemm& g, In* copy, int64_t item, 
   __syncwarp();
 }
 
-// alpha * sums + beta * C in 16 bits, to the staging area of a consumer. C, if it is a matrix, is there already.
+// f(alpha * sums + beta * C) in 16 bits, to the staging area of a consumer. C, if it is a matrix, is there already.
 template <DType kIn, int kTileN>
 __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)[kTileN / 2], char* staging,
-                                              const typename Element<kIn>::Type* c_row) {
+                                              const typename Element<kIn>::Type* c_row, Activation f) {
   using In = typename Element<kIn>::Type;
   using Two = Pack<In, 2>;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4, lane = static_cast<int>(threadIdx.x) % 32;
@@ -243,6 +249,7 @@ __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)
           v[4 * half + i] = scale_add(beta, widen<float>(two.v[i % 2]), v[4 * half + i]);
       }
     }
+    if (f != Activation::none) activate_fast(v, f);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const Two two = narrow_two<In>(v[2 * i], v[2 * i + 1]);
@@ -252,51 +259,10 @@ __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)
   }
 }
 
-// The common case of an activation: 8 neighbours of a row, C absent or a row, everything packed. The general epilogue
-// computes the same.
-template <DType kIn>
-struct Activated {
-  using In = typename Element<kIn>::Type;
-  using Eight = Pack<In, 8>;
-  const Gemm& g;
-  const int64_t base;  // of row 0 in D, and in what is stored besides
-  const bool exists;
-  Eight c = {};
-
-  // c_row: C of these columns.
-  __device__ __forceinline__ Activated(const Gemm& problem, int64_t item, int64_t col, const In* c_row)
-      : g(problem), base(batch_offset(problem, problem.D, item) + col), exists(col < problem.N) {
-    if (g.C.data != nullptr) c = shared_load(reinterpret_cast<const Eight*>(c_row));
-  }
-
-  __device__ __forceinline__ void store(const Pack<float, 4>& low, const Pack<float, 4>& high, int64_t row) const {
-    if (row >= g.M || !exists) return;
-    const float alpha = static_cast<float>(g.alpha), beta = static_cast<float>(g.beta);
-    float v[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      v[i] = scale(alpha, i < 4 ? low.v[i % 4] : high.v[i % 4]);
-      if (g.C.data != nullptr) v[i] = scale_add(beta, widen<float>(c.v[i]), v[i]);
-    }
-    const int64_t at = base + row * g.D.row_stride;
-    if (g.preactivation != nullptr) store_pack(static_cast<In*>(g.preactivation) + at, narrowed(v));
-    activate_fast(v, g.activation);
-    store_pack(static_cast<In*>(g.D.data) + at, narrowed(v));
-  }
-
-  __device__ __forceinline__ static Eight narrowed(const float (&v)[8]) {
-    Eight eight;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) eight.v[i] = narrow<In>(v[i]);
-    return eight;
-  }
-};
-
 // Everything that an epilogue can be, through the warp's own part of the staging area, half of the columns at a time.
 template <DType kIn, int kTileN>
 __device__ __forceinline__ void finish_results(const Gemm& g, const GemmPlan& plan, const float (&sums)[kTileN / 2],
-                                               char* staging, const typename Element<kIn>::Type* c_row, int64_t item,
-                                               int64_t row0, int64_t col0) {
+                                               char* staging, int64_t item, int64_t row0, int64_t col0) {
   constexpr int kColumns = kTileN / 2, kGroups = kColumns / 8;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   float* const part = reinterpret_cast<float*>(staging + static_cast<int>(threadIdx.x) / 32 % 4 * 16 * kColumns * 4);
@@ -320,17 +286,7 @@ __device__ __forceinline__ void finish_results(const Gemm& g, const GemmPlan& pl
       put(kTileN / 4);
     __syncwarp();
     const int64_t col = col0 + half * kColumns;
-    if (plan.activates_packs) {
-      const int first = lane % kGroups * 8;
-      const Activated<kIn> activated(g, item, col + first, c_row + half * kColumns + first);
-#pragma unroll 1
-      for (int row = lane / kGroups; row < 16; row += 32 / kGroups) {
-        const float* const from = at(row, lane % kGroups);
-        const Pack<float, 4> low = shared_load(reinterpret_cast<const Pack<float, 4>*>(from));
-        const Pack<float, 4> high = shared_load(reinterpret_cast<const Pack<float, 4>*>(from + 4));
-        activated.store(low, high, row0 + row);
-      }
-    } else if (plan.packed_rows) {
+    if (plan.packed_rows) {
 #pragma unroll 1
       for (int i = lane; i < 32 * kGroups; i += 32) {
         const int row = i / (2 * kGroups), column = i % (2 * kGroups) * 4;
@@ -353,7 +309,8 @@ template <DType kIn, TileSize kSize, bool kAAlongK, bool kBAlongK>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     gemm_wgmma(const __grid_constant__ Gemm g, const __grid_constant__ GemmPlan plan,
                const __grid_constant__ TensorMap map_a, const __grid_constant__ TensorMap map_b,
-               const __grid_constant__ TensorMap map_c, const __grid_constant__ TensorMap map_d) {
+               const __grid_constant__ TensorMap map_c, const __grid_constant__ TensorMap map_d,
+               const __grid_constant__ TensorMap map_before) {
 #if MYOPS_HOPPER_CODE
   using Layout = WgmmaLayout<kSize>;
   using In = typename Element<kIn>::Type;
@@ -393,7 +350,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     if (thread % 128 == 0)
       load_tiles<kSize, kAAlongK, kBAlongK>(g, plan, &map_a, &map_b, stages, full, empty, rank, steps);
     else if (thread % 128 == 32 && plan.stores_tiles)
-      move_results<kSize>(g, plan, &map_c, &map_d, staging, staged, finished, rank);
+      move_results<kSize>(g, plan, &map_c, &map_d, &map_before, staging, staged, finished, rank);
   } else {
     registers_increase<224>();
     StageRing<kStages> ring;
@@ -442,15 +399,18 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       const WgmmaTile<kSize> tile(plan, index, rank);  // not kept beside the sums
       char* const mine = staging + warpgroup * 64 * kTileN * 2;
       if (plan.stores_tiles) {
-        barrier_wait(staged, staged_parity);
-        staged_parity ^= 1;
-        stage_results<kIn, kTileN>(g, sums, mine, c_row);
-        async_proxy_fence();
-        __syncwarp();
-        if (lane == 0) barrier_arrive(finished);
+#pragma unroll 1
+        for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
+          barrier_wait(staged, staged_parity);
+          staged_parity ^= 1;
+          stage_results<kIn, kTileN>(g, sums, mine, c_row, rounds == 1 ? g.activation : Activation::none);
+          async_proxy_fence();
+          __syncwarp();
+          if (lane == 0) barrier_arrive(finished);
+        }
       } else {
         const int64_t row = tile.row + thread / 32 * 16;
-        finish_results<kIn, kTileN>(g, plan, sums, mine, c_row, tile.item, row, tile.col);
+        finish_results<kIn, kTileN>(g, plan, sums, mine, tile.item, row, tile.col);
       }
     }
   }
@@ -479,7 +439,7 @@ inline cudaError_t matrix_map(const Gemm& g, const MatrixView& v, int64_t inner,
 template <DType kIn, TileSize kSize>
 cudaError_t launch_wgmma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t stream) {
   using Layout = WgmmaLayout<kSize>;
-  TensorMap map_a = {}, map_b = {}, map_c = {}, map_d = {};
+  TensorMap map_a = {}, map_b = {}, map_c = {}, map_d = {}, map_before = {};
   cudaError_t error = cudaSuccess;
   const auto operand = [&](const MatrixView& v, int64_t lines, int64_t line_stride, int64_t k_stride, bool along_k,
                            int box_lines, TensorMap* map) {
@@ -491,6 +451,11 @@ cudaError_t launch_wgmma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t 
   operand(g.B, g.N, g.B.col_stride, g.B.row_stride, plan.b_along_k, Layout::kLinesB, &map_b);
   if (plan.stores_tiles) {
     if (error == cudaSuccess) error = matrix_map(g, g.D, g.N, g.M, g.D.row_stride, 64, &map_d);
+    if (error == cudaSuccess && g.preactivation != nullptr) {
+      MatrixView before = g.D;
+      before.data = g.preactivation;
+      error = matrix_map(g, before, g.N, g.M, g.D.row_stride, 64, &map_before);
+    }
     if (error == cudaSuccess && g.C.data != nullptr && g.C.row_stride != 0)
       error = matrix_map(g, g.C, g.N, g.M, g.C.row_stride, 64, &map_c);
   }
@@ -500,7 +465,7 @@ cudaError_t launch_wgmma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t 
                  : plan.b_along_k ? &gemm_wgmma<kIn, kSize, false, true>
                                   : &gemm_wgmma<kIn, kSize, false, false>;
   return launch_cluster(Layout::kCluster, kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(kWgmmaThreads),
-                        Layout::kSharedBytes, stream, g, plan, map_a, map_b, map_c, map_d);
+                        Layout::kSharedBytes, stream, g, plan, map_a, map_b, map_c, map_d, map_before);
 }
 
 template <DType kIn>
@@ -508,7 +473,6 @@ cudaError_t launch_wgmma_type(const Gemm& g, const GemmPlan& plan, cudaStream_t 
   switch (plan.size) {
     case TileSize::narrow: return launch_wgmma_size<kIn, TileSize::narrow>(g, plan, stream);
     case TileSize::small: return launch_wgmma_size<kIn, TileSize::small>(g, plan, stream);
-    case TileSize::paired: return launch_wgmma_size<kIn, TileSize::paired>(g, plan, stream);
     default: return launch_wgmma_size<kIn, TileSize::large>(g, plan, stream);
   }
 }

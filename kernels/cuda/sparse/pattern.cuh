@@ -12,6 +12,7 @@ constexpr int kThreads = 256;     // of a block
 constexpr int kBlocksAtOnce = 2;  // on a multiprocessor, at least; without it ptxas stops at 64 registers and spills
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int64_t kMostColumns = 0xffffffff;  // of A where kernels keep their numbers in 32 bits
 
 inline int64_t blocks_of(int64_t items, int64_t per_block) { return (items + per_block - 1) / per_block; }
 
@@ -46,21 +47,27 @@ struct Range {
   __device__ __forceinline__ int64_t size() const { return end - begin; }
 };
 
-// The entries of row i; none, and a finding, where crow cannot be right.
-__device__ __forceinline__ Range row_range(const Csr& A, int64_t i, unsigned* findings) {
-  const Range r{load_index(A.crow, A.wide, i), load_index(A.crow, A.wide, i + 1)};
+// The entries of row i; whether crow can be right there. Else a finding, and no entries.
+__device__ __forceinline__ bool read_range(const Csr& A, int64_t i, Range& r, unsigned* findings) {
+  r = {load_index(A.crow, A.wide, i), load_index(A.crow, A.wide, i + 1)};
   const bool starts = i != 0 || r.begin == 0, ends = i + 1 != A.rows || r.end == A.nnz;
-  if (r.begin >= 0 && r.begin <= r.end && r.end <= A.nnz && starts && ends) return r;
+  if (r.begin >= 0 && r.begin <= r.end && r.end <= A.nnz && starts && ends) return true;
   report(findings, Status::bad_crow);
-  return Range{};
+  r = {};
+  return false;
+}
+__device__ __forceinline__ Range row_range(const Csr& A, int64_t i, unsigned* findings) {
+  Range r;
+  read_range(A, i, r, findings);
+  return r;
 }
 
 // How many of n sorted numbers are below `value`; at(i) reads number i.
-template <class At>
-__device__ __forceinline__ int64_t lower_bound(int64_t n, int64_t value, const At& at) {
-  int64_t low = 0;
+template <class Index, class At>
+__device__ __forceinline__ Index lower_bound(Index n, int64_t value, const At& at) {
+  Index low = 0;
   while (n > 0) {
-    const int64_t half = n / 2;
+    const Index half = n / 2;
     if (at(low + half) < value) {
       low += half + 1;
       n -= half + 1;
@@ -69,6 +76,27 @@ __device__ __forceinline__ int64_t lower_bound(int64_t n, int64_t value, const A
     }
   }
   return low;
+}
+
+// How many of n numbers are true for `below`, which is true for the first ones only: 32 are looked at in each step of a
+// whole warp. At most n for any answers.
+template <class Below>
+__device__ __forceinline__ int64_t count_in_warp(int64_t n, const Below& below) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  int64_t low = 0;
+  while (n > 0) {
+    const int64_t step = (n + kWarpSize - 1) / kWarpSize, i = (lane + 1) * step - 1;
+    const int whole = __popc(__ballot_sync(kAllLanes, i < n && below(low + i)));  // steps that are true to their end
+    low += whole * step;
+    n -= whole * step;
+    if (n >= step) n = step - 1;
+  }
+  return low;
+}
+
+// The rows that end in the first `steps` steps of the path of rows.h; by a whole warp.
+__device__ __forceinline__ int64_t rows_before(const Csr& A, int64_t steps) {
+  return count_in_warp(A.rows, [&](int64_t i) { return load_index(A.crow, A.wide, i + 1) + i < steps; });
 }
 
 // The row of entry e, which is `from` or a later one; within [0, rows) for any crow where rows > 0. Entries are mostly

@@ -1,90 +1,153 @@
-// value[e] = sum over n of A[row(e), n] * B[col[e], n]: a group of lanes for each entry, along the columns.
+// value[e] = sum over n of A[row(e), n] * B[col[e], n]: a team of lanes for kDots entries of a row at a time.
 //
-// Work is shared out by entries, so no row is too long. A warp takes its entries in order; the row of A is read again
-// for each entry, out of the L1 cache, unless the entry before it had the same one.
+// Work is shared out by entries, so no row is too long: a team walks a span of them, in batches that stay within a row.
+// Its lanes lie along the columns; the row of A is read once a batch, kDots rows of B are in flight, and the sums of
+// the lanes meet in an exchange that leaves one dot to each lane. Where a batch is short its last entry stands in for
+// the missing ones, and nobody writes them.
 //
-// Bound: the gather of B, kUnroll rows in flight for each group.
+// Wide rows are walked a tile of columns at a time, the whole span for each, and the dots wait in shared memory: all
+// blocks are in about the same tile, whose part of B fits the L2 cache, or the L1 cache where rows are long. There
+// teams also read the same rows of B at about the same time, because they walk from about the same column.
+//
+// Bound: the gather of B.
 #pragma once
 #include "pattern.cuh"
+#include "rows.h"
 
 namespace myops {
 
+constexpr int kDotLanes = 8, kDots = 8;  // equal: one dot is left to each lane
+constexpr int kDotTeams = kThreads / kDotLanes;
+constexpr int kDotBlocks = 3;  // on a multiprocessor at once
+constexpr int64_t kSpansWanted = 132 * kDotBlocks * kDotTeams, kMostSpan = 256;
+constexpr int64_t kDotTileBytes = 1 << 19;  // of B, that mostly stay in the L1 cache
+
 struct SddmmPlan {
-  int group_shift = 0;  // log2 of the lanes of an entry
+  int span = 0;      // entries of a team
+  int64_t tile = 0;  // columns at a time
   int64_t blocks = 0;
 };
 
-constexpr int kDots = 4;    // entries of a group in flight
-constexpr int kRounds = 4;  // of kDots entries, after one search for the row; guess
-
-inline SddmmPlan plan_sddmm(const Csr& A, int64_t N, int64_t vector) {
+// bytes: of an element of B.
+inline SddmmPlan plan_sddmm(const Csr& A, int64_t vector, int64_t bytes) {
   SddmmPlan plan;
-  while ((1 << plan.group_shift) < kWarpSize && (vector << plan.group_shift) < N) ++plan.group_shift;
-  const int64_t blocks = blocks_of(A.nnz, (kThreads >> plan.group_shift) * kDots * kRounds);
-  const int64_t checks = blocks_of(A.rows, kThreads);  // a thread looks at one row of crow, too
-  plan.blocks = blocks > checks ? blocks : checks;
+  int64_t span = blocks_of(blocks_of(A.nnz, kSpansWanted), kDots) * kDots;
+  if (span > kMostSpan) span = kMostSpan;
+  plan.span = static_cast<int>(span);
+  const int64_t narrow = kDotLanes * vector;
+  plan.tile = A.nnz >= A.rows * kLongRows && A.cols * narrow * bytes <= kDotTileBytes ? narrow : 2 * narrow;
+  plan.blocks = A.nnz == 0 ? blocks_of(A.rows, kThreads) : blocks_of(A.nnz, kDotTeams * span);
   return plan;
 }
 
+// Each lane's sums of kDots dots become the whole sum of dot number `lane`.
+template <class Acc>
+__device__ __forceinline__ Acc dot_of_lane(Acc (&dots)[kDots], int lane) {
+#pragma unroll
+  for (int half = kDots / 2; half > 0; half /= 2) {
+    const bool upper = (lane & half) != 0;
+#pragma unroll
+    for (int u = 0; u < half; ++u) {
+      const Acc kept = upper ? dots[u + half] : dots[u], given = upper ? dots[u] : dots[u + half];
+      dots[u] = plus(kept, shuffle_xor(given, half));
+    }
+  }
+  return dots[0];
+}
+
 template <DType kType, int kVector>
-__global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
+__global__ void __launch_bounds__(kThreads, sizeof(typename Element<kType>::Acc) == 4 ? kDotBlocks : kBlocksAtOnce)
     sampled_dots(const __grid_constant__ Sddmm p, const __grid_constant__ SddmmPlan plan, unsigned* findings) {
   using T = typename Element<kType>::Type;
   using Acc = typename Element<kType>::Acc;
-  const T* const A = static_cast<const T*>(p.a);
-  const T* const B = static_cast<const T*>(p.b);
-  const int lane = static_cast<int>(threadIdx.x) % kWarpSize, group = lane >> plan.group_shift;
-  const int groups = kWarpSize >> plan.group_shift;  // of a warp
-  const int lanes = 1 << plan.group_shift;
-  const int64_t first_column = (lane & (lanes - 1)) * kVector;
+  struct Rows {
+    int64_t of[2];
+  };
+  Rows& shared = shared_storage<Rows>();
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % kDotLanes, team = thread / kDotLanes;
+  for (int64_t i = thread_in_grid(); i < p.A.rows; i += static_cast<int64_t>(gridDim.x) * kThreads)
+    row_range(p.A, i, findings);
+  if (p.A.nnz == 0) return;
   if (p.A.rows == 0) return report(findings, Status::bad_crow);  // entries without a row
-  if (const int64_t i = thread_in_grid(); i < p.A.rows) row_range(p.A, i, findings);
+  if (p.A.cols == 0) return report(findings, Status::bad_col);
 
-  const int64_t warp = thread_in_grid() / kWarpSize;
-  int64_t e = warp * groups * kDots * kRounds + group, row = 0;
-  if (e < p.A.nnz)
-    row = lower_bound(p.A.rows - 1, e + 1, [&](int64_t i) { return load_index(p.A.crow, p.A.wide, i + 1); });
-  for (int round = 0; round < kRounds; ++round, e += kDots * groups) {
-    int64_t rows[kDots], cols[kDots];  // -1: no entry
-    Acc dots[kDots] = {};
-#pragma unroll
-    for (int u = 0; u < kDots; ++u) {
-      const int64_t entry = e + u * groups;
-      rows[u] = cols[u] = -1;
-      if (entry >= p.A.nnz) continue;
-      rows[u] = row = row_of_entry(p.A, entry, row);
-      cols[u] = load_index(p.A.col, p.A.wide, entry);
-      if (inside(cols[u], p.A.cols)) continue;
-      report(findings, Status::bad_col);
-      rows[u] = cols[u] = -1;
-    }
-    for (int64_t column = first_column; column < p.N; column += lanes * kVector) {
-      Pack<T, kVector> a{}, b[kDots];
-#pragma unroll
-      for (int u = 0; u < kDots; ++u)
-        if (cols[u] >= 0) b[u] = load_neighbours<kVector>(B + cols[u] * p.b_row + column);
-#pragma unroll
-      for (int u = 0; u < kDots; ++u) {
-        if (cols[u] < 0) continue;
-        if (u == 0 || rows[u] != rows[u - 1]) a = load_neighbours<kVector>(A + rows[u] * p.a_row + column);
-#pragma unroll
-        for (int i = 0; i < kVector; ++i) multiply_add(dots[u], widen<Acc>(a.v[i]), widen<Acc>(b[u].v[i]));
+  const auto end_of = [&](int64_t row) { return load_index(p.A.crow, p.A.wide, row + 1); };
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kDotTeams * plan.span;
+  if (const int warp = thread / kWarpSize; warp < 2) {  // the rows of the first entry, and of the first after the block
+    const int64_t entry = first + warp * kDotTeams * plan.span;
+    const int64_t row = count_in_warp(p.A.rows - 1, [&](int64_t i) { return end_of(i) <= entry; });
+    if (thread % kWarpSize == 0) shared_store(&shared.of[warp], row);
+  }
+  __syncthreads();
+  const int64_t begin = first + team * plan.span;
+  const int64_t left = p.A.nnz - begin;
+  const int count = left < plan.span ? static_cast<int>(left < 0 ? 0 : left) : plan.span;
+  int64_t first_row = shared_load(&shared.of[0]);
+  first_row +=
+      lower_bound(shared_load(&shared.of[1]) - first_row, begin + 1, [&](int64_t i) { return end_of(first_row + i); });
+  const auto end_in_span = [&](int64_t row) {
+    const int64_t end = end_of(row) - begin;
+    return end < count ? static_cast<int>(end < 0 ? 0 : end) : count;
+  };
+  Acc* const sums = dynamic_shared<Acc>() + team * plan.span;  // of this team's entries; a lane reads what it wrote
+
+#pragma unroll 1
+  for (int64_t tile = 0; tile == 0 || tile < p.N; tile += plan.tile) {
+    const int64_t columns = tile + plan.tile < p.N ? tile + plan.tile : p.N;
+    int64_t row = first_row;
+    int e = 0, row_end = end_in_span(row);
+    while (__ballot_sync(kAllLanes, e < count) != 0) {  // whole warps
+      int n = 0;
+      uint32_t col = 0;
+      if (e < count) {
+        while (row_end <= e && row + 1 < p.A.rows) row_end = end_in_span(++row);
+        n = row_end - e < 1 ? 1 : row_end - e < kDots ? row_end - e : kDots;
+        const int64_t at = load_index(p.A.col, p.A.wide, begin + e + (lane < n ? lane : n - 1));
+        if (inside(at, p.A.cols))
+          col = static_cast<uint32_t>(at);
+        else
+          report(findings, Status::bad_col);
       }
+      uint32_t cols[kDots];
+      Acc dots[kDots] = {};
+#pragma unroll
+      for (int u = 0; u < kDots; ++u) cols[u] = __shfl_sync(kAllLanes, col, u, kDotLanes);
+      if (n > 0) {
+        const T *const A = static_cast<const T*>(p.a) + row * p.a_row, *const B = static_cast<const T*>(p.b);
+#pragma unroll 1
+        for (int64_t column = tile + lane * kVector; column < columns; column += kDotLanes * kVector) {
+          Pack<T, kVector> b[kDots];
+          const auto a = load_neighbours<kVector>(A + column);
+#pragma unroll
+          for (int u = 0; u < kDots; ++u) b[u] = load_neighbours<kVector>(B + (cols[u] * p.b_row + column));
+#pragma unroll
+          for (int u = 0; u < kDots; ++u)
+#pragma unroll
+            for (int i = 0; i < kVector; ++i) multiply_add(dots[u], widen<Acc>(a.v[i]), widen<Acc>(b[u].v[i]));
+        }
+      }
+      Acc dot = dot_of_lane(dots, lane);
+      if (lane < n) {
+        Acc* const sum = sums + e + lane;
+        if (tile > 0) dot = plus(shared_load(sum), dot);
+        if (columns == p.N)
+          static_cast<T*>(p.values)[begin + e + lane] = narrow<T>(dot);
+        else
+          shared_store(sum, dot);
+      }
+      e += n;
     }
-    for (int other = 1; other < lanes; other *= 2)  // whole warps come here
-#pragma unroll
-      for (int u = 0; u < kDots; ++u) dots[u] = plus(dots[u], shuffle_xor(dots[u], other));
-#pragma unroll
-    for (int u = 0; u < kDots; ++u)
-      if (cols[u] >= 0 && first_column == 0) static_cast<T*>(p.values)[e + u * groups] = narrow<T>(dots[u]);
   }
 }
 
 template <DType kType, int kVector>
 cudaError_t launch_dots(const Sddmm& p, const SparseSession& session) {
-  const SddmmPlan plan = plan_sddmm(p.A, p.N, kVector);
-  return launch_kernel(&sampled_dots<kType, kVector>, grid_of(plan.blocks), dim3(kThreads), 0, session.stream, p, plan,
-                       session.findings);
+  if (p.A.cols > kMostColumns) return cudaErrorInvalidValue;
+  const SddmmPlan plan = plan_sddmm(p.A, kVector, element_size(kType));
+  const size_t sums = p.N > plan.tile ? kDotTeams * plan.span : 1;  // the emulation knows no empty shared memory
+  const size_t shared = sums * sizeof(typename Element<kType>::Acc);
+  return launch_kernel(&sampled_dots<kType, kVector>, grid_of(plan.blocks), dim3(kThreads), shared, session.stream, p,
+                       plan, session.findings);
 }
 
 // 16 bytes at a time where the rows of both operands are made of such packs, else element by element.

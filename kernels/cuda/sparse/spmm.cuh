@@ -43,15 +43,24 @@ struct Sum {
 
   __device__ __forceinline__ static void finish(const Spmm& p, int64_t row, int64_t column, int64_t entries,
                                                 const State (&sums)[kVector]) {
-    const auto alpha = Scalar<Acc>::of(p.alpha), beta = Scalar<Acc>::of(p.beta);
+    const auto alpha = Scalar<Acc>::of(p.alpha);
+    Acc d[kVector];
     Pack<Stored, kVector> out;
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      Acc d = scale(alpha, p.mean && entries > 1 ? divided(sums[i], entries) : sums[i]);
-      if (p.C != nullptr)
-        d = scale_add(beta, widen<Acc>(static_cast<const Stored*>(p.C)[row * p.c_row + (column + i) * p.c_col]), d);
-      out.v[i] = narrow<Stored>(d);
+    for (int i = 0; i < kVector; ++i) d[i] = sums[i];
+    if (p.mean && entries > 1)
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) d[i] = divided(d[i], entries);
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) d[i] = scale(alpha, d[i]);
+    if (p.C != nullptr) {
+      const auto beta = Scalar<Acc>::of(p.beta);
+      const Stored* c = static_cast<const Stored*>(p.C) + row * p.c_row + column * p.c_col;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i, c += p.c_col) d[i] = scale_add(beta, widen<Acc>(*c), d[i]);
     }
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) out.v[i] = narrow<Stored>(d[i]);
     Stored* const D = static_cast<Stored*>(p.D) + row * p.N + column;
     if constexpr (kVector == 1)
       *D = out.v[0];
