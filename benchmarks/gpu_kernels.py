@@ -21,7 +21,8 @@ from myops import _native
 
 from .gpu_cases import Case, Device, equal, layouts, random, short, whole
 
-KERNELS = ["small tile", "large tile", "skinny", "tiny", "small mma", "large mma"]
+TILES = ["small tile", "narrow tile", "medium tile", "large tile", "paired tile"]
+KERNELS = [*TILES, "skinny", "tiny", "small mma", "large mma"]
 WGMMA = ["narrow wgmma", "small wgmma", "large wgmma"]
 LIMB = ["small limb", "large limb"]
 KERNELS += [*WGMMA, *LIMB]
@@ -29,6 +30,9 @@ FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 HALVES = [torch.bfloat16, torch.float16]
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
 DTYPES = {
+    "narrow tile": [torch.float32],
+    "medium tile": [torch.float32],
+    "paired tile": [torch.float32],
     "skinny": FLOATS,
     "tiny": FLOATS,
     "mma": [*HALVES, torch.int8, torch.uint8],
@@ -173,7 +177,7 @@ def kernel_rows(device: Device, kernel: str, dtype: torch.dtype) -> dict[str, An
 
 
 def dtypes_of(kernel: str) -> list[torch.dtype]:
-    found = DTYPES.get(kernel.split()[-1], [*FLOATS, torch.int32])
+    found = DTYPES.get(kernel) or DTYPES.get(kernel.split()[-1], [*FLOATS, torch.int32])
     return [t for t in found if (kernel, t) != ("large wgmma", torch.int64)]  # its sums do not fit in registers
 
 
@@ -239,7 +243,7 @@ def tuning_cases(family: str) -> Iterator[Case]:
     for shape in squares:
         yield (
             f"tuning float32 {shape}",
-            partial(tuning, dtype=torch.float32, shape=shape, kernels=["small tile", "large tile"]),
+            partial(tuning, dtype=torch.float32, shape=shape, kernels=TILES),
         )
     for shape in [(1, 16, 4096, 4096), (1, 8, 4096, 4096), (1, 1, 4096, 4096), (512, 1, 2048, 128)]:
         yield (

@@ -88,9 +88,13 @@ struct Gemm {
 // Splits a flat batch index into the offset of one operand, in elements. The last batch dimension is the innermost.
 MYOPS_HOST_DEVICE inline int64_t batch_offset(const Gemm& g, const MatrixView& v, int64_t item) {
   int64_t offset = 0;
+#ifdef __CUDA_ARCH__
+#pragma unroll 1  // a division takes a hundred instructions
+#endif
   for (int i = g.batch_dims - 1; i > 0; --i) {
-    offset += (item % g.batch_size[i]) * v.batch_stride[i];
-    item /= g.batch_size[i];
+    const int64_t rest = item / g.batch_size[i];
+    offset += (item - rest * g.batch_size[i]) * v.batch_stride[i];
+    item = rest;
   }
   return g.batch_dims == 0 ? 0 : offset + item * v.batch_stride[0];  // no division where there is one batch dimension
 }

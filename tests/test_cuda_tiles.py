@@ -17,11 +17,13 @@ from emulation.support import (
     FLOATS,
     INTEGERS,
     WIDE,
+    Canary,
     contiguous,
     integers,
     lay_out,
     load_library,
     plan,
+    poison,
     reference,
     run_kernel,
     same,
@@ -61,19 +63,69 @@ def test_bits_do_not_depend_on_the_schedule(ops, library, kind):
     assert all(torch.equal(r, results[0]) for r in results)
 
 
+def tile_sizes(kind):
+    sizes = ["small", "large"]
+    sizes += ["narrow"] if kind in (torch.float32, torch.complex64) else []
+    sizes += ["medium", "paired"] if kind == torch.float32 else []
+    return sizes
+
+
 @pytest.mark.parametrize("kind", DTYPES, ids=str)
 def test_tiles_agree_bit_for_bit(library, kind):
     torch.manual_seed(3)
     precise = torch.complex128 if kind.is_complex else torch.float64
     a, b = ((torch.randn(s, dtype=precise) * 20).to(kind) for s in ((2, 131, 37), (2, 37, 66)))
     small, _ = run_kernel(library, "small tile", a, b)
-    large, _ = run_kernel(library, "large tile", a, b)
-    assert torch.equal(small, large)
-    # blocks walk several tiles and items
+    for size in tile_sizes(kind):
+        same(run_kernel(library, f"{size} tile", a, b)[0], small)
+    # several launches
     same(run_kernel(library, "small tile", a, b, max_blocks=3)[0], small)
     same(run_kernel(library, "large tile", a, b, max_blocks=1)[0], small)
     for t in (a.transpose(1, 2).contiguous().transpose(1, 2), a):
         same(run_kernel(library, "large tile", t, b, column_major=True)[0], small)
+
+
+@pytest.mark.parametrize("kind", [k for k in DTYPES if k.itemsize >= 4], ids=str)
+@pytest.mark.parametrize("lines", ["packed", "cut", "apart"])
+def test_tile_copies(library, kind, lines):
+    """Operands along their lines, 16 bytes at a time or not, whose last copy is cut off, and along K; tails of K."""
+    m, n, batch = 134, 70, 2
+    m, n = (m + 2, n + 2) if lines == "packed" else (m, n)
+
+    def along_lines(t):  # t: lines by K
+        buffer = torch.full((batch, t.shape[2], 160 if lines != "apart" else 161), poison(kind), dtype=kind)
+        view = buffer[:, :, : t.shape[1]].transpose(1, 2)
+        view.copy_(t)
+        return view
+
+    for k in (5, 16, 43, 72):
+        a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
+        expected = reference(None, a, b, 0, 1, kind)
+        x, y = along_lines(a), along_lines(b.transpose(1, 2)).transpose(1, 2)
+        for size in tile_sizes(kind):
+            got, p = run_kernel(library, f"{size} tile", x, y)
+            same(got, expected)
+            assert (p["a_along_k"], p["b_along_k"]) == (0, 0)
+            assert (p["a_packed"], p["b_packed"]) == ((lines != "apart" or kind.itemsize == 16,) * 2)
+            same(run_kernel(library, f"{size} tile", a, lay_out(b, "transposed"))[0], expected)
+
+
+@pytest.mark.parametrize("kind", DTYPES, ids=str)
+def test_tile_ends(ops, library, kind):
+    """C and D whose rows are moved 16 bytes at a time, and not, over every round of a tile; D does not begin a row."""
+    library.emulation_machine(1, 80)  # large tiles
+    try:
+        for m, n, layout in [(137, 136, "contiguous"), (70, 72, "offset"), (137, 71, "contiguous")]:
+            a, b = integers((m, 19), kind, 1), integers((19, n), kind, 2)
+            for shape in [(m, n), (n,), (m, 1)]:
+                c = integers(shape, kind, 3)
+                canary = Canary((m, n), kind, layout)
+                ops.addmm.out(c, a, b, beta=2, alpha=3, out=canary.out)
+                same(canary.out, reference(c, a, b, 2, 3, kind))
+                canary.check()
+            same(ops.mm(a, b), reference(None, a, b, 0, 1, kind))
+    finally:
+        library.emulation_machine(132, 80)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, *COMPLEX], ids=str)
@@ -546,14 +598,24 @@ def test_skinny_plan_shares_k_as_far_as_it_must(library):
 
 
 @pytest.mark.parametrize(
-    ("m", "n", "batch", "large"),
-    [(32, 32, 1, 0), (1, 4096, 1, 0), (256, 256, 1, 0), (4096, 4096, 1, 1), (16, 16, 100000, 0), (128, 128, 512, 1)],
+    ("m", "n", "batch", "size"),
+    [
+        (32, 32, 1, "small"),
+        (1, 4096, 1, "small"),
+        (256, 256, 1, "small"),
+        (512, 512, 1, "narrow"),
+        (1024, 1024, 1, "medium"),
+        (2048, 2048, 1, "large"),
+        (4096, 4096, 1, "large"),
+        (16, 16, 100000, "small"),
+        (128, 128, 512, "large"),
+    ],
 )
-def test_plan_picks_the_tile(library, m, n, batch, large):
-    p = plan(library, torch.int32, m, n, 16, batch)
-    side = 128 if large else 32
-    assert p["size"] == ("large" if large else "small")
-    assert (p["tiles_m"], p["tiles_n"]) == (-(-m // side), -(-n // side))
+def test_plan_picks_the_tile(library, m, n, batch, size):
+    p = plan(library, torch.float32, m, n, 65, batch, batch_invariant=True)
+    sides = {"small": (32, 32), "narrow": (64, 32), "medium": (64, 64), "large": (128, 128)}[size]
+    assert (p["kernel"], p["size"]) == ("tile", size)
+    assert (p["tiles_m"], p["tiles_n"]) == (-(-m // sides[0]), -(-n // sides[1]))
     assert p["tiles"] == p["blocks"] == p["tiles_m"] * p["tiles_n"] * batch
 
 
@@ -618,7 +680,9 @@ STORES = ["async_proxy_fence", "tma_store_wait"]
 SYNCHRONISED = {
     # kernel (and which of its paths): dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that
     # each has several tiles.
-    "small tile": (torch.float32, 40, 40, 40, 1, ["barrier"]),
+    "small tile": (torch.float32, 40, 40, 130, 1, ["barrier", "async_wait"]),
+    "large tile": (torch.float64, 70, 70, 43, 1, ["barrier", "async_wait"]),
+    "small tile: widened": (torch.int8, 40, 40, 130, 1, ["barrier"]),
     "skinny": (torch.float32, 2, 300, 700, 1, ["barrier"]),
     "tiny: exact": (torch.float32, 8, 8, 8, 70, ["barrier", "async_wait"]),
     "tiny: plain": (torch.bfloat16, 17, 30, 19, 9, ["barrier", "async_wait"]),

@@ -21,6 +21,17 @@ __device__ __forceinline__ void async_copy16(void* shared, const void* global, i
                : "memory");
 }
 
+// The same for 4, 8 or 16 bytes, to which both addresses are aligned.
+template <int kSize>
+__device__ __forceinline__ void async_copy(void* shared, const void* global, int bytes) {
+  if constexpr (kSize == 16)
+    async_copy16(shared, global, bytes);
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)), "l"(global), "n"(kSize),
+                 "r"(bytes)
+                 : "memory");
+}
+
 __device__ __forceinline__ void async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 template <int kGroups>

@@ -143,6 +143,15 @@ __device__ __forceinline__ void multiply_add(Complex<T>& acc, Complex<T> a, Comp
   multiply_add(acc.im, a.im, b.re);
 }
 
+// acc += a * conj(b), in the order of multiply_add with the conjugate.
+template <class T>
+__device__ __forceinline__ void multiply_add_conj(Complex<T>& acc, Complex<T> a, Complex<T> b) {
+  multiply_add(acc.re, a.re, b.re);
+  multiply_add(acc.im, a.re, -b.im);
+  multiply_add(acc.re, a.im, b.im);
+  multiply_add(acc.im, a.im, b.re);
+}
+
 // alpha and beta in the accumulator's arithmetic. Integers go through int64_t, which keeps negative values modular.
 template <class Acc>
 struct Scalar {

@@ -11,7 +11,7 @@ namespace emulation {
 struct AsyncCopy {
   void* shared;
   const void* global;
-  int bytes;
+  int size, bytes;  // those that are written, those of them that are read
 };
 
 // The copies of one thread under way, oldest group first; the last group is still open.
@@ -34,14 +34,21 @@ struct AsyncGroups {
 
 namespace myops {
 
+template <int kSize>
+void async_copy(void* shared, const void* global, int bytes, const char* file = __builtin_FILE(),
+                int line = __builtin_LINE()) {
+  static_assert(kSize == 4 || kSize == 8 || kSize == 16, "what cp.async copies");
+  auto& scheduler = emulation::Scheduler::get();
+  if (bytes < 0 || bytes > kSize) scheduler.fault("async_copy of a number of bytes that is not 0 .. its size");
+  scheduler.check_aligned(global, kSize);
+  scheduler.check_shared(shared, kSize, true, file, line);
+  scheduler.poison_shared(shared, kSize);
+  emulation::AsyncGroups::mine().groups.back().push_back({shared, global, kSize, bytes});
+}
+
 inline void async_copy16(void* shared, const void* global, int bytes, const char* file = __builtin_FILE(),
                          int line = __builtin_LINE()) {
-  auto& scheduler = emulation::Scheduler::get();
-  if (bytes < 0 || bytes > 16) scheduler.fault("async_copy16 of a number of bytes that is not 0 .. 16");
-  scheduler.check_aligned(global, 16);
-  scheduler.check_shared(shared, 16, true, file, line);
-  scheduler.poison_shared(shared, 16);
-  emulation::AsyncGroups::mine().groups.back().push_back({shared, global, bytes});
+  async_copy<16>(shared, global, bytes, file, line);
 }
 
 inline void async_commit() { emulation::AsyncGroups::mine().groups.emplace_back(); }
@@ -52,8 +59,8 @@ void async_wait(const char* file = __builtin_FILE(), int line = __builtin_LINE()
   auto& groups = emulation::AsyncGroups::mine().groups;
   while (groups.size() > kGroups + 1) {
     for (const emulation::AsyncCopy& copy : groups.front()) {
-      emulation::Scheduler::get().check_shared(copy.shared, 16, true, file, line);
-      std::memset(copy.shared, 0, 16);
+      emulation::Scheduler::get().check_shared(copy.shared, static_cast<size_t>(copy.size), true, file, line);
+      std::memset(copy.shared, 0, static_cast<size_t>(copy.size));
       std::memcpy(copy.shared, copy.global, static_cast<size_t>(copy.bytes));
     }
     groups.pop_front();

@@ -31,12 +31,16 @@ Gemm make_gemm(int type, const int64_t* sizes, const int64_t* strides) {
 bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine, GemmPlan* plan) {
   const size_t space = name.find(' ');
   const std::string first = space == std::string::npos ? "" : name.substr(0, space);
-  const TileSize size = first == "large" ? TileSize::large : first == "narrow" ? TileSize::narrow : TileSize::small;
+  const TileSize size = first == "large"    ? TileSize::large
+                        : first == "paired" ? TileSize::paired
+                        : first == "narrow" ? TileSize::narrow
+                        : first == "medium" ? TileSize::medium
+                                            : TileSize::small;
   const std::string kind = first.empty() ? name : name.substr(space + 1);
   const int width = element_size(g.in);
   if (kind == "") {
     *plan = plan_gemm(g, machine);
-  } else if (kind == "tile") {
+  } else if (kind == "tile" && has_tile(g.in, size)) {
     *plan = plan_with_tile(g, size);
   } else if (kind == "skinny" && is_floating(g.in) && (g.M <= kSkinnyRows || g.N <= kSkinnyRows)) {
     *plan = plan_skinny(g, machine);

@@ -19,7 +19,7 @@
 // depends on M, N, the batch or strides.
 //
 // Tiles of all items are numbered in one 64-bit index (tile_at), so that neither the batch nor a side is bound by the
-// 65535 of grid.y and grid.z; blocks walk that index in steps of the grid.
+// 65535 of grid.y and grid.z; blocks walk that index in steps of the grid (of tile, launches do).
 #pragma once
 #include <string>
 
@@ -71,7 +71,7 @@ inline std::string describe(const GemmPlan& p) {
   const auto add = [&text](const char* key, int64_t value) {
     text += std::string(" ") + key + "=" + std::to_string(value);
   };
-  constexpr const char* kSizes[] = {"small", "large", "narrow"};
+  constexpr const char* kSizes[] = {"small", "large", "narrow", "medium", "paired"};
   text += std::string(" size=") + kSizes[static_cast<int>(p.size)];
   add("transpose", p.transpose);
   add("a_along_k", p.a_along_k);

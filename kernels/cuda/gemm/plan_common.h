@@ -4,7 +4,7 @@
 
 namespace myops {
 
-enum class TileSize : int8_t { small, large, narrow };  // what a family makes of it, its plan says
+enum class TileSize : int8_t { small, large, narrow, medium, paired };  // what a family makes of it, its plan says
 
 constexpr int64_t kMaxBlocks = 2147483647;  // of grid.x
 constexpr int kRasterRows = 8;              // tile rows that share the columns of B in the L2 cache; guess
@@ -31,8 +31,11 @@ struct GemmPlan {
   int lanes_k = 0, warps_k = 0;  // how many lanes of a warp and warps of a block share K
   int64_t splits = 1, split_k = 0;
   int warp_columns = 0, stages = 0;  // of 16-bit floats
-  // wgmma: whole tiles of D (and C) move by TMA; else rows are such that 4 neighbours are aligned
-  bool stores_tiles = false, packed_rows = false;
+  // tile: nothing but alpha, beta and an aligned C of the same dtype comes between the sums and 16 bytes of D
+  bool plain_rows = false;
+  // wgmma: whole tiles of D (and C) move by TMA; else rows are such that 4 neighbours are aligned,
+  // and there is an activation of those alone (Activated)
+  bool stores_tiles = false, packed_rows = false, activates_packs = false;
   // mma, wgmma: bytes of the workspace that packed operands take, A first; 0: it is taken as it is
   int64_t a_pack_bytes = 0, b_pack_bytes = 0;
   int64_t workspace_bytes = 0;
@@ -77,17 +80,15 @@ struct TileIndex {
   int64_t item, m, n;  // batch item, tile row, tile column
 };
 
-// Walks kRasterRows tile rows column by column, then the next rows, then the next item.
-MYOPS_HOST_DEVICE inline TileIndex tile_at(int64_t index, int64_t tiles_m, int64_t tiles_n) {
-  TileIndex tile;
-  tile.item = index / (tiles_m * tiles_n);
-  const int64_t in_item = index - tile.item * tiles_m * tiles_n;
-  const int64_t first_row = in_item / (kRasterRows * tiles_n) * kRasterRows;
-  const int64_t rows = tiles_m - first_row < kRasterRows ? tiles_m - first_row : kRasterRows;
-  const int64_t in_group = in_item - first_row * tiles_n;
-  tile.n = in_group / rows;
-  tile.m = first_row + in_group - tile.n * rows;
-  return tile;
+// Walks kRasterRows tile rows column by column, then the next rows, then the next item. Int: of the divisions.
+template <class Int = int64_t>
+MYOPS_HOST_DEVICE inline TileIndex tile_at(Int index, Int tiles_m, Int tiles_n) {
+  const Int item = index / (tiles_m * tiles_n), in_item = index - item * tiles_m * tiles_n;
+  const Int first_row = in_item / (kRasterRows * tiles_n) * kRasterRows;
+  const Int rows = tiles_m - first_row < kRasterRows ? tiles_m - first_row : kRasterRows;
+  const Int in_group = in_item - first_row * tiles_n, column = in_group / rows;
+  return {static_cast<int64_t>(item), static_cast<int64_t>(first_row + in_group - column * rows),
+          static_cast<int64_t>(column)};
 }
 
 }  // namespace myops
