@@ -21,7 +21,7 @@ from myops import _native
 
 from .gpu_cases import Case, Device, equal, layouts, random, short, whole
 
-TILES = ["small tile", "narrow tile", "medium tile", "large tile", "paired tile"]
+TILES = ["small tile", "narrow tile", "medium tile", "large tile"]
 KERNELS = [*TILES, "skinny", "tiny", "small mma", "large mma"]
 WGMMA = ["narrow wgmma", "small wgmma", "large wgmma"]
 LIMB = ["small limb", "large limb"]
@@ -32,7 +32,6 @@ INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]
 DTYPES = {
     "narrow tile": [torch.float32],
     "medium tile": [torch.float32],
-    "paired tile": [torch.float32],
     "skinny": FLOATS,
     "tiny": FLOATS,
     "mma": [*HALVES, torch.int8, torch.uint8],

@@ -32,7 +32,6 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
   const size_t space = name.find(' ');
   const std::string first = space == std::string::npos ? "" : name.substr(0, space);
   const TileSize size = first == "large"    ? TileSize::large
-                        : first == "paired" ? TileSize::paired
                         : first == "narrow" ? TileSize::narrow
                         : first == "medium" ? TileSize::medium
                                             : TileSize::small;

@@ -4,7 +4,7 @@
 
 namespace myops {
 
-enum class TileSize : int8_t { small, large, narrow, medium, paired };  // what a family makes of it, its plan says
+enum class TileSize : int8_t { small, large, narrow, medium };  // what a family makes of it, its plan says
 
 constexpr int64_t kMaxBlocks = 2147483647;  // of grid.x
 constexpr int kRasterRows = 8;              // tile rows that share the columns of B in the L2 cache; guess

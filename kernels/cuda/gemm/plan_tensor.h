@@ -125,7 +125,7 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
     TileSize size;
     double step, end;
   };
-  constexpr Candidate kCandidates[] = {{GemmKernel::wgmma, TileSize::large, 0.74, 3.0},
+  constexpr Candidate kCandidates[] = {{GemmKernel::wgmma, TileSize::large, 0.74, 2.6},
                                        {GemmKernel::wgmma, TileSize::small, 0.375, 1.2},
                                        {GemmKernel::wgmma, TileSize::narrow, 0.28, 0.8},
                                        {GemmKernel::mma, TileSize::large, 0.70, 1.0},

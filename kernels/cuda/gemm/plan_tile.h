@@ -20,7 +20,6 @@ constexpr bool has_tile(DType in, TileSize size) {
     case TileSize::small:
     case TileSize::large: return true;
     case TileSize::narrow: return in == DType::f32 || in == DType::c64;
-    case TileSize::paired: return in == DType::f32;  // large with steps of twice the depth, for tuning by name
     case TileSize::medium: return in == DType::f32;
     default: return false;
   }
@@ -43,8 +42,7 @@ constexpr TileShape tile_shape(DType in, TileSize size) {
     case TileSize::small: return {32, 32, 32, 4, 2, 4, 4};
     case TileSize::narrow: return {64, 32, 32, 4, 4, 4, 3};
     case TileSize::medium: return {64, 64, 16, 8, 4, 4, 4};
-    case TileSize::paired: return {128, 128, 32, 8, 8, 2, 2};
-    default: return {128, 128, 16, 8, 8, 2, 3};
+    default: return {128, 128, 32, 8, 8, 2, 2};
   }
 }
 

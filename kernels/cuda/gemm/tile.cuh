@@ -49,7 +49,7 @@ struct TileLayout {
   static constexpr int kRoundRows = kThreadsM * kVectorM;
   static constexpr int kRuns = kShape.n / kVector;  // of 16 bytes in a row
   static constexpr int kElements =
-      kShape.stages * kStage > kRoundRows * kPitchB ? kShape.stages * kStage : kRoundRows * kPitchB;
+      kShape.stages * kStage > kRoundRows* kPitchB ? kShape.stages * kStage : kRoundRows * kPitchB;
   static constexpr int kSharedBytes = kElements * static_cast<int>(sizeof(Acc)) + static_cast<int>(sizeof(TileIndex));
 
   static_assert(kThreadsM % 4 == 0 && kThreadsN % 8 == 0, "a warp is 4 x 8 threads");
@@ -398,7 +398,6 @@ cudaError_t launch_tile(const Gemm& g, const GemmPlan& plan, cudaStream_t stream
     case TileSize::small: return launch_tile_size<kIn, TileSize::small>(g, plan, stream);
     case TileSize::narrow: return launch_tile_size<kIn, TileSize::narrow>(g, plan, stream);
     case TileSize::medium: return launch_tile_size<kIn, TileSize::medium>(g, plan, stream);
-    case TileSize::paired: return launch_tile_size<kIn, TileSize::paired>(g, plan, stream);
     default: return launch_tile_size<kIn, TileSize::large>(g, plan, stream);
   }
 }
