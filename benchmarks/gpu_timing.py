@@ -326,7 +326,7 @@ def memory_cases(family: str) -> Iterator[Case]:
             product_work("broadcast", "matmul", torch.float32, (16, 1, 256, 512), (1, 16, 512, 256)),
             replace(product_work("tt", "mm", torch.bfloat16, (4097, 2047), (2047, 4097), flip="ab"), packs=True),
         ],
-        "integer": [product_work("2048^3", "mm", torch.int32, (2048, 2048), (2048, 2048))],
+        "integer": [replace(product_work("2048^3", "mm", torch.int32, (2048, 2048), (2048, 2048)), packs=True)],
         "add": [product_work("transposed", "add", torch.float32, (4096, 4096), (4096, 4096), flip="b")],
     }
     for work in works.get(family, []):

@@ -18,21 +18,25 @@ namespace myops {
 enum class Route : int8_t { own, native };
 enum class RouteMode : int8_t { own, native, automatic };
 
-// Products whose every side is at least `least`: the plain ones (is_plain), or `anyway` with a matrix C and rows that
-// are not aligned, too. measured: torch's time over ours, H100, torch 2.11 with CUDA 13.0.
+// Products with at least m rows, n columns (or the other way round) and a depth of k: the plain ones (is_plain), or
+// `anyway` with a matrix C and rows that are not aligned, too. measured: torch's time over ours, H200, torch 2.11 with
+// CUDA 13.0 (benchmarks/results/gpu-h200.txt).
 struct NativeRow {
   DType type;
-  int64_t least;
+  int64_t m, n, k;
   bool anyway;
   const char* measured;
 };
 constexpr NativeRow kNativeIsFaster[] = {
-    {DType::bf16, 256, false, "n^3: 1024 0.73, 2048 0.90, 4096 0.98, 8192 1.04; with a matrix C 1.20 to 1.45"},
-    {DType::f16, 256, false, "n^3: 1024 0.73, 2048 0.90, 4096 0.98, 8192 1.02"},
-    {DType::f32, 33, true, "n^3: 128 0.47, 512 0.34, 1024 0.58, 4096 0.57; 4096^2 x 512 with a matrix C 0.64"},
-    {DType::f64, 33, true, "1024^3: 0.30; torch's uses tensor cores"},
-    {DType::c64, 4, true, "n^3: 512 0.57, 1024 0.76"},
-    {DType::c128, 4, true, "n^3: 512 0.09, 1024 0.25; torch's uses tensor cores"},
+    {DType::bf16, 17, 17, 64, false, "n^3: 1024 0.78, 2048 0.90, 4096 0.97, 8192 1.01; 64 of 512 x 512 x 64 0.76"},
+    {DType::f16, 17, 17, 64, false, "n^3: 1024 0.79, 2048 0.90, 4096 0.98, 8192 1.01"},
+    {DType::bf16, 1, 8192, 1024, false,
+     "x @ W.T, K = 4096, N = 14336: one row 0.90, eight 0.86; N = 4096: 1.03 to 1.16"},
+    {DType::f16, 1, 8192, 1024, false, "as bfloat16"},
+    {DType::f32, 33, 33, 33, true, "n^3: 128 0.91, 512 0.79, 1024 0.76, 4096 0.89; 4096^2 x 512 with a matrix C 1.05"},
+    {DType::f64, 33, 33, 33, true, "1024^3: 0.31; torch's uses tensor cores"},
+    {DType::c64, 4, 4, 4, true, "n^3: 512 0.81, 1024 0.73"},
+    {DType::c128, 4, 4, 4, true, "n^3: 512 0.31, 1024 0.33; torch's uses tensor cores"},
 };
 
 // What torch's kernels take through strides, without a copy and at most one batch dimension: no conjugate views, no
@@ -61,9 +65,10 @@ inline bool is_plain(const Gemm& g) {
 inline Route choose_route(const Gemm& g, RouteMode mode) {
   if (mode == RouteMode::own || g.batch_invariant || !native_takes(g)) return Route::own;
   if (mode == RouteMode::native) return Route::native;
+  if (broadcasts_batch(g)) return Route::own;
+  const int64_t few = g.M < g.N ? g.M : g.N, many = g.M < g.N ? g.N : g.M;
   for (const NativeRow& row : kNativeIsFaster)
-    if (row.type == g.in && g.M >= row.least && g.N >= row.least && g.K >= row.least && !broadcasts_batch(g) &&
-        (row.anyway || is_plain(g)))
+    if (row.type == g.in && few >= row.m && many >= row.n && g.K >= row.k && (row.anyway || is_plain(g)))
       return Route::native;
   return Route::own;
 }
