@@ -67,13 +67,13 @@ cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, 
 // In a kernel that was launched to begin before the one in front of it in the stream has ended: waits for that end.
 // Nothing in global memory is touched before.
 __device__ __forceinline__ void wait_for_previous_kernel() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && !defined(USE_ROCM)
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 // The next kernel may begin, as far as there is room on the multiprocessors.
 __device__ __forceinline__ void let_next_kernel_begin() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900 && !defined(USE_ROCM)
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }

@@ -89,7 +89,6 @@ class Hopper {
     std::vector<float> values;
     Range range_a, range_b;
     bool checked = false;
-    int lanes = 0;  // that have their sums
   };
 
   struct Sums {
@@ -107,8 +106,16 @@ class Hopper {
   };
 
   struct Warp {
-    std::vector<Product> products;
+    std::deque<Product> products;  // those that a lane has yet to complete
+    size_t forgotten = 0;          // how many there were before
     Lane lanes[Scheduler::kWarp];
+
+    Product& product(size_t i) { return products[i - forgotten]; }
+    void forget() {
+      size_t completed = lanes[0].completed;
+      for (const Lane& l : lanes) completed = l.completed < completed ? l.completed : completed;
+      for (; forgotten < completed; ++forgotten) products.pop_front();
+    }
   };
 
   static Hopper& get() {
@@ -252,7 +259,7 @@ class Hopper {
     Warp& w = warp();
     Lane& l = lane();
     if (!l.fenced) scheduler.fault("wgmma without wgmma_fence");
-    if (l.issued == w.products.size()) {
+    if (l.issued == w.forgotten + w.products.size()) {
       Product p;
       p.a = a, p.b = b, p.n = n, p.size = sizeof(In), p.depth = 32 / static_cast<int>(sizeof(In));
       p.run = kAAlongK && kBAlongK ? 16 : sizeof(In);  // what the swizzle keeps together
@@ -279,7 +286,7 @@ class Hopper {
         }
       }
       w.products.push_back(std::move(p));
-    } else if (w.products[l.issued].a != a || w.products[l.issued].b != b) {
+    } else if (w.product(l.issued).a != a || w.product(l.issued).b != b) {
       scheduler.fault("wgmma: the lanes of a warp give different descriptors");
     }
     ++l.issued;
@@ -301,7 +308,7 @@ class Hopper {
     const int lane_index = scheduler.thread() % Scheduler::kWarp;
     while (l.groups.size() > groups) {
       for (; l.completed < l.groups.front(); ++l.completed) {
-        Product& p = w.products[l.completed];
+        Product& p = w.product(l.completed);
         if (!p.checked) {
           p.checked = true;
           p.range_a = p.range_b = Range();
@@ -327,12 +334,12 @@ class Hopper {
             std::memcpy(&kept, &sum, sizeof(sum));
           }
         }
-        if (++p.lanes == Scheduler::kWarp) p.values = {};
         if (--l.sums.in_flight == 0)
           std::memcpy(l.sums.registers, l.sums.kept.data(), l.sums.kept.size() * sizeof(uint32_t));
       }
       l.groups.pop_front();
     }
+    w.forget();
   }
 
  private:
