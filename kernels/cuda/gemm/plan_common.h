@@ -33,9 +33,8 @@ struct GemmPlan {
   int warp_columns = 0, stages = 0;  // of 16-bit floats
   // tile: nothing but alpha, beta and an aligned C of the same dtype comes between the sums and 16 bytes of D
   bool plain_rows = false;
-  // wgmma: whole tiles of D (and C) move by TMA; else rows are such that 4 neighbours are aligned,
-  // and there is an activation of those alone (Activated)
-  bool stores_tiles = false, packed_rows = false, activates_packs = false;
+  // wgmma: whole tiles of D (and C) move by TMA; else rows are such that 4 neighbours are aligned
+  bool stores_tiles = false, packed_rows = false;
   // mma, wgmma: bytes of the workspace that packed operands take, A first; 0: it is taken as it is
   int64_t a_pack_bytes = 0, b_pack_bytes = 0;
   int64_t workspace_bytes = 0;

@@ -93,12 +93,7 @@ inline GemmPlan plan_limb_wgmma(const Gemm& problem, TileSize size, int multipro
   if (!plan.a_packed) plan.a_pack_bytes = limb_pack(g, true).bytes;
   if (!plan.b_packed) plan.b_pack_bytes = limb_pack(g, false).bytes;
   plan.workspace_bytes = plan.a_pack_bytes + plan.b_pack_bytes;
-  const WgmmaShape shape = wgmma_shape(size);
-  plan.tiles_m = ceil_divide(g.M, shape.cluster_m * kWgmmaTileM);
-  plan.tiles_n = ceil_divide(g.N, shape.cluster_n * shape.n);
-  plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
-  const int64_t most = multiprocessors / shape.cluster();
-  plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster();
+  plan_wgmma_tiles(plan, g, multiprocessors);
   return plan;
 }
 

@@ -77,6 +77,16 @@ inline bool stores_tiles(const Gemm& g) {
   return g.C.data == nullptr || (g.c_type == g.in && (!matrix_c || is_packed(g, g.C, true, 16)));
 }
 
+// The tiles of wgmma and its blocks: a tile is one of a cluster, and a block stays and has a multiprocessor alone.
+inline void plan_wgmma_tiles(GemmPlan& plan, const Gemm& g, int multiprocessors) {
+  const WgmmaShape shape = wgmma_shape(plan.size);
+  plan.tiles_m = ceil_divide(g.M, shape.cluster_m * kWgmmaTileM);
+  plan.tiles_n = ceil_divide(g.N, shape.cluster_n * shape.n);
+  plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
+  const int64_t most = multiprocessors / shape.cluster();
+  plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster();
+}
+
 // The plan of a tensor-core kernel with a given tile.
 inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize size, int multiprocessors) {
   GemmPlan plan;
@@ -98,13 +108,8 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
   if (!plan.a_packed) plan.a_pack_bytes = pack_a(g, plan).bytes;
   if (!plan.b_packed) plan.b_pack_bytes = pack_b(g, plan).bytes;
   plan.workspace_bytes = plan.a_pack_bytes + plan.b_pack_bytes;
-  if (kernel == GemmKernel::wgmma) {  // a block stays, and has a multiprocessor alone; a tile is one of a cluster
-    const WgmmaShape shape = wgmma_shape(size);
-    plan.tiles_m = ceil_divide(g.M, shape.cluster_m * kWgmmaTileM);
-    plan.tiles_n = ceil_divide(g.N, shape.cluster_n * shape.n);
-    plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
-    const int64_t most = multiprocessors / shape.cluster();
-    plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster();
+  if (kernel == GemmKernel::wgmma) {
+    plan_wgmma_tiles(plan, g, multiprocessors);
     plan.stores_tiles = stores_tiles(g);
     plan.packed_rows = g.D.col_stride == 1 && is_packed(g, g.D, true, 8 * element_size(g.in));
   } else {

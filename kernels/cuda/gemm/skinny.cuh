@@ -214,8 +214,8 @@ __global__ void __launch_bounds__(kSkinnyThreads, 1)
     wait_for_previous_kernel();
     let_next_kernel_begin();
     SkinnyWalk<In> walk;
-    walk.a = static_cast<const In*>(g.A.data) + skinny_offset(g, g.A, item);
-    walk.b = static_cast<const In*>(g.B.data) + skinny_offset(g, g.B, item) + (col0 + column) * g.B.col_stride;
+    walk.a = static_cast<const In*>(g.A.data) + batch_offset(g, g.A, item);
+    walk.b = static_cast<const In*>(g.B.data) + batch_offset(g, g.B, item) + (col0 + column) * g.B.col_stride;
     walk.k0 = split * plan.split_k;
     walk.k1 = g.K - walk.k0 < plan.split_k ? g.K : walk.k0 + plan.split_k;
     walk.left_n = g.N - col0 - column;
@@ -234,7 +234,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, 1)
         shared_store(&partial(warp_k, (share.first + i) / kColumns, column + (share.first + i) % kColumns), acc[i]);
     __syncthreads();
 
-    const int64_t d_base = skinny_offset(g, g.D, item);
+    const int64_t d_base = batch_offset(g, g.D, item);
     const int quads = columns / 4;
 #pragma unroll 1
     for (int i = thread; i < kRows * quads; i += kSkinnyThreads) {

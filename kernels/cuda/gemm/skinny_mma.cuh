@@ -235,8 +235,8 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
     w.a_packed = plan.a_packed, w.b_packed = plan.b_packed;
     w.k_size = column >= g.N || left_k <= 0 ? 0 : left_k < share_k ? left_k : share_k;
     w.stages = reinterpret_cast<typename Warp::Vector*>(shared + warp * plan.stages * kSkinnyStageBytes);
-    const In* a = static_cast<const In*>(g.A.data) + skinny_offset(g, g.A, item) + k0 * g.A.col_stride;
-    const In* b = static_cast<const In*>(g.B.data) + skinny_offset(g, g.B, item) + k0 * g.B.row_stride;
+    const In* a = static_cast<const In*>(g.A.data) + batch_offset(g, g.A, item) + k0 * g.A.col_stride;
+    const In* b = static_cast<const In*>(g.B.data) + batch_offset(g, g.B, item) + k0 * g.B.row_stride;
     const int last = static_cast<int>(g.M) - 1;
 #pragma unroll
     for (int j = 0; j < kTiles; ++j) w.a[j] = a + (group + 8 * j < last ? group + 8 * j : last) * g.A.row_stride;
@@ -264,7 +264,7 @@ __global__ void __launch_bounds__(kSkinnyThreads, 2)
           shared_store(partial(warp, 8 * j + lane % 4 * 2 + i % 2, 16 * q + group + i / 2 * 8), sums[q][j][i]);
     __syncthreads();
 
-    const int64_t d_base = skinny_offset(g, g.D, item);
+    const int64_t d_base = batch_offset(g, g.D, item);
     const int quads_shift = __ffs(columns / 4) - 1, count = static_cast<int>(g.M) << quads_shift;
 #pragma unroll 1
     for (int i = thread; i < count; i += kSkinnyThreads) {

@@ -10,18 +10,6 @@ namespace myops {
 
 constexpr int kSkinnyThreads = 32 * kSkinnyWarps;
 
-// batch_offset in few instructions: a division takes a hundred, and the compiler would unroll the loop.
-__device__ __forceinline__ int64_t skinny_offset(const Gemm& g, const MatrixView& v, int64_t item) {
-  int64_t offset = 0;
-#pragma unroll 1
-  for (int i = g.batch_dims - 1; i > 0; --i) {
-    const int64_t rest = item / g.batch_size[i];
-    offset += (item - rest * g.batch_size[i]) * v.batch_stride[i];
-    item = rest;
-  }
-  return g.batch_dims == 0 ? 0 : offset + item * v.batch_stride[0];
-}
-
 // Four neighbours of a row, their sums over the K of one split: to the workspace, or the end of the product. Most calls
 // ask for nothing but alpha, which takes a twentieth of the epilogue's instructions, all of them cold.
 template <DType kIn, class Acc>
