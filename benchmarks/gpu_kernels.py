@@ -251,7 +251,7 @@ def tuning_cases(family: str) -> Iterator[Case]:
                 tuning,
                 dtype=torch.bfloat16,
                 shape=shape,
-                kernels=["skinny", "wide skinny", "small mma", "narrow wgmma"],
+                kernels=["skinny", "small mma", "narrow wgmma"],
             ),
         )
     for shape in [(100000, 4, 4, 4), (20000, 16, 16, 16), (4096, 32, 32, 32)]:

@@ -43,7 +43,6 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     *plan = plan_with_tile(g, size);
   } else if (kind == "skinny" && is_floating(g.in) && (g.M <= kSkinnyRows || g.N <= kSkinnyRows)) {
     *plan = plan_skinny(g, machine);
-    if (first == "wide") *plan = plan_skinny(g, machine, 2 * plan->warp_columns);
   } else if (kind == "tiny" && takes_tiny_shape(g)) {
     *plan = plan_tiny(g);
   } else if (kind == "limb" && is_integral(g.in) && g.in != DType::boolean) {

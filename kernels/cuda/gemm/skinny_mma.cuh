@@ -70,9 +70,7 @@ struct SkinnyWarp {
 
   // Where the chunk of columns 8 * part .. 8 * part + 7 of row k is in a stage of the form along N: rows that one
   // ldmatrix reads lie in different banks.
-  static __device__ __forceinline__ int chunk_of(int k, int part) {
-    return k * kParts + (part ^ (kParts == 8 ? k / 8 % 4 * 2 + k % 2 : k / 8 % 4));
-  }
+  static __device__ __forceinline__ int chunk_of(int k, int part) { return k * kParts + (part ^ k / 8 % 4); }
 
   __device__ __forceinline__ void copy(Vector* slot, const In* from, int64_t stride, int left) const {
     if (b_packed)
@@ -291,19 +289,13 @@ cudaError_t launch_skinny_tiles(const Gemm& g, const GemmPlan& plan, void* works
   return error != cudaSuccess || plan.splits == 1 ? error : launch_combine<kIn>(g, plan, workspace, stream);
 }
 
-template <DType kIn, bool kAlongK, int kGroups>
-cudaError_t launch_skinny_groups(const Gemm& g, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
-  return g.M <= 8 ? launch_skinny_tiles<kIn, kAlongK, kGroups, 1>(g, plan, workspace, stream)
-                  : launch_skinny_tiles<kIn, kAlongK, kGroups, 2>(g, plan, workspace, stream);
-}
-
 template <DType kIn>
 cudaError_t launch_skinny_mma(const Gemm& g, const GemmPlan& plan, void* workspace, cudaStream_t stream) {
-  if (!plan.b_along_k)
-    return plan.warp_columns == 64 ? launch_skinny_groups<kIn, false, 4>(g, plan, workspace, stream)
-                                   : launch_skinny_groups<kIn, false, 2>(g, plan, workspace, stream);
-  return plan.warp_columns == 32 ? launch_skinny_groups<kIn, true, 2>(g, plan, workspace, stream)
-                                 : launch_skinny_groups<kIn, true, 1>(g, plan, workspace, stream);
+  if (plan.b_along_k)
+    return g.M <= 8 ? launch_skinny_tiles<kIn, true, 1, 1>(g, plan, workspace, stream)
+                    : launch_skinny_tiles<kIn, true, 1, 2>(g, plan, workspace, stream);
+  return g.M <= 8 ? launch_skinny_tiles<kIn, false, 2, 1>(g, plan, workspace, stream)
+                  : launch_skinny_tiles<kIn, false, 2, 2>(g, plan, workspace, stream);
 }
 
 }  // namespace myops
