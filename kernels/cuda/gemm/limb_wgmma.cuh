@@ -134,32 +134,11 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   constexpr int kStages = Layout::kStages, kTileN = Layout::kTileN, kCluster = Layout::kCluster;
   constexpr int kLimbs = Layout::kLimbs, kSums = kTileN / 2;
   constexpr bool kWide = sizeof(Acc) > 4;
-  char* const unaligned = dynamic_shared<char>();
-  char* const stages =
-      unaligned + (Layout::kAlignment - shared_address(unaligned) % Layout::kAlignment) % Layout::kAlignment;
-  SharedBarrier* const full = reinterpret_cast<SharedBarrier*>(stages + Layout::kBarriersAt);
-  SharedBarrier* const empty = full + kStages;
-
-  const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
-  const int rank = kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
-  const int steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
-  if (thread == kWgmmaThreads - 1) {
-    prefetch_map(&map_a);
-    prefetch_map(&map_b);
-  }
-  if (thread == 0) {
-    for (int s = 0; s < kStages; ++s) {
-      barrier_init(&full[s], 1);
-      barrier_init(&empty[s], kCluster * kWgmmaWarps);
-    }
-    barrier_init_fence();
-  }
-  if constexpr (kCluster > 1)
-    cluster_sync();
-  else
-    __syncthreads();
-  wait_for_previous_kernel();
-  let_next_kernel_begin();
+  const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, [](SharedBarrier*) {});
+  char* const stages = pipeline.stages;
+  SharedBarrier *const full = pipeline.full, *const empty = pipeline.empty;
+  const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128;
+  const int rank = pipeline.rank, steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
 
   if (warpgroup == kWgmmaConsumers) {
     registers_decrease<56>();
@@ -168,13 +147,6 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     registers_increase<224>();
     StageRing<kStages> ring;
     const int first_a = warpgroup * 64 * Layout::kDepth;
-    const auto release = [&](int slot) {
-      if constexpr (kCluster > 1) {
-        if (lane < kCluster) barrier_arrive_at(&empty[slot], static_cast<uint32_t>(lane));
-      } else if (lane == 0) {
-        barrier_arrive(&empty[slot]);
-      }
-    };
     for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
       uint32_t sums[kSums] = {};
       Acc total[kWide ? kSums : 1] = {};
@@ -205,11 +177,11 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
                                                    stage_descriptor<true>(stage + Layout::kBytesA, k));
             wgmma_commit();
             wgmma_wait<1>(sums);
-            if (previous >= 0) release(previous);
+            if (previous >= 0) pipeline.release(previous);
             previous = ring.slot;
           }
           wgmma_wait<0>(sums);
-          release(previous);
+          pipeline.release(previous);
           left -= count;
           if constexpr (kWide) {
 #pragma unroll
@@ -234,24 +206,6 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
 #endif
 }
 
-// The map of an operand of bytes, a row for each line; of planes of limbs, `plane` bytes apart, with those.
-inline cudaError_t limb_map(const Gemm& g, const MatrixView& v, int64_t lines, int64_t pitch, int limbs, int64_t plane,
-                            int box_lines, TensorMap* map) {
-  TensorMapSpec spec;
-  const int64_t row = lines == 1 ? ceil_divide(g.K, 16) * 16 : pitch;  // of one row: anything that is valid
-  spec.data = v.data, spec.type = DType::u8;
-  spec.size[0] = static_cast<uint64_t>(g.K), spec.size[1] = static_cast<uint64_t>(lines);
-  spec.stride[0] = static_cast<uint64_t>(row);
-  for (int i = 0; i < 3; ++i) {
-    const bool limb = limbs > 1 && i == g.batch_dims;
-    const bool present = limb || (i < g.batch_dims && v.batch_stride[i] != 0 && g.batch_size[i] > 1);
-    spec.size[2 + i] = static_cast<uint64_t>(limb ? limbs : present ? g.batch_size[i] : 1);
-    spec.stride[1 + i] = static_cast<uint64_t>(limb ? plane : present ? v.batch_stride[i] : row);
-  }
-  spec.box[0] = 128, spec.box[1] = static_cast<uint32_t>(box_lines);
-  return make_tensor_map(spec, map);
-}
-
 // g has operands of bytes; planes: bytes between their limbs.
 template <DType kIn, TileSize kSize>
 cudaError_t launch_limb_wgmma_size(const Gemm& g, const GemmPlan& plan, int64_t plane_a, int64_t plane_b,
@@ -260,9 +214,9 @@ cudaError_t launch_limb_wgmma_size(const Gemm& g, const GemmPlan& plan, int64_t 
   TensorMap map_a = {}, map_b = {};
   cudaError_t error = cudaSuccess;
   if (g.K > 0) {
-    error = limb_map(g, g.A, g.M, g.A.row_stride, Layout::kLimbs, plane_a, Layout::kLinesA, &map_a);
+    error = matrix_map(g, g.A, DType::u8, g.K, g.M, g.A.row_stride, Layout::kLinesA, &map_a, Layout::kLimbs, plane_a);
     if (error == cudaSuccess)
-      error = limb_map(g, g.B, g.N, g.B.col_stride, Layout::kLimbs, plane_b, Layout::kLinesB, &map_b);
+      error = matrix_map(g, g.B, DType::u8, g.K, g.N, g.B.col_stride, Layout::kLinesB, &map_b, Layout::kLimbs, plane_b);
   }
   if (error != cudaSuccess) return error;
   return launch_cluster(Layout::kCluster, &gemm_limb_wgmma<kIn, kSize>, dim3(static_cast<unsigned>(plan.blocks)),

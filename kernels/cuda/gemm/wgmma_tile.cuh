@@ -69,6 +69,57 @@ struct StageRing {
   }
 };
 
+// What the warps of a block share of its pipeline: the stages in shared memory, and the barriers that say who may touch
+// them. All threads of the cluster make it together, before anything in global memory is touched.
+template <class Layout>
+struct WgmmaPipeline {
+  static constexpr int kStages = Layout::kStages, kCluster = Layout::kCluster;
+  char* const stages;
+  SharedBarrier *const full, *const empty;
+  const int rank;  // in the cluster
+
+  __device__ __forceinline__ static char* aligned(char* unaligned) {
+    return unaligned + (Layout::kAlignment - shared_address(unaligned) % Layout::kAlignment) % Layout::kAlignment;
+  }
+
+  // init: of further barriers, by one thread.
+  template <class Init>
+  __device__ __forceinline__ WgmmaPipeline(const TensorMap* map_a, const TensorMap* map_b, const Init& init)
+      : stages(aligned(dynamic_shared<char>())),
+        full(reinterpret_cast<SharedBarrier*>(stages + Layout::kBarriersAt)),
+        empty(full + kStages),
+        rank(kCluster > 1 ? static_cast<int>(cluster_rank()) : 0) {
+    if (threadIdx.x == kWgmmaThreads - 1) {
+      prefetch_map(map_a);
+      prefetch_map(map_b);
+    }
+    if (threadIdx.x == 0) {
+      for (int s = 0; s < kStages; ++s) {
+        barrier_init(&full[s], 1);
+        barrier_init(&empty[s], kCluster * kWgmmaWarps);
+      }
+      init(empty + kStages);
+      barrier_init_fence();
+    }
+    if constexpr (kCluster > 1)
+      cluster_sync();
+    else
+      __syncthreads();
+    wait_for_previous_kernel();
+    let_next_kernel_begin();
+  }
+
+  // A consumer warp is done with a stage.
+  __device__ __forceinline__ void release(int slot) const {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    if constexpr (kCluster > 1) {
+      if (lane < kCluster) barrier_arrive_at(&empty[slot], static_cast<uint32_t>(lane));
+    } else if (lane == 0) {
+      barrier_arrive(&empty[slot]);
+    }
+  }
+};
+
 // Copies one stage of kLines lines of one operand from `line` on, 64 values of K from k on.
 template <bool kAlongK, int kLines, bool kMulticast>
 __device__ __forceinline__ void load_stage(char* target, const TensorMap* map, SharedBarrier* full, int32_t line,
@@ -315,35 +366,15 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   using Layout = WgmmaLayout<kSize>;
   using In = typename Element<kIn>::Type;
   constexpr int kStages = Layout::kStages, kTileN = Layout::kTileN, kCluster = Layout::kCluster;
-  char* const unaligned = dynamic_shared<char>();
-  char* const stages =
-      unaligned + (Layout::kAlignment - shared_address(unaligned) % Layout::kAlignment) % Layout::kAlignment;
-  char* const staging = stages + Layout::kStagingAt;
-  SharedBarrier* const full = reinterpret_cast<SharedBarrier*>(stages + Layout::kBarriersAt);
-  SharedBarrier *const empty = full + kStages, *const staged = empty + kStages, *const finished = staged + 1;
-
+  const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, [](SharedBarrier* further) {
+    barrier_init(further, 1);
+    barrier_init(further + 1, kWgmmaWarps);
+  });
+  char *const stages = pipeline.stages, *const staging = stages + Layout::kStagingAt;
+  SharedBarrier *const full = pipeline.full, *const empty = pipeline.empty;
+  SharedBarrier *const staged = empty + kStages, *const finished = staged + 1;
   const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
-  const int rank = kCluster > 1 ? static_cast<int>(cluster_rank()) : 0;
-  const int steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
-  if (thread == kWgmmaThreads - 1) {
-    prefetch_map(&map_a);
-    prefetch_map(&map_b);
-  }
-  if (thread == 0) {
-    for (int s = 0; s < kStages; ++s) {
-      barrier_init(&full[s], 1);
-      barrier_init(&empty[s], kCluster * kWgmmaWarps);
-    }
-    barrier_init(staged, 1);
-    barrier_init(finished, kWgmmaWarps);
-    barrier_init_fence();
-  }
-  if constexpr (kCluster > 1)
-    cluster_sync();
-  else
-    __syncthreads();
-  wait_for_previous_kernel();
-  let_next_kernel_begin();
+  const int rank = pipeline.rank, steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
 
   if (warpgroup == kWgmmaConsumers) {
     registers_decrease<56>();
@@ -359,13 +390,6 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     const int first_a = warpgroup * 64 * Layout::kRowBytes;
     In* const c_row = reinterpret_cast<In*>(stages + Layout::kRowsAt) + thread / 32 * kTileN;
     const bool row_c = g.C.data != nullptr && g.C.row_stride == 0 && g.c_type == kIn;
-    const auto release = [&](int slot) {
-      if constexpr (kCluster > 1) {
-        if (lane < kCluster) barrier_arrive_at(&empty[slot], static_cast<uint32_t>(lane));
-      } else if (lane == 0) {
-        barrier_arrive(&empty[slot]);
-      }
-    };
     for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
       float sums[kTileN / 2];
 #pragma unroll
@@ -386,14 +410,14 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         wgmma_commit();
         wgmma_wait<Layout::kAhead>(sums);
         if (Layout::kAhead == 0)
-          release(ring.slot);
+          pipeline.release(ring.slot);
         else if (previous >= 0)
-          release(previous);
+          pipeline.release(previous);
         previous = ring.slot;
       }
       if constexpr (Layout::kAhead > 0) {
         wgmma_wait<0>(sums);
-        if (previous >= 0) release(previous);
+        if (previous >= 0) pipeline.release(previous);
       }
 
       const WgmmaTile<kSize> tile(plan, index, rank);  // not kept beside the sums
@@ -421,21 +445,23 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
 #endif
 }
 
-// A map of a matrix whose rows of `inner` elements are contiguous and `pitch` elements apart, with its batch.
-inline cudaError_t matrix_map(const Gemm& g, const MatrixView& v, int64_t inner, int64_t outer, int64_t pitch,
-                              int box_rows, TensorMap* map) {
+// A map of a matrix whose rows of `inner` elements are contiguous and `pitch` elements apart, with its batch, and where
+// there are `planes` of it, `plane` elements apart, with those after the batch.
+inline cudaError_t matrix_map(const Gemm& g, const MatrixView& v, DType type, int64_t inner, int64_t outer,
+                              int64_t pitch, int box_rows, TensorMap* map, int planes = 1, int64_t plane = 0) {
   TensorMapSpec spec;
-  const int bytes = element_size(g.in);
-  const int64_t row = (outer == 1 ? ceil_divide(inner, 8) * 8 : pitch) * bytes;  // of one row: anything that is valid
-  spec.data = v.data, spec.type = g.in;
+  const int bytes = element_size(type), unit = 16 / bytes;
+  const int64_t row = (outer == 1 ? ceil_divide(inner, unit) * unit : pitch) * bytes;  // one row: any that is valid
+  spec.data = v.data, spec.type = type;
   spec.size[0] = static_cast<uint64_t>(inner), spec.size[1] = static_cast<uint64_t>(outer);
   spec.stride[0] = static_cast<uint64_t>(row);
   for (int i = 0; i < 3; ++i) {
     const bool present = i < g.batch_dims && v.batch_stride[i] != 0 && g.batch_size[i] > 1;
-    spec.size[2 + i] = present ? static_cast<uint64_t>(g.batch_size[i]) : 1;
-    spec.stride[1 + i] = static_cast<uint64_t>(present ? v.batch_stride[i] * bytes : row);
+    const bool of_planes = planes > 1 && i == g.batch_dims;
+    spec.size[2 + i] = static_cast<uint64_t>(of_planes ? planes : present ? g.batch_size[i] : 1);
+    spec.stride[1 + i] = static_cast<uint64_t>(of_planes ? plane * bytes : present ? v.batch_stride[i] * bytes : row);
   }
-  spec.box[0] = 64, spec.box[1] = static_cast<uint32_t>(box_rows);
+  spec.box[0] = static_cast<uint32_t>(128 / bytes), spec.box[1] = static_cast<uint32_t>(box_rows);
   return make_tensor_map(spec, map);
 }
 
@@ -447,20 +473,20 @@ cudaError_t launch_wgmma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t 
   const auto operand = [&](const MatrixView& v, int64_t lines, int64_t line_stride, int64_t k_stride, bool along_k,
                            int box_lines, TensorMap* map) {
     if (error == cudaSuccess && g.K > 0)
-      error = along_k ? matrix_map(g, v, g.K, lines, line_stride, box_lines, map)
-                      : matrix_map(g, v, lines, g.K, k_stride, 64, map);
+      error = along_k ? matrix_map(g, v, g.in, g.K, lines, line_stride, box_lines, map)
+                      : matrix_map(g, v, g.in, lines, g.K, k_stride, 64, map);
   };
   operand(g.A, g.M, g.A.row_stride, g.A.col_stride, plan.a_along_k, Layout::kLinesA, &map_a);
   operand(g.B, g.N, g.B.col_stride, g.B.row_stride, plan.b_along_k, Layout::kLinesB, &map_b);
   if (plan.stores_tiles) {
-    if (error == cudaSuccess) error = matrix_map(g, g.D, g.N, g.M, g.D.row_stride, 64, &map_d);
+    if (error == cudaSuccess) error = matrix_map(g, g.D, g.in, g.N, g.M, g.D.row_stride, 64, &map_d);
     if (error == cudaSuccess && g.preactivation != nullptr) {
       MatrixView before = g.D;
       before.data = g.preactivation;
-      error = matrix_map(g, before, g.N, g.M, g.D.row_stride, 64, &map_before);
+      error = matrix_map(g, before, g.in, g.N, g.M, g.D.row_stride, 64, &map_before);
     }
     if (error == cudaSuccess && g.C.data != nullptr && g.C.row_stride != 0)
-      error = matrix_map(g, g.C, g.N, g.M, g.C.row_stride, 64, &map_c);
+      error = matrix_map(g, g.C, g.in, g.N, g.M, g.C.row_stride, 64, &map_c);
   }
   if (error != cudaSuccess) return error;
   auto* kernel = plan.a_along_k
