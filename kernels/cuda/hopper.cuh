@@ -145,14 +145,18 @@ __device__ __forceinline__ void store_matrices(void* row, const uint32_t (&r)[4]
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
+// A sum that other instructions may have touched, or may touch from here on.
+__device__ __forceinline__ void touched(float& sum) { asm volatile("" : "+f"(sum)::"memory"); }
+__device__ __forceinline__ void touched(uint32_t& sum) { asm volatile("" : "+r"(sum)::"memory"); }
+
 // All but the kGroups latest groups are done: their operands may be overwritten, and if 0, `sums` may be read.
-template <int kGroups, int kCount>
-__device__ __forceinline__ void wgmma_wait(float (&sums)[kCount]) {
+template <int kGroups, class Sum, int kCount>
+__device__ __forceinline__ void wgmma_wait(Sum (&sums)[kCount]) {
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+  for (int i = 0; i < kCount; ++i) touched(sums[i]);
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sums[i])::"memory");
+  for (int i = 0; i < kCount; ++i) touched(sums[i]);
 }
 
 // The registers of each thread of this warpgroup, from here on. A multiple of 8; the sum over the block must fit.
@@ -165,76 +169,74 @@ __device__ __forceinline__ void registers_decrease() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-// sums += A (64 x 16) * B (16 x kN), both in shared memory. Thread t, sum i is row 16 * (t / 32) + t % 32 / 4 + 8 * (i
-// % 4 / 2), column 8 * (i / 4) + 2 * (t % 4) + i % 2. kA-, kBAlongK: what the descriptor describes.
+// sums += A (64 rows x 32 bytes of K) * B (32 bytes of K x kN), both in shared memory; sums of bytes wrap modulo 2^32.
+// Thread t, sum i is row 16 * (t / 32) + t % 32 / 4 + 8 * (i % 4 / 2), column 8 * (i / 4) + 2 * (t % 4) + i % 2. kA-,
+// kBAlongK: what the descriptor describes; bytes have no operand along its lines.
 template <class In, int kN, bool kAAlongK, bool kBAlongK>
 struct Wgmma;
 
-#define MYOPS_SUMS4(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
-#define MYOPS_SUMS16(i) MYOPS_SUMS4(i), MYOPS_SUMS4(i + 4), MYOPS_SUMS4(i + 8), MYOPS_SUMS4(i + 12)
-#define MYOPS_SUMS64(i) MYOPS_SUMS16(i), MYOPS_SUMS16(i + 16), MYOPS_SUMS16(i + 32), MYOPS_SUMS16(i + 48)
+// The registers of the sums as text and as operands.
+#define MYOPS_TEXT32                                                       \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define MYOPS_TEXT64                                                                     \
+  MYOPS_TEXT32                                                                           \
+      ", "                                                                               \
+      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define MYOPS_TEXT128                                                                                \
+  MYOPS_TEXT64                                                                                       \
+      ", "                                                                                           \
+      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "             \
+      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "             \
+      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define MYOPS_SUMS4(c, i) c(sums[i]), c(sums[i + 1]), c(sums[i + 2]), c(sums[i + 3])
+#define MYOPS_SUMS16(c, i) MYOPS_SUMS4(c, i), MYOPS_SUMS4(c, i + 4), MYOPS_SUMS4(c, i + 8), MYOPS_SUMS4(c, i + 12)
+#define MYOPS_SUMS32(c) MYOPS_SUMS16(c, 0), MYOPS_SUMS16(c, 16)
+#define MYOPS_SUMS64(c) MYOPS_SUMS32(c), MYOPS_SUMS16(c, 32), MYOPS_SUMS16(c, 48)
+#define MYOPS_SUMS128(c) \
+  MYOPS_SUMS64(c), MYOPS_SUMS16(c, 64), MYOPS_SUMS16(c, 80), MYOPS_SUMS16(c, 96), MYOPS_SUMS16(c, 112)
 
-#define MYOPS_WGMMA_64(In, type)                                                                       \
-  template <bool kAAlongK, bool kBAlongK>                                                              \
-  struct Wgmma<In, 64, kAAlongK, kBAlongK> {                                                           \
-    __device__ __forceinline__ static void add(float (&sums)[32], uint64_t a, uint64_t b) {            \
-      asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type                         \
-                   " "                                                                                 \
-                   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
-                   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, " \
-                   "%32, %33, 1, 1, 1, %34, %35;"                                                      \
-                   : MYOPS_SUMS16(0), MYOPS_SUMS16(16)                                                 \
-                   : "l"(a), "l"(b), "n"(kAAlongK ? 0 : 1), "n"(kBAlongK ? 0 : 1));                    \
-    }                                                                                                  \
+// operands: the text of what follows the sums.
+#define MYOPS_WGMMA_HALF(In, type, n, count, operands)                                                    \
+  template <bool kAAlongK, bool kBAlongK>                                                                 \
+  struct Wgmma<In, n, kAAlongK, kBAlongK> {                                                               \
+    __device__ __forceinline__ static void add(float (&sums)[count], uint64_t a, uint64_t b) {            \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" MYOPS_TEXT##count \
+                   "}, " operands                                                                         \
+                   : MYOPS_SUMS##count("+f")                                                              \
+                   : "l"(a), "l"(b), "n"(kAAlongK ? 0 : 1), "n"(kBAlongK ? 0 : 1));                       \
+    }                                                                                                     \
   };
-MYOPS_WGMMA_64(__nv_bfloat16, "bf16")
-MYOPS_WGMMA_64(__half, "f16")
-#undef MYOPS_WGMMA_64
-
-#define MYOPS_WGMMA_128(In, type)                                                                      \
-  template <bool kAAlongK, bool kBAlongK>                                                              \
-  struct Wgmma<In, 128, kAAlongK, kBAlongK> {                                                          \
-    __device__ __forceinline__ static void add(float (&sums)[64], uint64_t a, uint64_t b) {            \
-      asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type                        \
-                   " "                                                                                 \
-                   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "           \
-                   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "  \
-                   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "  \
-                   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, " \
-                   "%64, %65, 1, 1, 1, %66, %67;"                                                      \
-                   : MYOPS_SUMS64(0)                                                                   \
-                   : "l"(a), "l"(b), "n"(kAAlongK ? 0 : 1), "n"(kBAlongK ? 0 : 1));                    \
-    }                                                                                                  \
+#define MYOPS_WGMMA_BYTE(In, type, n, count, operands)                                                    \
+  template <>                                                                                             \
+  struct Wgmma<In, n, true, true> {                                                                       \
+    __device__ __forceinline__ static void add(uint32_t (&sums)[count], uint64_t a, uint64_t b) {         \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k32.s32." type "." type " {" MYOPS_TEXT##count \
+                   "}, " operands                                                                         \
+                   : MYOPS_SUMS##count("+r")                                                              \
+                   : "l"(a), "l"(b));                                                                     \
+    }                                                                                                     \
   };
-MYOPS_WGMMA_128(__nv_bfloat16, "bf16")
-MYOPS_WGMMA_128(__half, "f16")
-#undef MYOPS_WGMMA_128
-
-#define MYOPS_WGMMA_256(In, type)                                                                                      \
-  template <bool kAAlongK, bool kBAlongK>                                                                              \
-  struct Wgmma<In, 256, kAAlongK, kBAlongK> {                                                                          \
-    __device__ __forceinline__ static void add(float (&sums)[128], uint64_t a, uint64_t b) {                           \
-      asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type                                        \
-                   " "                                                                                                 \
-                   "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                           \
-                   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                  \
-                   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                  \
-                   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "                  \
-                   "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "                  \
-                   "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                  \
-                   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "      \
-                   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, " \
-                   "%128, %129, 1, 1, 1, %130, %131;"                                                                  \
-                   : MYOPS_SUMS64(0), MYOPS_SUMS64(64)                                                                 \
-                   : "l"(a), "l"(b), "n"(kAAlongK ? 0 : 1), "n"(kBAlongK ? 0 : 1));                                    \
-    }                                                                                                                  \
-  };
-MYOPS_WGMMA_256(__nv_bfloat16, "bf16")
-MYOPS_WGMMA_256(__half, "f16")
-#undef MYOPS_WGMMA_256
+#define MYOPS_WGMMA_TYPE(Kind, In, type, more32, more64, more128)                    \
+  MYOPS_WGMMA_##Kind(In, type, 64, 32, "%32, %33, 1" more32 ";") MYOPS_WGMMA_##Kind( \
+      In, type, 128, 64, "%64, %65, 1" more64 ";") MYOPS_WGMMA_##Kind(In, type, 256, 128, "%128, %129, 1" more128 ";")
+MYOPS_WGMMA_TYPE(HALF, __nv_bfloat16, "bf16", ", 1, 1, %34, %35", ", 1, 1, %66, %67", ", 1, 1, %130, %131")
+MYOPS_WGMMA_TYPE(HALF, __half, "f16", ", 1, 1, %34, %35", ", 1, 1, %66, %67", ", 1, 1, %130, %131")
+MYOPS_WGMMA_TYPE(BYTE, int8_t, "s8", "", "", "")
+MYOPS_WGMMA_TYPE(BYTE, uint8_t, "u8", "", "", "")
+#undef MYOPS_WGMMA_TYPE
+#undef MYOPS_WGMMA_BYTE
+#undef MYOPS_WGMMA_HALF
+#undef MYOPS_SUMS128
 #undef MYOPS_SUMS64
+#undef MYOPS_SUMS32
 #undef MYOPS_SUMS16
 #undef MYOPS_SUMS4
+#undef MYOPS_TEXT128
+#undef MYOPS_TEXT64
+#undef MYOPS_TEXT32
 
 }  // namespace myops
 #endif

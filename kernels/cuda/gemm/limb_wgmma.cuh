@@ -12,7 +12,7 @@
 // wgmma of bytes has no operand along its lines. Not here: tiles of D by TMA; the epilogue is epilogue.cuh alone,
 // through the warp's own part of shared memory.
 #pragma once
-#include "../hopper_byte.cuh"
+#include "../hopper.cuh"
 #include "wgmma_tile.cuh"
 
 namespace myops {
