@@ -123,21 +123,10 @@ class Scheduler {
 
   // ---- Synchronisation -------------------------------------------------------------------------------------------
 
-  void barrier(const char* file, int line) {
-    if (left_out("barrier", file, line)) return;
-    Fiber& fiber = fibers_[current_];
-    fiber.state = State::at_barrier;
-    fiber.file = file, fiber.line = line;
-    suspend();
-  }
-
+  void barrier(const char* file, int line) { wait_at(State::at_barrier, "barrier", file, line); }
   // Waits for all threads of the cluster.
   void cluster_barrier(const char* file, int line) {
-    if (left_out("cluster_barrier", file, line)) return;
-    Fiber& fiber = fibers_[current_];
-    fiber.state = State::at_cluster_barrier;
-    fiber.file = file, fiber.line = line;
-    suspend();
+    wait_at(State::at_cluster_barrier, "cluster_barrier", file, line);
   }
 
   // Gives `value` to the lanes of `mask` and returns the 32 values given; all lanes of the mask must come.
@@ -342,6 +331,14 @@ class Scheduler {
   void make_ready(int thread) {
     fibers_[thread].state = State::ready;
     ready_.push_back(thread);
+  }
+
+  void wait_at(State kind, const char* name, const char* file, int line) {
+    if (left_out(name, file, line)) return;
+    Fiber& fiber = fibers_[current_];
+    fiber.state = kind;
+    fiber.file = file, fiber.line = line;
+    suspend();
   }
 
   void suspend() {

@@ -67,6 +67,17 @@ inline Gemm transposed(const Gemm& g) {
   return t;
 }
 
+// Whether D runs down its columns, so that its transpose is stored along the unit stride.
+inline bool runs_down(const Gemm& g) { return g.M > 1 && g.D.row_stride == 1 && g.D.col_stride != 1; }
+
+// Cuts D into tiles of m x n, a block each as far as a grid has them.
+inline void cut_into_tiles(GemmPlan& plan, const Gemm& g, int64_t m, int64_t n, int64_t max_blocks = kMaxBlocks) {
+  plan.tiles_m = ceil_divide(g.M, m);
+  plan.tiles_n = ceil_divide(g.N, n);
+  plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
+  plan.blocks = plan.tiles < max_blocks ? plan.tiles : max_blocks;
+}
+
 // Whether neighbouring threads should take neighbours along K rather than along the other dimension of an operand.
 inline bool loads_along_k(int64_t k_stride, int64_t k_size, int64_t other_stride, int64_t other_size) {
   if (k_size == 1 || other_stride == 1) return other_size == 1 && k_size != 1;

@@ -24,17 +24,14 @@ inline GemmPlan plan_limb(const Gemm& problem, TileSize size) {
   GemmPlan plan;
   plan.kernel = GemmKernel::limb;
   plan.size = size;
-  plan.transpose = problem.M > 1 && problem.D.row_stride == 1 && problem.D.col_stride != 1;
+  plan.transpose = runs_down(problem);
   const Gemm g = plan.transpose ? transposed(problem) : problem;
   plan.a_along_k = loads_along_k(g.A.col_stride, g.K, g.A.row_stride, g.M);
   plan.b_along_k = loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N);
   plan.a_packed = plan.a_along_k && is_packed(g, g.A, true, 16);
   plan.b_packed = plan.b_along_k && is_packed(g, g.B, false, 16);
   const LimbShape shape = limb_shape(g.in, size);
-  plan.tiles_m = ceil_divide(g.M, shape.m);
-  plan.tiles_n = ceil_divide(g.N, shape.n);
-  plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
-  plan.blocks = plan.tiles < kMaxBlocks ? plan.tiles : kMaxBlocks;
+  cut_into_tiles(plan, g, shape.m, shape.n);
   return plan;
 }
 
@@ -86,7 +83,7 @@ inline GemmPlan plan_limb_wgmma(const Gemm& problem, TileSize size, int multipro
   GemmPlan plan;
   plan.kernel = GemmKernel::wgmma;
   plan.size = size;
-  plan.transpose = problem.M > 1 && problem.D.row_stride == 1 && problem.D.col_stride != 1;
+  plan.transpose = runs_down(problem);
   const Gemm g = plan.transpose ? transposed(problem) : problem;
   plan.a_along_k = plan.b_along_k = true;
   plan.a_packed = is_limb_plane(g, g.A, g.M, true), plan.b_packed = is_limb_plane(g, g.B, g.N, false);

@@ -80,11 +80,8 @@ inline bool stores_tiles(const Gemm& g) {
 // The tiles of wgmma and its blocks: a tile is one of a cluster, and a block stays and has a multiprocessor alone.
 inline void plan_wgmma_tiles(GemmPlan& plan, const Gemm& g, int multiprocessors) {
   const WgmmaShape shape = wgmma_shape(plan.size);
-  plan.tiles_m = ceil_divide(g.M, shape.cluster_m * kWgmmaTileM);
-  plan.tiles_n = ceil_divide(g.N, shape.cluster_n * shape.n);
-  plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
-  const int64_t most = multiprocessors / shape.cluster();
-  plan.blocks = (plan.tiles < most ? plan.tiles : most) * shape.cluster();
+  cut_into_tiles(plan, g, shape.cluster_m * kWgmmaTileM, shape.cluster_n * shape.n, multiprocessors / shape.cluster());
+  plan.blocks *= shape.cluster();
 }
 
 // The plan of a tensor-core kernel with a given tile.
@@ -92,7 +89,7 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
   GemmPlan plan;
   plan.kernel = kernel;
   plan.size = size;
-  plan.transpose = problem.M > 1 && problem.D.row_stride == 1 && problem.D.col_stride != 1;
+  plan.transpose = runs_down(problem);
   const Gemm g = plan.transpose ? transposed(problem) : problem;
   const bool bytes = element_size(g.in) == 1;
   plan.a_along_k = bytes || loads_along_k(g.A.col_stride, g.K, g.A.row_stride, g.M);
@@ -114,10 +111,7 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
     plan.packed_rows = g.D.col_stride == 1 && is_packed(g, g.D, true, 8 * element_size(g.in));
   } else {
     const MmaShape shape = mma_shape(size);
-    plan.tiles_m = ceil_divide(g.M, shape.m);
-    plan.tiles_n = ceil_divide(g.N, shape.n);
-    plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
-    plan.blocks = plan.tiles < kMaxBlocks ? plan.tiles : kMaxBlocks;
+    cut_into_tiles(plan, g, shape.m, shape.n);
   }
   return plan;
 }

@@ -61,7 +61,7 @@ inline GemmPlan plan_with_tile(const Gemm& problem, TileSize size, int64_t max_b
   plan.size = size;
   // A complex product is never transposed: its imaginary part is summed in the order of the operands, and the bits of a
   // row would depend on the strides of D.
-  plan.transpose = !is_complex(problem.in) && problem.M > 1 && problem.D.row_stride == 1 && problem.D.col_stride != 1;
+  plan.transpose = !is_complex(problem.in) && runs_down(problem);
   const Gemm g = plan.transpose ? transposed(problem) : problem;
   plan.a_along_k = loads_along_k(g.A.col_stride, g.K, g.A.row_stride, g.M);
   plan.b_along_k = loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N);
@@ -70,10 +70,7 @@ inline GemmPlan plan_with_tile(const Gemm& problem, TileSize size, int64_t max_b
   plan.b_packed = packs && !plan.b_along_k && is_packed(g, g.B, true, 16);
   plan.plain_rows = has_plain_rows(g);
   const TileShape shape = tile_shape(g.in, size);
-  plan.tiles_m = ceil_divide(g.M, shape.m);
-  plan.tiles_n = ceil_divide(g.N, shape.n);
-  plan.tiles = plan.tiles_m * plan.tiles_n * g.batch();
-  plan.blocks = plan.tiles < max_blocks ? plan.tiles : max_blocks;
+  cut_into_tiles(plan, g, shape.m, shape.n, max_blocks);
   return plan;
 }
 

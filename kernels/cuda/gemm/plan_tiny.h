@@ -44,7 +44,7 @@ inline bool takes_tiny_shape(const Gemm& g) {
 inline GemmPlan plan_tiny(const Gemm& problem) {
   GemmPlan plan;
   plan.kernel = GemmKernel::tiny;
-  plan.transpose = problem.M > 1 && problem.D.row_stride == 1 && problem.D.col_stride != 1;
+  plan.transpose = runs_down(problem);
   const Gemm g = plan.transpose ? transposed(problem) : problem;
   plan.a_along_k = loads_along_k(g.A.col_stride, g.K, g.A.row_stride, g.M);
   plan.b_along_k = loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N);
