@@ -4,9 +4,9 @@
 // every integer (modular), bool for bool (x || y). Bound by the bytes of X, Y and D; an element that is broadcast comes
 // from the caches. Four kernels, the first that takes a problem:
 //   contiguous   X, Y and D of one dtype, one run of memory, 16 bytes per access; X or Y may be a value
-//   turned       X, Y and D of one dtype, and the unit stride of X or of Y is not that of D: tiles through shared
-//   memory rows         X, Y and D of one dtype, by 16 bytes along the last dimension where that is aligned, else by
-//   elements mixed        everything else; dtypes are switched on per element, which is uniform over the grid
+//   turned       X, Y and D of one dtype, and the unit stride of X or of Y is not that of D: by tiles in shared memory
+//   rows         X, Y and D of one dtype, by 16 bytes along the last dimension where that is aligned, else by elements
+//   mixed        everything else; dtypes are switched on per element, which is uniform over the grid
 #include "add_kernel.h"
 
 #include <type_traits>

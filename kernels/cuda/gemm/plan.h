@@ -11,9 +11,8 @@
 //   limb     tile on tensor cores, for integers of any width, as products of their bytes. Any stride.
 //   mma      tile on tensor cores, for 16-bit floats and 8-bit integers. An operand that is not aligned to 16 bytes is
 //            first packed into the workspace.
-//   wgmma    The same for 16-bit floats and all integers on a Hopper, by its own instructions. What it takes of
-//   integers
-//            is bytes along K: wider ones, and others, are first cut into planes of bytes in the workspace.
+//   wgmma    The same for 16-bit floats and all integers on a Hopper, by its own instructions. Of integers it takes
+//            bytes along K: wider ones, and others, are first cut into planes of bytes in the workspace.
 //
 // There is no atomic: equal calls give equal bits. Where the problem is batch_invariant, nothing that orders a sum
 // depends on M, N, the batch or strides.

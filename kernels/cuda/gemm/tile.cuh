@@ -9,9 +9,8 @@
 //      v     +-------------+          by cp.async, which transposes what runs along K on its way, needs no registers,
 //   +-----+  +-------------+          and fills the edges with zeros; elements of less than 4 bytes go through
 // m |  A  |  |  D  m x n   |          registers, widened. One barrier per step. A thread owns thread_m x thread_n
-// results
-//   |mxk  |  |             |          as groups of neighbours, read from shared memory 16 bytes at a time and one k
-//   +-----+  +-------------+          ahead, over the end of a step too.
+//   |mxk  |  |             |          results as groups of neighbours, read from shared memory 16 bytes at a time and
+//   +-----+  +-------------+          one k ahead, over the end of a step too.
 //
 // The bound is the rate of multiply-adds; short of it are the loads from shared memory (a quarter of the instructions
 // at 4 x 4 results of a thread, a sixteenth at 8 x 8) and, for small tiles, the latency of memory, which the ring

@@ -5,8 +5,7 @@
 // item; what overlaps its copies are the other blocks of its multiprocessor. Every result is the chain of multiply_add
 // that tile.cuh computes. Three kernels, the first that takes a problem:
 //   exact   squares of 4, 8, 16 or 32, rows one after the other, and nothing after the sum: shapes are constants,
-//   shared
-//           memory is read by runs, results are stored from registers
+//           shared memory is read by runs, results are stored from registers
 //   plain   nothing after the sum, and results that are one run: they are gathered in shared memory and stored as one
 //   any     everything else, with the shared epilogue; squares are summed as in exact
 // A run that is broadcast (stride 0) is copied once to a block; nothing is materialised.
