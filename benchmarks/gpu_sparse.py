@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -333,8 +332,9 @@ def timing_works(family: str) -> Iterator[Work]:
             yield Work(f"spmm {label}", make, ops.spmm, native_mm, flops, moved=gather_bytes, check=check)
             if torch.cuda.is_available():
                 make_both = with_dense(name, dtype, width, "cuSPARSE")
-                works = Work(f"spmm {label}, cuSPARSE", make_both, only_parts, prepared, flops, moved=gather_bytes)
-                yield replace(works, check=check)
+                yield Work(
+                    f"spmm {label}, cuSPARSE", make_both, only_parts, prepared, flops, moved=gather_bytes, check=check
+                )
             if width in gradient_widths:
                 yield Work(f"sddmm {label}", make, sampled, native_sampled, flops, moved=gather_bytes)
         make = with_dense(name, f32, width, "coo")

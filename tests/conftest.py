@@ -63,6 +63,12 @@ def on_cpu_only(device: str) -> None:
         pytest.skip("threads and instruction sets are the CPU's")
 
 
+@pytest.fixture
+def own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA and in its emulation: not torch's kernels, which the library prefers for some products."""
+    monkeypatch.setenv("MYOPS_CUDA_GEMM", "own")
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)

@@ -30,11 +30,7 @@ from emulation.support import (
     same,
 )
 
-
-@pytest.fixture(autouse=True)
-def own_kernels(monkeypatch):
-    """Not torch's, which the library prefers for some products."""
-    monkeypatch.setenv("MYOPS_CUDA_GEMM", "own")
+pytestmark = pytest.mark.usefixtures("own_kernels")
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,7 @@ from emulation.support import (
 
 from myops._native import DTYPE_CODES
 
-
-@pytest.fixture(autouse=True)
-def own_kernels(monkeypatch):
-    """Not torch's, which the library prefers for some products."""
-    monkeypatch.setenv("MYOPS_CUDA_GEMM", "own")
+pytestmark = pytest.mark.usefixtures("own_kernels")
 
 
 @pytest.fixture(scope="module")
