@@ -1,11 +1,12 @@
-"""Ten thousand random calls under the switch against native: shapes, strides, dtypes, scalars, views, out=, mistakes.
+"""Random calls under the switch against native: shapes, strides, layouts, dtypes, scalars, views, out=, mistakes.
 
-A failure prints the number of the call; `MYOPS_FUZZ_SEED` and `MYOPS_FUZZ_CALLS` choose others.
+Ten thousand dense ones and a thousand of sparse matrices. A failure prints the number of the call; `MYOPS_FUZZ_SEED` and `MYOPS_FUZZ_CALLS` choose others.
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import os
 import random
 import time
@@ -14,12 +15,14 @@ from typing import Any
 
 import pytest
 import torch
+from sparse_data import LAYOUTS, exact_mm, in_layout
 from torch import Tensor
 
 import myops
 
 SEED = int(os.environ.get("MYOPS_FUZZ_SEED", "20"))
 CALLS = int(os.environ.get("MYOPS_FUZZ_CALLS", "10000"))
+SPARSE_CALLS = CALLS // 10
 BUDGET_S = 60  # a slow machine makes fewer calls, not a failure
 DTYPES = [
     torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128,
@@ -111,6 +114,58 @@ class Caller:
             )
         return name, tuple(operands), kwargs
 
+    def sparse_call(self) -> tuple[str, tuple[Tensor, ...], dict[str, Any]]:
+        """A product of a sparse matrix; its sides are multiples of the blocks of `in_layout`, or 0."""
+        pick = self.random
+        name = pick.choice(["mm", "mm", "mm", "addmm", "sparse.mm", "sparse.addmm", "sparse.sampled_addmm", "reduce"])
+        dtype = pick.choice(DTYPES[:-1])
+        m, k, n = (pick.choice([0, 6, 6, 12, 18, 66]) for _ in range(3))
+        right = (k + (6 if pick.random() < 0.05 else 0), n)  # at times a mistake
+        index = pick.choice([torch.int32, torch.int64])
+        # What is stored counts for these two, so nothing of zeros in blocks and of sums of duplicates.
+        layouts = ["csr", "csr", "csc", "coo"] if name in ("sparse.sampled_addmm", "reduce") else LAYOUTS
+
+        def sparse(rows: int, columns: int) -> Tensor:
+            kept = torch.rand(rows, columns, generator=self.generator) < pick.choice([0.02, 0.2, 0.9])
+            return in_layout(kept * self.values((rows, columns), dtype), pick.choice(layouts), index)
+
+        kind = pick.random() if name in ("mm", "sparse.mm") else 0.0
+        if name == "sparse.sampled_addmm":
+            operands = (sparse(m, n), self.view((m, k), dtype), self.view(right, dtype))
+        elif kind > 0.7:
+            operands = (sparse(m, k), sparse(*right))
+        elif kind > 0.5:
+            operands = (self.view((m, k), dtype), sparse(*right))
+        else:
+            operands = (sparse(m, k), self.view(right, dtype))
+        kwargs: dict[str, Any] = {}
+        if "addmm" in name:
+            kwargs = {scalar: pick.choice([1, 2, -1]) for scalar in ("alpha", "beta") if pick.random() < 0.5}
+        if name in ("addmm", "sparse.addmm"):
+            operands = (self.view((m, n), dtype), *operands)
+        if name == "reduce":  # of the mean, exactness is not to be had
+            name, kwargs["reduce"] = "sparse.mm", pick.choice(["sum", "amax", "amin"])
+        return name, operands, kwargs
+
+
+def exact(name: str, operands: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Tensor:
+    """A sparse call on dense matrices; reductions are over the entries that are not zero."""
+    dense = [t.to_dense() for t in operands]
+    *addend, a, b = dense
+    if kwargs.get("reduce", "sum") != "sum":
+        worst = math.inf if kwargs["reduce"] == "amin" else -math.inf
+        terms = (a[:, :, None].double() * b.double()).masked_fill((a == 0)[:, :, None], worst)
+        best = getattr(torch, kwargs["reduce"])(
+            torch.cat([terms, terms.new_full((a.shape[0], 1, b.shape[1]), worst)], 1), 1
+        )
+        return torch.where(best.isinf(), 0, best).to(a.dtype)
+    made = exact_mm(a, b) * kwargs.get("alpha", 1)
+    if name == "sparse.sampled_addmm":
+        made = made * (dense[0] != 0)
+    if addend:
+        made = made + kwargs.get("beta", 1) * addend[0]
+    return made.to(a.dtype)
+
 
 def outcome(name: str, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
     """Result or exception; what is written to is a copy."""
@@ -119,7 +174,7 @@ def outcome(name: str, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
         args = (args[0].clone(), *args[1:])
         function: Any = getattr(Tensor, name)
     else:
-        function = torch.nn.functional.linear if name == "linear" else getattr(torch, name)
+        function = torch.nn.functional.linear if name == "linear" else operator.attrgetter(name)(torch)
     if "out" in kwargs:
         kwargs["out"] = kwargs["out"].clone()
     try:
@@ -158,3 +213,32 @@ def test_random_calls() -> None:
     taken = sum(entry["myops"] for entry in myops.stats().values())
     assert taken > done // 2
     assert refused > done // 50
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_random_calls_of_sparse_matrices() -> None:
+    caller, start, refused = Caller(SEED), time.monotonic(), 0
+    myops.reset_stats()
+    for number in range(SPARSE_CALLS):
+        name, args, kwargs = caller.sparse_call()
+        native = outcome(name, args, kwargs)
+        with myops.use():
+            got = outcome(name, args, kwargs)
+        where = f"call {number} of seed {SEED}: {name} {kwargs} " + ", ".join(
+            f"{str(a.layout).removeprefix('torch.')} {str(a.dtype).removeprefix('torch.')}{list(a.shape)}" for a in args
+        )
+        if isinstance(got, tuple):
+            kinds = " is only available for these backends"  # of which the switch is one
+            assert [str(part).partition(kinds)[0] for part in got] == [str(p).partition(kinds)[0] for p in native], (
+                where
+            )
+            refused += 1
+            continue
+        if not isinstance(native, tuple):
+            assert (got.layout, got.shape, got.dtype) == (native.layout, native.shape, native.dtype), where
+        # Rounded once, like the exact sum; natively 16-bit sums round at every term, and CSC @ CSC is zero.
+        torch.testing.assert_close(got.to_dense(), exact(name, args, kwargs), rtol=0, atol=0, msg=where)
+        if time.monotonic() - start > BUDGET_S:
+            break
+    assert sum(entry["myops"] for entry in myops.stats().values()) > number // 3
+    assert refused > number // 50

@@ -96,10 +96,14 @@ def verdict(ratio: Ratio) -> str:
 
 @dataclass(frozen=True)
 class Side:
-    """One contestant: a callable, and the context in which all of its calls run (entered outside the clock)."""
+    """One contestant: a callable, and the context in which all of its calls run (entered outside the clock).
+
+    `settle` calls come before each sample, outside the clock too: what a context changes, the first calls pay for.
+    """
 
     call: Callable[..., Any]
     context: Callable[[], AbstractContextManager[Any]] = contextlib.nullcontext
+    settle: int = 0
 
 
 @dataclass
@@ -202,8 +206,10 @@ def _sample_pairs(sides: dict[str, Side], samples: dict[str, Samples], rotation:
             started = time.perf_counter()
             rng.shuffle(order)
             for name in order:
-                arguments = rotation.take(samples[name].loops)
+                untimed, arguments = rotation.take(sides[name].settle), rotation.take(samples[name].loops)
                 with sides[name].context():
+                    for values in untimed:
+                        sides[name].call(*values)
                     samples[name].ns.append(_loop_ns(sides[name].call, arguments))
             now = time.perf_counter()
             if now + 0.5 * (now - started) > deadline:
