@@ -174,6 +174,12 @@ class CSR(torch.Tensor):
         t_crow, t_col, t_perm = (parts.get(name) for name in _TRANSPOSE)
         return CSR(crow, col, values, (size[0], size[1]), t_crow, t_col, t_perm, check_invariants=False)
 
+    def _stable_hash_for_caching(self) -> str:
+        """What a compiled graph may depend on: all of the parts but what they hold."""
+        parts = [getattr(self, name) for name in self.__tensor_flatten__()[0]]
+        views = [(*t.shape, *t.stride(), t.storage_offset(), t.is_conj(), t.is_neg(), t.requires_grad) for t in parts]
+        return repr((type(self).__qualname__, self._size(), self.requires_grad, [(t.dtype, t.device) for t in parts], views))
+
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         product = _PRODUCTS.get(func)

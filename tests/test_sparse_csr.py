@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from sparse_data import LAYOUTS, data_folder, in_layout, random_dense
+from sparse_data import LAYOUTS, data_folder, in_layout, pattern, random_dense
 from torch import Tensor, nn
 
 import myops
@@ -81,6 +81,25 @@ def test_products_compile_whole(call: str, backend: str) -> None:
     for ours, theirs in zip(torch.autograd.grad(got.sum(), leaves, allow_unused=True),
                             torch.autograd.grad(expected.sum(), leaves, allow_unused=True), strict=True):  # fmt: skip
         torch.testing.assert_close(ours, theirs)
+
+
+def test_graphs_are_cached_by_everything_but_contents() -> None:
+    crow, col = pattern(6, 5)
+    values = torch.randn(len(col))
+    a = myops.CSR(crow, col, values, (6, 5))
+    key = a._stable_hash_for_caching
+    assert key() == a.with_values(torch.randn(len(col)))._stable_hash_for_caching()
+    others = [
+        a.double(),
+        a.with_transpose(),
+        a.with_values(values.clone().requires_grad_()),
+        a.with_values(values.repeat_interleave(2)[::2]),
+        a.with_values(values.cfloat()),
+        a.with_values(values.cfloat().conj()),
+        myops.CSR(crow, col, values, (6, 7)),
+        myops.CSR(crow.int(), col.int(), values, (6, 5)),
+    ]
+    assert len({key(), *(other._stable_hash_for_caching() for other in others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager", "inductor"])

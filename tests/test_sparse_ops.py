@@ -304,6 +304,30 @@ def test_bad_patterns_are_found(words: str, index: torch.dtype, monkeypatch: pyt
             call()
 
 
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+def test_bad_starts_of_rows_are_found_in_every_piece(index: torch.dtype, on_cpu_only: None) -> None:
+    m, k, long = 6000, 50, 20_000  # pieces are of 2048 rows and entries; the last row is many of them
+    crow = torch.cat([torch.arange(0, 2 * m + 1, 2), torch.tensor([2 * m + long])]).to(index)
+    nnz = int(crow[-1])
+    col = (torch.arange(nnz) % k).to(index)
+    v, x, outer = torch.ones(nnz), torch.ones(k, 20), torch.ones(m + 1, 20)
+    calls = [
+        lambda bad: ops.spmm(bad, col, v, x[:, :1]),
+        lambda bad: ops.spmm(bad, col, v, x),
+        lambda bad: ops.spmm_extremum(bad, col, v, x),
+        lambda bad: ops.sddmm(bad, col, outer, x),
+        lambda bad: ops.spmm_backward(bad, col, v, outer.repeat(1, 10), x.repeat(1, 10), columns=k, transpose=True),
+    ]
+    ends = torch.iinfo(index)
+    for place in (1, 1024, 3000, m - 1, m):
+        for value in (-1, ends.min, ends.max, ends.max - 1, nnz + 1, int(crow[place]) - 3):
+            bad = crow.clone()
+            bad[place] = value
+            for call in calls:
+                with pytest.raises(RuntimeError, match=f"crow must start at 0, never decrease and end at {nnz}"):
+                    call(bad)
+
+
 def test_a_bad_transposed_pattern_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
     crow, col = torch.tensor([0, 1, 3]), torch.tensor([0, 1, 2])

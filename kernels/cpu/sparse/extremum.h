@@ -15,10 +15,8 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
   const S* b = static_cast<const S*>(p.B);
   using U = std::conditional_t<std::is_floating_point_v<T>, T, uint64_t>;
   const I none = static_cast<I>(p.A.nnz);
-  Flag bad;
   // Segments of a long row are taken together by the first of them, so that no slots are needed.
-  take_turns(rt, cut.count, [&](int64_t task) {
-    const Piece& piece = cut.pieces[task];
+  return for_pieces(p.A, cut, rt, [&](const Piece& piece) {
     alignas(64) int64_t offsets[kPiece + kPrefetch];
     alignas(64) T values[kPiece];
     const auto walk = [&](int64_t begin, int64_t end, int64_t base, int64_t j, int n, T* best, I* arg) {
@@ -47,21 +45,21 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
       for (int k = 0; k < kExtremumTile; ++k) best[k] = T(0), arg[k] = none;
     };
     if (piece.slot >= 0) {
-      if (piece.begin != row_start(p.A, piece.row)) return;
+      if (piece.begin != row_start(p.A, piece.row)) return true;
       for (int64_t j = 0; j < p.N; j += kExtremumTile) {
         const int n = static_cast<int>(min64(kExtremumTile, p.N - j));
         start();
-        for (int64_t s = task; s < cut.count && cut.pieces[s].slot >= 0 && cut.pieces[s].row == piece.row; ++s) {
-          const Piece& part = cut.pieces[s];
-          if (!stage_offsets(p.A, part.begin, part.end, p.b_row, offsets)) return bad.raise();
-          stage_values<T, S, 1>(p.A, p.values, nullptr, part.begin, part.end, values);
-          walk(part.begin, part.end, part.begin, j, n, best, arg);
+        const Piece* const last = cut.pieces + cut.count;
+        for (const Piece* part = &piece; part < last && part->slot >= 0 && part->row == piece.row; ++part) {
+          if (!stage_offsets(p.A, part->begin, part->end, p.b_row, offsets)) return false;
+          stage_values<T, S, 1>(p.A, p.values, nullptr, part->begin, part->end, values);
+          walk(part->begin, part->end, part->begin, j, n, best, arg);
         }
         write(piece.row, j, n, best, arg);
       }
-      return;
+      return true;
     }
-    if (!stage_offsets(p.A, piece.begin, piece.end, p.b_row, offsets)) return bad.raise();
+    if (!stage_offsets(p.A, piece.begin, piece.end, p.b_row, offsets)) return false;
     stage_values<T, S, 1>(p.A, p.values, nullptr, piece.begin, piece.end, values);
     for (int64_t i = piece.row; i < piece.row_end; ++i)
       for (int64_t j = 0; j < p.N; j += kExtremumTile) {
@@ -70,8 +68,8 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
         walk(row_start(p.A, i), row_start(p.A, i + 1), piece.begin, j, n, best, arg);
         write(i, j, n, best, arg);
       }
+    return true;
   });
-  return bad.status();
 }
 
 template <class Isa, class T, class S>

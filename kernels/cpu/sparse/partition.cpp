@@ -7,29 +7,26 @@ template <class I>
 Status cut_rows(const Csr& A, const Runtime& rt, Partition& out) {
   const I* crow = static_cast<const I*>(A.crow);
   if (crow[0] != 0 || crow[A.rows] != A.nnz) return Status::bad_crow;
-  // The sign of a start and of a length, for as long as starts are positive lengths cannot wrap: no comparisons.
-  using U = std::make_unsigned_t<I>;
-  U signs = 0;
-  for (int64_t i = 0; i < A.rows; ++i)
-    signs |= static_cast<U>(crow[i]) | (static_cast<U>(crow[i + 1]) - static_cast<U>(crow[i]));
-  if (static_cast<I>(signs) < 0) return Status::bad_crow;
-
   // Two neighbours of whole rows hold more than kPiece; a long row has its segments and the short piece before it.
   const int64_t most = 3 * ((A.rows + A.nnz) / kPiece + 1);
   out.pieces = static_cast<Piece*>(rt.allocate(rt.cookie, most * static_cast<int64_t>(sizeof(Piece))));
   for (int64_t first = 0; first < A.rows;) {
-    const auto fits = [&](int64_t end) { return end - first + crow[end] - crow[first] <= kPiece; };
+    const auto entries = [&](int64_t end) {
+      return static_cast<uint64_t>(crow[end]) - static_cast<uint64_t>(crow[first]);
+    };
+    const auto fits = [&](int64_t end) { return entries(end) <= static_cast<uint64_t>(kPiece - (end - first)); };
     int64_t end = first, beyond = A.rows - first < kPiece ? A.rows + 1 : first + kPiece + 1;
     while (end + 1 < beyond) {
       const int64_t middle = end + (beyond - end) / 2;
       (fits(middle) ? end : beyond) = middle;
     }
+    const int64_t stop = crow[end > first ? end : first + 1];
+    if (stop < crow[first] || stop > A.nnz) return Status::bad_crow;
     if (end > first) {
       out.pieces[out.count++] = {first, end, crow[first], crow[end], -1};
       first = end;
       continue;
     }
-    const int64_t stop = crow[first + 1];
     for (int64_t e = crow[first]; e < stop; e += kPiece)
       out.pieces[out.count++] = {first, first + 1, e, e + kPiece < stop ? e + kPiece : stop, out.slots++};
     ++first;

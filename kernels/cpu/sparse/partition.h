@@ -26,7 +26,8 @@ struct Partition {
   int64_t count = 0, slots = 0;
 };
 
-// Checks crow on the way. The pieces are rt's scratch.
+// The pieces lie inside the entries, in order; whether the starts of rows inside a piece rise is left to those who take
+// it (for_pieces), of whom there are several. The pieces are rt's scratch.
 Status cut(const Csr& A, const Runtime& rt, Partition& out);
 
 template <class I>
@@ -35,6 +36,17 @@ static inline bool columns_inside(const I* col, int64_t n, int64_t cols) {
   U largest = 0;  // a negative one is huge
   for (int64_t e = 0; e < n; ++e) largest = static_cast<U>(col[e]) > largest ? static_cast<U>(col[e]) : largest;
   return n == 0 || static_cast<uint64_t>(largest) < static_cast<uint64_t>(cols);
+}
+
+// Whether rows [0, n) begin and end in order, given that the first begins and the last ends inside the entries.
+template <class I>
+static inline bool rows_rise(const I* crow, int64_t n) {
+  // The signs of starts and of lengths: for as long as starts are positive lengths cannot wrap. No comparisons.
+  using U = std::make_unsigned_t<I>;
+  U signs = 0;
+  for (int64_t i = 0; i < n; ++i)
+    signs |= static_cast<U>(crow[i]) | (static_cast<U>(crow[i + 1]) - static_cast<U>(crow[i]));
+  return static_cast<I>(signs) >= 0;
 }
 
 // Calls body(task) for every task; idle threads take the next one.
@@ -62,5 +74,22 @@ struct Flag {
   void raise() { raised.store(true, std::memory_order_relaxed); }
   Status status() const { return raised.load(std::memory_order_relaxed) ? Status::bad_col : Status::ok; }
 };
+
+// body(piece) for every piece, by turns; it says whether all of the piece's columns are inside.
+template <class Body>
+Status for_pieces(const Csr& A, const Partition& cut, const Runtime& rt, const Body& body) {
+  std::atomic<Status> found{Status::ok};
+  take_turns(rt, cut.count, [&](int64_t task) {
+    const Piece& piece = cut.pieces[task];
+    const int64_t rows = piece.row_end - piece.row;
+    const bool rise = piece.slot >= 0 || (A.wide ? rows_rise(static_cast<const int64_t*>(A.crow) + piece.row, rows)
+                                                 : rows_rise(static_cast<const int32_t*>(A.crow) + piece.row, rows));
+    if (!rise)
+      found.store(Status::bad_crow, std::memory_order_relaxed);
+    else if (!body(piece))
+      found.store(Status::bad_col, std::memory_order_relaxed);
+  });
+  return found.load(std::memory_order_relaxed);
+}
 
 }  // namespace myops::cpu

@@ -168,26 +168,18 @@ Status sddmm_typed(const Sddmm& p, const Partition& cut, const Runtime& rt) {
   gather.b_row = p.b_row;
   const SpmmOut<Isa, T, S, Cx> out(gather);
   const Held<S> held{static_cast<const S*>(p.a), p.a_row * U};
-  Flag bad;
-  take_turns(rt, cut.count, [&](int64_t task) {
-    const Piece& piece = cut.pieces[task];
-    if constexpr (!Cx) {
-      if (p.N == 1) {
-        const bool ok =
-            p.A.wide ? sddmm_column<Isa, T, S, int64_t>(p, piece) : sddmm_column<Isa, T, S, int32_t>(p, piece);
-        if (!ok) bad.raise();
-        return;
-      }
-    }
+  return for_pieces(p.A, cut, rt, [&](const Piece& piece) {
+    if constexpr (!Cx)
+      if (p.N == 1)
+        return p.A.wide ? sddmm_column<Isa, T, S, int64_t>(p, piece) : sddmm_column<Isa, T, S, int32_t>(p, piece);
     alignas(64) T dots[kPiece * U + Isa::template lanes<T>];
     const bool ok = with_rows<S>(p.A, piece, p.b_row * U, [&](auto row_of) {
       dot_piece<Isa, T, S, Cx, false>(out, piece, row_of, nullptr, held, dots, nullptr);
     });
-    if (!ok) return bad.raise();
     S* values = static_cast<S*>(p.values) + piece.begin * U;
-    for (int64_t e = 0; e < (piece.end - piece.begin) * U; ++e) values[e] = store_scalar<S>(dots[e]);
+    for (int64_t e = 0; ok && e < (piece.end - piece.begin) * U; ++e) values[e] = store_scalar<S>(dots[e]);
+    return ok;
   });
-  return bad.status();
 }
 
 template <class S, int U, class I, class T>
@@ -204,16 +196,14 @@ Status spmm_backward_typed(const SpmmBackward& both, const Partition& cut, const
   const SpmmOut<Isa, T, S, Cx> out(p);
   const Held<S> held{static_cast<const S*>(both.a), both.a_row * U};
   T* const slots = make_slots<T>(cut, p.N * U, rt);
-  Flag bad;
-  take_turns(rt, cut.count, [&](int64_t task) {
-    const Piece& piece = cut.pieces[task];
+  const Status status = for_pieces(p.A, cut, rt, [&](const Piece& piece) {
     const int64_t n = piece.end - piece.begin;
     alignas(64) T values[kPiece * U], dots[kPiece * U + Isa::template lanes<T>];
-    if (!stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, values)) return bad.raise();
+    if (!stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, values)) return false;
     const bool ok = with_rows<S>(p.A, piece, p.b_row * U, [&](auto row_of) {
       dot_piece<Isa, T, S, Cx, true>(out, piece, row_of, values, held, dots, slots);
     });
-    if (!ok) return bad.raise();
+    if (!ok) return false;
     S* const to = static_cast<S*>(both.dots);
     if (p.perm == nullptr)
       for (int64_t e = 0; e < n * U; ++e) to[piece.begin * U + e] = store_scalar<S>(dots[e]);
@@ -221,9 +211,10 @@ Status spmm_backward_typed(const SpmmBackward& both, const Partition& cut, const
       store_permuted<S, U, int64_t>(p.perm, piece.begin, n, dots, to);
     else
       store_permuted<S, U, int32_t>(p.perm, piece.begin, n, dots, to);
+    return true;
   });
   add_slots(out, cut, slots);
-  return bad.status();
+  return status;
 }
 
 template <class Isa>

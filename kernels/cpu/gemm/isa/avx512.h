@@ -13,15 +13,19 @@ struct Avx512 : Portable<64> {
   using Portable<64>::widen;
   using Portable<64>::narrow;
 
+  // The lanes whose bits are set, the rest 0.
+  template <class T>
+  static inline Vec<T> load_masked(const T* p, uint32_t lanes) {
+    if constexpr (sizeof(T) == 2)
+      return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi16(static_cast<__mmask32>(lanes), p));
+    else if constexpr (sizeof(T) == 4)
+      return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>(lanes), p));
+    else
+      return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi64(static_cast<__mmask8>(lanes), p));
+  }
   template <class T>
   static inline Vec<T> load_partial(const T* p, int n) {
-    if constexpr (sizeof(T) == 2)
-      return reinterpret_cast<Vec<T>>(
-          _mm512_maskz_loadu_epi16(static_cast<__mmask32>(n >= 32 ? ~0u : (1u << n) - 1), p));
-    else if constexpr (sizeof(T) == 4)
-      return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << n) - 1), p));
-    else
-      return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << n) - 1), p));
+    return load_masked<T>(p, n >= 32 ? ~0u : (1u << n) - 1);
   }
   template <class T>
   static inline void store_partial(T* p, Vec<T> v, int n) {
