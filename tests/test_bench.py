@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,24 @@ def test_compare_pairs_the_sides_inside_their_contexts() -> None:
     assert {within for within, _ in seen} == {True, False}
     assert {value for _, value in seen} == {0, 1, 2}
     assert not inside[0]
+
+
+def test_calls_that_settle_a_context_are_not_timed() -> None:
+    calls: list[None] = []  # the first two after entering are slow
+
+    @contextlib.contextmanager
+    def switch() -> Any:
+        calls.clear()
+        yield
+
+    def call() -> None:
+        calls.append(None)
+        time.sleep(0.02 if len(calls) <= 2 else 0.001)
+
+    for settle in (2, 0):
+        side = timing.Side(call, switch, settle)
+        samples = timing.compare({"native": side, "myops": side}, [()], 0.5).sides["myops"].ns
+        assert (min(samples) < 10e6) == (settle == 2)
 
 
 def test_compare_keeps_one_call_of_a_side_that_overruns_the_budget() -> None:
@@ -482,7 +502,11 @@ def test_models_suite(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     assert len({case.family for case in models.select([], [], [], False)[0]} - set(families.REAL)) >= 4
     assert {case.dtype for case in models.select(["forward"], [], ["bfloat16"], False)[0]} == {"bfloat16"}
     monkeypatch.setattr(models, "MEDIUM", families.TINY)
-    monkeypatch.setattr(models, "COMPILED", ("diffusers",))
+    compiled = [models.Case("compiled", "diffusers", "float32", mode) for mode in ("forward", "training")]
+    assert {(case.mode, case.dtype) for case in models.CLASSES["compiled"]()} == set(
+        itertools.product(("forward", "training"), models.DTYPES)
+    )
+    monkeypatch.setitem(models.CLASSES, "compiled", lambda: compiled)
     monkeypatch.setattr(models, "REAL", dict.fromkeys(families.REAL, families.PLAIN["GRU"]))
     rows = tmp_path / "rows.jsonl"
     arguments = ["models", "--families", "diffusers", "gpt", "bert-base", "--dtypes", "float32"]
