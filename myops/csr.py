@@ -178,7 +178,9 @@ class CSR(torch.Tensor):
         """What a compiled graph may depend on: all of the parts but what they hold."""
         parts = [getattr(self, name) for name in self.__tensor_flatten__()[0]]
         views = [(*t.shape, *t.stride(), t.storage_offset(), t.is_conj(), t.is_neg(), t.requires_grad) for t in parts]
-        return repr((type(self).__qualname__, self._size(), self.requires_grad, [(t.dtype, t.device) for t in parts], views))
+        return repr(
+            (type(self).__qualname__, self._size(), self.requires_grad, [(t.dtype, t.device) for t in parts], views)
+        )
 
     @classmethod
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
