@@ -313,6 +313,7 @@ def test_bad_starts_of_rows_are_found_in_every_piece(index: torch.dtype, on_cpu_
     v, x, outer = torch.ones(nnz), torch.ones(k, 20), torch.ones(m + 1, 20)
     calls = [
         lambda bad: ops.spmm(bad, col, v, x[:, :1]),
+        lambda bad: ops.spmm(bad, col - 1, v, x),  # columns are outside too: rows are named first
         lambda bad: ops.spmm(bad, col, v, x),
         lambda bad: ops.spmm_extremum(bad, col, v, x),
         lambda bad: ops.sddmm(bad, col, outer, x),

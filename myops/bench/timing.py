@@ -98,7 +98,8 @@ def verdict(ratio: Ratio) -> str:
 class Side:
     """One contestant: a callable, and the context in which all of its calls run (entered outside the clock).
 
-    `settle` calls come before each sample, outside the clock too: what a context changes, the first calls pay for.
+    `settle` calls come before each paired sample, outside the clock too: the first calls pay for what a context
+    changes.
     """
 
     call: Callable[..., Any]

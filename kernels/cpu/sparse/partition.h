@@ -49,6 +49,12 @@ static inline bool rows_rise(const I* crow, int64_t n) {
   return static_cast<I>(signs) >= 0;
 }
 
+// The same for a whole matrix, whose rows cover its entries.
+template <class I>
+static inline bool rows_cover(const I* crow, int64_t rows, int64_t nnz) {
+  return crow[0] == 0 && crow[rows] == nnz && rows_rise(crow, rows);
+}
+
 // Calls body(task) for every task; idle threads take the next one.
 template <class Body>
 void take_turns(const Runtime& rt, int64_t tasks, const Body& body) {
@@ -75,21 +81,22 @@ struct Flag {
   Status status() const { return raised.load(std::memory_order_relaxed) ? Status::bad_col : Status::ok; }
 };
 
-// body(piece) for every piece, by turns; it says whether all of the piece's columns are inside.
+// body(piece) for every piece, by turns; it says whether all of the piece's columns are inside. A bad row is reported
+// before a bad column, whichever is found first.
 template <class Body>
 Status for_pieces(const Csr& A, const Partition& cut, const Runtime& rt, const Body& body) {
-  std::atomic<Status> found{Status::ok};
+  Flag fall, outside;
   take_turns(rt, cut.count, [&](int64_t task) {
     const Piece& piece = cut.pieces[task];
     const int64_t rows = piece.row_end - piece.row;
     const bool rise = piece.slot >= 0 || (A.wide ? rows_rise(static_cast<const int64_t*>(A.crow) + piece.row, rows)
                                                  : rows_rise(static_cast<const int32_t*>(A.crow) + piece.row, rows));
     if (!rise)
-      found.store(Status::bad_crow, std::memory_order_relaxed);
+      fall.raise();
     else if (!body(piece))
-      found.store(Status::bad_col, std::memory_order_relaxed);
+      outside.raise();
   });
-  return found.load(std::memory_order_relaxed);
+  return fall.status() != Status::ok ? Status::bad_crow : outside.status();
 }
 
 }  // namespace myops::cpu

@@ -176,9 +176,10 @@ Status sddmm_typed(const Sddmm& p, const Partition& cut, const Runtime& rt) {
     const bool ok = with_rows<S>(p.A, piece, p.b_row * U, [&](auto row_of) {
       dot_piece<Isa, T, S, Cx, false>(out, piece, row_of, nullptr, held, dots, nullptr);
     });
+    if (!ok) return false;
     S* values = static_cast<S*>(p.values) + piece.begin * U;
-    for (int64_t e = 0; ok && e < (piece.end - piece.begin) * U; ++e) values[e] = store_scalar<S>(dots[e]);
-    return ok;
+    for (int64_t e = 0; e < (piece.end - piece.begin) * U; ++e) values[e] = store_scalar<S>(dots[e]);
+    return true;
   });
 }
 

@@ -31,15 +31,12 @@ struct Rows {
         cols(m.cols),
         nnz(m.nnz) {}
   Status check(const Runtime& rt) const {
-    if (crow[0] != 0 || crow[rows] != nnz || !std::is_sorted(crow, crow + rows + 1)) return Status::bad_crow;
+    if (!rows_cover(crow, rows, nnz)) return Status::bad_crow;
     constexpr int64_t kGrain = 1 << 16;
     Flag bad;
     take_turns(rt, (nnz + kGrain - 1) / kGrain, [&](int64_t part) {
-      bool outside = false;
-      const int64_t end = std::min(nnz, (part + 1) * kGrain);
-      for (int64_t e = part * kGrain; e < end; ++e)
-        outside |= static_cast<uint64_t>(col[e]) >= static_cast<uint64_t>(cols);
-      if (outside) bad.raise();
+      const int64_t begin = part * kGrain;
+      if (!columns_inside(col + begin, std::min(nnz - begin, kGrain), cols)) bad.raise();
     });
     return bad.status();
   }

@@ -291,7 +291,7 @@ inline T sum_of(const T* p, int64_t n) {
 
 // sums[l] of row l of L rows, rows[l] .. rows[l + 1] in p, of any length.
 template <class Isa, class T, class I>
-[[gnu::noinline]] void sums_of_long_rows(const T* p, const I* rows, T* sums) {
+[[gnu::noinline]] void sums_of_any_rows(const T* p, const I* rows, T* sums) {
   constexpr int L = Isa::template lanes<T>;
   if constexpr (Isa::kMaskedLoads) {
     typename Isa::template Vec<T> partial[L];
@@ -335,7 +335,7 @@ inline void sums_of_rows(const T* p, const I* rows, const uint16_t* lanes, T* su
       return Isa::template store<T>(sums, sums_of<Isa, T>(partial));
     }
   }
-  sums_of_long_rows<Isa, T, I>(p, rows, sums);
+  sums_of_any_rows<Isa, T, I>(p, rows, sums);
 }
 
 // One column of B: all products of the piece first, in a loop without rows, then the sums of its rows.

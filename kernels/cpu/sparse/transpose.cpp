@@ -36,7 +36,7 @@ Status transpose_typed(const Transpose& p, const Runtime& rt) {
   I* const t_col = static_cast<I*>(p.col);
   I* const perm = static_cast<I*>(p.perm);
   const int64_t nnz = p.A.nnz, cols = p.A.cols;
-  if (crow[0] != 0 || crow[p.A.rows] != nnz || !std::is_sorted(crow, crow + p.A.rows + 1)) return Status::bad_crow;
+  if (!rows_cover(crow, p.A.rows, nnz)) return Status::bad_crow;
 
   // Counting is split by entries, with a table for each share where that is small against the entries.
   const int64_t shares = std::max<int64_t>(1, std::min({int64_t(rt.threads), nnz / kGrain, nnz / (cols + 1)}));
