@@ -101,6 +101,25 @@ Tensor spmm(const Tensor& crow, const Tensor& col, const Tensor& values, const T
   return out;
 }
 
+// A part of a native CSR tensor, as "aten::values" and its like give it.
+inline Tensor part_of(const Tensor& a, const char* getter) {
+  StableIValue stack[1] = {torch::stable::detail::from(a)};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(getter, "", stack, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
+
+// spmm of a native CSR tensor, for one call of Python's instead of four.
+template <class Backend>
+Tensor csr_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, double beta, double alpha) {
+  int32_t layout;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(a.get(), &layout));
+  MYOPS_CHECK(layout == aoti_torch_layout_sparse_csr(), "a must be a CSR tensor");
+  MYOPS_CHECK(a.dim() == 2, "a must be a matrix, got ", a.dim(), "-D tensor");
+  const Tensor crow = part_of(a, "aten::crow_indices"), col = part_of(a, "aten::col_indices");
+  return spmm<Backend>(crow, col, part_of(a, "aten::values"), b, input, {}, {}, {}, a.size(1), false, false, beta,
+                       alpha);
+}
+
 template <class Backend>
 std::tuple<Tensor, Tensor> spmm_extremum(const Tensor& crow, const Tensor& col, const Tensor& values,
                                          const Tensor& dense, bool minimum) {
@@ -225,6 +244,11 @@ void register_spmm(torch::stable::detail::StableLibrary& m) {
   m.impl("spmm_backward", TORCH_BOX(&spmm_backward<Backend>));
   m.impl("spmm_extremum", TORCH_BOX(&spmm_extremum<Backend>));
   m.impl("sddmm", TORCH_BOX(&sddmm<Backend>));
+}
+
+template <class Backend>
+void register_csr_mm(torch::stable::detail::StableLibrary& m) {
+  m.impl("csr_mm", TORCH_BOX(&csr_mm<Backend>));
 }
 
 }  // namespace myops

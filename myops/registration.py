@@ -210,11 +210,23 @@ def define_composite(schema: str, function: Any) -> None:
     _LIBRARY.impl(schema.split("(")[0], function, "CompositeImplicitAutograd")
 
 
-def _explain_missing_cuda(*names: str) -> None:
+def define_front(name: str, general: autograd.Kernel, flops: Any) -> Any:
+    """An operator whose kernels do at once what `general` makes of operators that have gradients and autocast."""
+    if _native.cpu_error is not None:
+        return lambda *args, **kwargs: _native.require()
+    for key in ("Autograd", "AutocastCPU", "AutocastCUDA"):
+        _LIBRARY.impl(name, general, key)
+    packet = getattr(torch.ops.myops, name)
+    register_flop_formula(packet, get_raw=True)(flops)
+    _explain_missing_cuda(name, key="SparseCsrCUDA")
+    return autograd.without_wrapper(packet.default)
+
+
+def _explain_missing_cuda(*names: str, key: str = "CUDA") -> None:
     """Kernels that say why there are none, where the library did not load under a torch with CUDA."""
     if _native.cuda_error is not None and torch.version.cuda is not None:
         for name in names:
-            _LIBRARY.impl(name, _missing_cuda, "CUDA")
+            _LIBRARY.impl(name, _missing_cuda, key)
 
 
 def _missing_cuda(*args: Any, **kwargs: Any) -> None:

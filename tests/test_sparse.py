@@ -15,6 +15,7 @@ from conftest import wide
 from sparse_data import LAYOUTS, exact_mm, in_layout, pairs, random_dense, real_matrix
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 import myops
 
@@ -273,6 +274,67 @@ def test_transforms_over_the_dense_argument() -> None:
         loss = lambda x, a=a: myops.sparse.mm(a, x).sin().sum()  # noqa: E731
         expected = torch.func.grad(lambda x, dense=dense: (dense @ x).sin().sum())(b[0])
         torch.testing.assert_close(torch.func.grad(loss)(b[0]), expected)
+
+
+class TestTheOneOperator:
+    """myops::csr_mm, which a product of a native CSR and a strided tensor is where nothing is recorded."""
+
+    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        dense = random_dense(5, 7, torch.float64)
+        return dense, in_layout(dense, "csr", torch.int32), torch.ones(7, 3).double(), torch.arange(3.0).double()
+
+    @staticmethod
+    def called(run: Any) -> set[str]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            run()
+        names = [event.name for event in profile.events()]
+        return {name for name in names if name in ("myops::csr_mm", "myops::spmm")}
+
+    def test_is_taken_where_nothing_is_recorded(self) -> None:
+        _, a, x, c = self.operands()
+        for run in (lambda: myops.sparse.mm(a, x), lambda: myops.sparse.addmm(c, a, x, beta=2, alpha=3)):
+            assert self.called(run) == {"myops::csr_mm"}
+            with torch.inference_mode():
+                assert self.called(run) == {"myops::csr_mm"}
+        assert self.called(lambda: myops.sparse.mm(a, x.requires_grad_())) == {"myops::spmm"}
+
+    @pytest.mark.parametrize("inference", [False, True])
+    def test_values(self, inference: bool) -> None:
+        dense, a, x, c = self.operands()
+        with torch.inference_mode(inference):
+            assert torch.equal(torch.ops.myops.csr_mm(a, x), dense @ x)
+            got = torch.ops.myops.csr_mm(a, x, c, beta=2, alpha=-3)
+        assert torch.equal(got, 2 * c - 3 * (dense @ x))
+
+    def test_gradients_when_called_by_name(self) -> None:
+        dense, a, x, c = self.operands()
+        leaves = [t.detach().requires_grad_() for t in (a, x, c)]
+        torch.ops.myops.csr_mm(*leaves, beta=2, alpha=-3).sum().backward()
+        assert torch.equal(leaves[1].grad, -3 * dense.mT @ torch.ones(5, 3).double())
+        assert torch.equal(leaves[2].grad, torch.full((3,), 10.0).double())
+        assert leaves[0].grad.layout == torch.sparse_csr
+        assert torch.equal(leaves[0].grad.values(), torch.full((a._nnz(),), -9.0).double())
+
+    def test_autocast(self, device: str) -> None:
+        _, a, x, c = (t.float() for t in self.operands())
+        with torch.autocast(device, dtype=torch.bfloat16):
+            assert torch.ops.myops.csr_mm(a, x).dtype == torch.bfloat16
+            assert myops.sparse.mm(a, x).dtype == torch.bfloat16
+            assert myops.sparse.addmm(c, a, x).dtype == torch.bfloat16
+
+    def test_flops(self) -> None:
+        _, a, x, _ = self.operands()
+        with FlopCounterMode(display=False) as counter:
+            myops.sparse.mm(a, x)
+        assert counter.get_total_flops() == 2 * a._nnz() * 3
+
+    def test_other_layouts(self) -> None:
+        dense, _, x, _ = self.operands()
+        with pytest.raises(RuntimeError, match="a must be a CSR tensor"), torch.inference_mode():
+            torch.ops.myops.csr_mm(dense.to_sparse_csc(), x)
+        batched = torch.stack([dense, dense]).to_sparse_csr()
+        with pytest.raises(RuntimeError, match="a must be a matrix, got 3-D tensor"), torch.inference_mode():
+            torch.ops.myops.csr_mm(batched, x)
 
 
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc"])

@@ -17,15 +17,24 @@ void parallel(int64_t tasks, void (*body)(void*, int64_t, int64_t), void* arg) {
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { body(arg, begin, end); });
 }
 
-// Scratch from torch's allocator, so that memory profilers see it; freed when the call returns.
+// Scratch from torch's allocator, so that memory profilers see it; freed when the call returns. The first bytes come
+// from the stack: an allocation takes 0.2 us.
 struct Scratch {
-  std::vector<Tensor> held;
   const Tensor& like;
+  std::vector<Tensor> held;
+  int64_t used = 0;
+  alignas(64) std::byte near[4096];
+
+  explicit Scratch(const Tensor& t) : like(t) {}
 
   static void* allocate(void* cookie, int64_t bytes) {
     auto& self = *static_cast<Scratch*>(cookie);
-    const int64_t size = bytes;
-    self.held.push_back(empty(&size, 1, ScalarType::Byte, self.like));
+    if (bytes <= static_cast<int64_t>(sizeof(near)) - self.used) {
+      void* const place = self.near + self.used;
+      self.used += (bytes + 63) / 64 * 64;
+      return place;
+    }
+    self.held.push_back(empty(&bytes, 1, ScalarType::Byte, self.like));
     return self.held.back().data_ptr();
   }
 };
@@ -46,7 +55,7 @@ constexpr int64_t kAlone = 1 << 13;
 template <class Problem>
 Status run_on_pieces(Status (*kernel)(const Problem&, const cpu::Partition&, const cpu::Runtime&),
                      const Problem& problem, const Csr& A, int64_t columns, const Tensor& like) {
-  Scratch scratch{{}, like};
+  Scratch scratch(like);
   cpu::Runtime rt = runtime(scratch);
   if ((A.nnz + A.rows) * columns < kAlone) rt.threads = 1;
   cpu::Partition pieces;
@@ -57,7 +66,7 @@ Status run_on_pieces(Status (*kernel)(const Problem&, const cpu::Partition&, con
 }  // namespace
 
 void Cpu::run(const Gemm& problem, const Tensor& like) {
-  Scratch scratch{{}, like};
+  Scratch scratch(like);
   const cpu::Runtime rt = runtime(scratch);
   const cpu::Engine& engine = cpu::engine();
   const Gemm g = cpu::canonical(problem, engine.traits);
@@ -70,7 +79,7 @@ void Cpu::pack(const Gemm& problem, void* panels) {
 }
 
 void Cpu::run(const Add& problem, const Tensor& like) {
-  Scratch scratch{{}, like};
+  Scratch scratch(like);
   cpu::engine().add(problem, runtime(scratch));
 }
 
@@ -87,22 +96,22 @@ Status Cpu::run(const SpmmBackward& p, const Tensor& like) {
 }
 
 Status Cpu::run(const Transpose& problem, const Tensor& like) {
-  Scratch scratch{{}, like};
+  Scratch scratch(like);
   return cpu::transpose(problem, runtime(scratch));
 }
 
 Status Cpu::run(const CompressRows& problem, const Tensor& like) {
-  Scratch scratch{{}, like};
+  Scratch scratch(like);
   return cpu::compress_rows(problem, runtime(scratch));
 }
 
 Status Cpu::run(const Spgemm& problem, const Tensor& like, const SpgemmSink& sink) {
-  Scratch scratch{{}, like};
+  Scratch scratch(like);
   return cpu::spgemm(problem, sink, runtime(scratch));
 }
 
 Status Cpu::run(const SpgemmBackward& problem, const Tensor& like) {
-  Scratch scratch{{}, like};
+  Scratch scratch(like);
   return cpu::spgemm_backward(problem, runtime(scratch));
 }
 

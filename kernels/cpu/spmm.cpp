@@ -4,3 +4,4 @@
 #include "backend.h"
 
 MYOPS_LIBRARY_IMPL(MYOPS_NAMESPACE, CPU, m) { myops::register_spmm<myops::Cpu>(m); }
+MYOPS_SPARSE_LIBRARY_IMPL_EXPANDED(MYOPS_NAMESPACE, CPU, m) { myops::register_csr_mm<myops::Cpu>(m); }

@@ -4,3 +4,4 @@
 #include "backend.h"
 
 MYOPS_LIBRARY_IMPL(MYOPS_NAMESPACE, MYOPS_CUDA_KEY, m) { myops::register_spmm<myops::Cuda>(m); }
+MYOPS_SPARSE_LIBRARY_IMPL_EXPANDED(MYOPS_NAMESPACE, MYOPS_CUDA_KEY, m) { myops::register_csr_mm<myops::Cuda>(m); }

@@ -20,3 +20,5 @@ _library = torch.library.Library("myops", "IMPL", "CPU")
 for _name in SPARSE:
     assert hasattr(torch.ops.myops, _name), f"{myops.__name__} has no operator {_name}"
     _library.impl(_name, getattr(torch.ops.myops_emulated, _name).default, allow_override=True)
+_sparse_library = torch.library.Library("myops", "IMPL", "SparseCsrCPU")
+_sparse_library.impl("csr_mm", torch.ops.myops_emulated.csr_mm.default, allow_override=True)
