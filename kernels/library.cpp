@@ -80,9 +80,10 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
       "sddmm(Tensor crow, Tensor col, Tensor a, Tensor b, Tensor? t_crow=None, Tensor? t_col=None, Tensor? "
       "t_perm=None) "
       "-> Tensor");
+  // coo: the second result is (2, nnz), rows and columns.
   m.def(
       "spgemm(Tensor a_crow, Tensor a_col, Tensor a_values, Tensor b_crow, Tensor b_col, Tensor b_values, SymInt "
-      "columns) -> (Tensor, Tensor, Tensor)");
+      "columns, *, bool coo=False) -> (Tensor, Tensor, Tensor)");
   m.def(
       "spgemm_backward(Tensor a_crow, Tensor a_col, Tensor a_values, Tensor b_crow, Tensor b_col, Tensor b_values, "
       "Tensor c_crow, Tensor c_col, Tensor c_values, SymInt columns, *, bool need_a=True, bool need_b=True) -> "

@@ -97,6 +97,7 @@ struct Spgemm {
 // Where C goes, asked for once its number of entries is known.
 struct SpgemmResult {
   void *crow = nullptr, *col = nullptr, *values = nullptr;
+  void* row = nullptr;  // of each entry; nullptr: not wanted
 };
 using SpgemmSink = std::function<SpgemmResult(int64_t nnz)>;
 

@@ -35,7 +35,7 @@ struct SpgemmOperands {
 template <class Backend>
 std::tuple<Tensor, Tensor, Tensor> spgemm(const Tensor& a_crow, const Tensor& a_col, const Tensor& a_values,
                                           const Tensor& b_crow, const Tensor& b_col, const Tensor& b_values,
-                                          int64_t columns) {
+                                          int64_t columns, bool coo) {
   const SpgemmOperands x("spgemm", a_crow, a_col, a_values, b_crow, b_col, b_values, columns);
   Spgemm p;
   p.A = x.A.csr;
@@ -46,10 +46,12 @@ std::tuple<Tensor, Tensor, Tensor> spgemm(const Tensor& a_crow, const Tensor& a_
   std::tuple<Tensor, Tensor, Tensor> out;
   x.check(Backend::run(p, a_values, [&](int64_t nnz) {
     const ScalarType index = a_crow.scalar_type();
-    out = {empty_vector(p.A.rows + 1, index, a_crow), empty_vector(nnz, index, a_crow),
+    out = {empty_vector(p.A.rows + 1, index, a_crow),
+           coo ? empty_matrix(2, nnz, index, a_crow) : empty_vector(nnz, index, a_crow),
            empty_vector(nnz, a_values.scalar_type(), a_values)};
-    return SpgemmResult{std::get<0>(out).mutable_data_ptr(), std::get<1>(out).mutable_data_ptr(),
-                        std::get<2>(out).mutable_data_ptr()};
+    char* const indices = static_cast<char*>(std::get<1>(out).mutable_data_ptr());
+    return SpgemmResult{std::get<0>(out).mutable_data_ptr(), coo ? indices + nnz * (p.A.wide ? 8 : 4) : indices,
+                        std::get<2>(out).mutable_data_ptr(), coo ? indices : nullptr};
   }));
   return out;
 }

@@ -294,11 +294,13 @@ def _times_sparse(a: Any, b: Any) -> Any:
         ccol, row, values = torch.ops.myops.spgemm(y.crow, y.col, y.values, x.crow, x.col, x.values, x.rows)
         return _assemble(torch.sparse_csc, (ccol, row), values, size)
     x, y = x.by_rows(), y.by_rows()
-    crow, col, values = torch.ops.myops.spgemm(x.crow, x.col, x.values, y.crow, y.col, y.values, y.cols)
+    coo = not isinstance(a, CSR) and not isinstance(b, CSR) and a.layout == b.layout == torch.sparse_coo
+    parts = x.crow, x.col, x.values, y.crow, y.col, y.values, y.cols
+    crow, col, values = torch.ops.myops.spgemm(*parts, coo=True) if coo else torch.ops.myops.spgemm(*parts)
+    if coo:
+        return _assemble(torch.sparse_coo, (col,), values, size)
     if isinstance(a, CSR) or isinstance(b, CSR):
         return CSR(crow, col, values, size, check_invariants=False)
-    if a.layout == b.layout == torch.sparse_coo:
-        return _assemble(torch.sparse_coo, (torch.stack([rows_of(crow, col.shape[0]), col]),), values, size)
     return _assemble(torch.sparse_csr, (crow, col), values, size)
 
 
@@ -368,9 +370,10 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
     """
     if isinstance(beta, complex) or not fits_float(beta):
         input, beta = input * beta, 1
-    exact = not isinstance(alpha, complex) and fits_float(alpha)
-    if exact and (result := _csr_mm((a, b, input), beta=float(beta), alpha=float(alpha))) is not None:
-        return result
+    if not isinstance(alpha, complex) and fits_float(alpha):
+        result = _csr_mm((a, b, input), beta=float(beta), alpha=float(alpha))
+        if result is not None:
+            return result
     _check_inner(a, b)
     _check_types(a, b)
     if is_sparse(input) or is_sparse(a) == is_sparse(b):

@@ -260,6 +260,7 @@ def test_spgemm_of_every_size(ops: Any, kind: torch.dtype, index: torch.dtype) -
     for lengths, n in (([0, 1, 2, 3, 7, 0], 13), ([20, 60, 3, 100, 0], 500), ([900, 2, 1300], 70), ([1], 1)):
         args = sparse_operands(lengths, 40, n, kind, index, 9)
         same(ops.spgemm(*args), torch.ops.myops.spgemm(*args), (lengths, n))
+        same(ops.spgemm(*args, coo=True), torch.ops.myops.spgemm(*args, coo=True), (lengths, n))
 
 
 @INDEX

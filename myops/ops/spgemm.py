@@ -41,14 +41,23 @@ class Spgemm(Row):
     batch_dims = (None, None, 0)
 
     def fake(
-        self, a_crow: Tensor, a_col: Tensor, a: Tensor, b_crow: Tensor, b_col: Tensor, b: Tensor, columns: Any
+        self,
+        a_crow: Tensor,
+        a_col: Tensor,
+        a: Tensor,
+        b_crow: Tensor,
+        b_col: Tensor,
+        b: Tensor,
+        columns: Any,
+        *,
+        coo: bool = False,
     ) -> Any:
         check_operands("spgemm", a_crow, a_col, a, b_crow, b_col, b)
         nnz = torch.library.get_ctx().new_dynamic_size()
-        return torch.empty_like(a_crow), a_col.new_empty(nnz), a.new_empty(nnz)
+        return torch.empty_like(a_crow), a_col.new_empty((2, nnz) if coo else (nnz,)), a.new_empty(nnz)
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
-        ctx.columns = flat[6]
+        ctx.columns, ctx.coo = flat[6:]
         ctx.save_for_backward(*flat[:6], *result[:2])
         ctx.save_for_forward(*flat[:6], *result[:2])
 
@@ -56,7 +65,8 @@ class Spgemm(Row):
         a_crow, a_col, a, b_crow, b_col, b, c_crow, c_col = ctx.saved_tensors
         need_a, need_b = ctx.needs_input_grad[2], ctx.needs_input_grad[5]
         grad_a, grad_b = ops().spgemm_backward(
-            a_crow, a_col, a.conj(), b_crow, b_col, b.conj(), c_crow, c_col, grads[2], ctx.columns,
+            a_crow, a_col, a.conj(), b_crow, b_col, b.conj(), c_crow, c_col[1] if ctx.coo else c_col, grads[2],
+            ctx.columns,
             need_a=need_a, need_b=need_b,
         )  # fmt: skip
         return None, None, grad_a if need_a else None, None, None, grad_b if need_b else None
@@ -68,7 +78,7 @@ class Spgemm(Row):
             None if x is None or y is None else ops().spgemm(a_crow, a_col, x, b_crow, b_col, y, ctx.columns)[2]
             for x, y in ((d_a, b), (a, d_b))
         ]
-        return None, None, total(terms, a.new_zeros(c_col.shape))
+        return None, None, total(terms, a.new_zeros(c_col.shape[-1]))
 
     def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
         crow, col, values = one_by_one(ops().spgemm, size, dims, args, kwargs)  # one pattern: values alone may differ
@@ -81,6 +91,9 @@ class Spgemm(Row):
         for name, (_, k, n), parts in matrices(device, dtype, requires_grad):
             crow, col = pattern(k, n, 0.5, parts[0].dtype, device)
             yield sample(name, *parts, crow, col, tensor((col.numel(),), device, dtype, requires_grad), n)
+            yield sample(
+                f"{name} coo", *parts, crow, col, tensor((col.numel(),), device, dtype, requires_grad), n, coo=True
+            )
 
     def bad_calls(self, device: str) -> Iterator[BadCall]:
         crow, col = torch.tensor([0, 1, 2], device=device), torch.tensor([1, 0], device=device)
@@ -101,7 +114,8 @@ class Spgemm(Row):
         product = dense_of(a_crow, a_col, a, k) @ dense_of(b_crow, b_col, b, n)
         found = used != 0
         crow = torch.cat([found.new_zeros(1, dtype=torch.int64), found.sum(1).cumsum(0)])
-        return crow.to(a_crow.dtype), found.nonzero()[:, 1].to(a_crow.dtype), product[found]
+        indices = found.nonzero().mT.to(a_crow.dtype)
+        return crow.to(a_crow.dtype), indices if kwargs.get("coo") else indices[1], product[found]
 
 
 class SpgemmBackward(Row):
@@ -163,6 +177,8 @@ class SpgemmBackward(Row):
 
     def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
         for entry in Spgemm().samples(device, dtype, requires_grad):
+            if entry.kwargs:
+                continue
             parts, n = entry.args[:6], entry.args[6]
             crow, col, _ = ops().spgemm(*(p.detach() for p in parts), n)
             grad = tensor((col.numel(),), device, dtype, requires_grad)

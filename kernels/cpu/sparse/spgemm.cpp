@@ -244,6 +244,8 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
     const int64_t from = crow[share.begin], count = crow[share.end] - from;
     std::copy_n(share.col.get(), count, static_cast<I*>(result.col) + from);
     std::copy_n(share.values.get(), count, static_cast<S*>(result.values) + from);
+    if (I* const row = static_cast<I*>(result.row); row != nullptr)
+      for (int64_t i = share.begin; i < share.end; ++i) std::fill(row + crow[i], row + crow[i + 1], static_cast<I>(i));
     share.col.reset();
     share.values.reset();
   });

@@ -635,6 +635,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
 __global__ void __launch_bounds__(kThreads) write_crow(const int64_t* starts, int64_t rows, bool wide, void* crow) {
   if (const int64_t i = thread_in_grid(); i <= rows) store_index(crow, wide, i, starts[i]);
 }
+// The row of every entry.
+__global__ void __launch_bounds__(kThreads) write_rows(const int64_t* starts, int64_t rows, bool wide, void* row) {
+  const int64_t e = thread_in_grid();
+  if (e >= starts[rows]) return;
+  store_index(row, wide, e, lower_bound(rows, e + 1, [&](int64_t i) { return starts[i + 1]; }));
+}
 
 // ---- The host -------------------------------------------------------------------------------------------------------
 
@@ -691,6 +697,8 @@ class Multiplication {
     p_.values = result.values;
     MYOPS_CUDA_TRY(
         launch(&write_crow, blocks_of(p_.A.rows + 1, kThreads), p_.lengths, p_.A.rows, p_.wide, result.crow));
+    if (result.row != nullptr)
+      MYOPS_CUDA_TRY(launch(&write_rows, blocks_of(bins_.nnz, kThreads), p_.lengths, p_.A.rows, p_.wide, result.row));
     return fill();
   }
 
