@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import platform
+import subprocess
+import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -358,6 +362,22 @@ def test_peak_growth_sees_a_large_allocation() -> None:
     if peak is None:
         pytest.skip("the system does not tell the resident high-water mark")
     assert 0.9 * size <= peak <= 2 * size
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+def test_freed_memory_is_kept() -> None:
+    """In a process of its own: the setting lasts."""
+    code = """
+        import resource
+        from myops.bench import memory
+        assert memory.keep_freed() == "malloc keeps freed blocks of up to 32 MB"
+        import torch
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            torch.ones(5_000_000)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 100
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
 
 
 # Runs

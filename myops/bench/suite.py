@@ -60,7 +60,7 @@ def header_lines(described: dict[str, Any], threads: Sequence[int]) -> list[str]
         text = ", ".join(f"{name} {'-' if peak is None else format(peak, '.0f')}" for name, peak in peaks)
         reads = ", ".join(f"{level} {machine.read_bandwidth(level, count):.0f}" for level in ("dram", "cache"))
         lines.append(f"roofs, {count} thread{'s' if count > 1 else ''}: FMA GF/s {text}; read GB/s {reads}")
-    return [*lines, f"memory column: {memory.METHOD}", ""]
+    return [*lines, f"memory column: {memory.METHOD}; {memory.keep_freed()}", ""]
 
 
 def run_suite(

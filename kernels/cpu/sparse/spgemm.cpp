@@ -1,9 +1,9 @@
 // Gustavson's algorithm: row i of C is the sum of the rows k of B, scaled by A[i, k], in an accumulator.
 //
 // The accumulator is a dense row of C with a mark for each column in use where that fits a cache, else a hash table.
-// Rows are cut into shares of equal flops; a share computes its rows into memory of its own, and once all are done
-// their sizes give every row its place in C. One pass over the flops instead of two (symbolic, numeric) at the price of
-// holding C twice. Walking the marks yields the columns in order: nothing is sorted.
+// Rows are cut into shares of a few entries of A; a share computes its rows into memory of its own, and once all are
+// done their sizes give every row its place in C. One pass over the flops instead of two (symbolic, numeric) at the
+// price of holding C twice. Walking the marks yields the columns in order: nothing is sorted.
 #include "spgemm.h"
 
 #include <algorithm>
@@ -16,7 +16,8 @@
 namespace myops::cpu {
 namespace {
 
-constexpr int64_t kFlopsPerShare = 1 << 15, kRowsPerShare = 4096;
+constexpr int64_t kEntriesPerShare = 1024, kRowsPerShare = 4096;
+constexpr int64_t kAlone = 1 << 17;         // multiplications of a gradient that one thread does
 constexpr int64_t kDenseColumns = 1 << 20;  // 4 MB of float32: L2 and L3 of one core
 
 // Offsets into a pattern, checked once before anything is read through them.
@@ -61,10 +62,17 @@ class ShortRow {
   }
   template <class S, class Emit>
   void finish(const S* values, const Emit& emit) {
-    int32_t rank[kShortRow] = {}, sorted[kShortRow];
-    for (int i = 0; i < count_; ++i)
-      for (int j = 0; j < count_; ++j) rank[j] += key_[j] > key_[i];
-    for (int i = 0; i < count_; ++i) sorted[rank[i]] = key_[i];
+    using Four = int32_t __attribute__((vector_size(16)));
+    int32_t sorted[kShortRow];
+    for (int j = 0; j < count_; j += 8) {  // what is behind the last key has a rank that nobody reads
+      Four keys[2], rank[2] = {};
+      std::memcpy(keys, key_ + j, sizeof(keys));
+      for (int i = 0; i < count_; ++i) {
+        rank[0] -= keys[0] > key_[i];
+        rank[1] -= keys[1] > key_[i];
+      }
+      for (int i = 0; i < 8 && j + i < count_; ++i) sorted[rank[i / 4][i % 4]] = key_[j + i];
+    }
     const auto term = [&](int i) {
       const int place = sorted[i] % kPlaces;
       return factor_[place] * load_scalar<T>(values[value_[place]]);
@@ -179,32 +187,34 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
     return flops;
   };
   struct Share {
-    int64_t begin, end, flops, bound;  // bound: of the entries of C
+    int64_t begin, end;
     std::unique_ptr<I[]> col;
     std::unique_ptr<S[]> values;
   };
   std::vector<Share> shares;
-  int64_t most = 0;
-  for (int64_t i = 0; i < A.rows; ++i) {
-    const int64_t flops = flops_of(i);
-    if (shares.empty() || shares.back().flops + flops > kFlopsPerShare || i - shares.back().begin > kRowsPerShare)
-      shares.push_back({i, i, 0, 0, nullptr, nullptr});
-    shares.back().end = i + 1;
-    shares.back().flops += flops;
-    shares.back().bound += std::min(flops, p.B.cols);
-    most = std::max(most, shares.back().bound);
+  for (int64_t i = 0; i < A.rows;) {
+    const int64_t begin = i;
+    while (++i < A.rows && A.crow[i + 1] - A.crow[begin] <= kEntriesPerShare && i - begin < kRowsPerShare) {
+    }
+    shares.push_back({begin, i, nullptr, nullptr});
   }
-  std::vector<int64_t> lengths(A.rows);
+  std::vector<int64_t> lengths(A.rows);  // of the rows of C; before, their multiplications
   std::atomic<size_t> next{0};
   take_turns(rt, std::min<int64_t>(rt.threads, shares.size()), [&](int64_t) {
     Row row(p.B.cols);
-    const std::unique_ptr<I[]> col(new I[most]);
-    const std::unique_ptr<S[]> values(new S[most]);
     for (size_t at; (at = next.fetch_add(1)) < shares.size();) {
       Share& share = shares[at];
-      int64_t count = 0;
+      int64_t count = 0, bound = 0;
       for (int64_t i = share.begin; i < share.end; ++i) {
-        const int64_t before = count, flops = flops_of(i);
+        lengths[i] = flops_of(i);
+        bound += std::min(lengths[i], p.B.cols);
+      }
+      share.col.reset(new I[bound]);
+      share.values.reset(new S[bound]);
+      I* const col = share.col.get();
+      S* const values = share.values.get();
+      for (int64_t i = share.begin; i < share.end; ++i) {
+        const int64_t before = count, flops = lengths[i];
         const auto emit = [&](int64_t c, T sum) {
           col[count] = static_cast<I>(c);
           values[count++] = store_scalar<S>(sum);
@@ -226,10 +236,14 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
         row.finish(emit);
         lengths[i] = count - before;
       }
-      share.col.reset(new I[count]);
-      share.values.reset(new S[count]);
-      std::copy_n(col.get(), count, share.col.get());
-      std::copy_n(values.get(), count, share.values.get());
+      if (bound > 2 * count) {  // not worth keeping
+        std::unique_ptr<I[]> fewer_col(new I[count]);
+        std::unique_ptr<S[]> fewer_values(new S[count]);
+        std::copy_n(col, count, fewer_col.get());
+        std::copy_n(values, count, fewer_values.get());
+        share.col = std::move(fewer_col);
+        share.values = std::move(fewer_values);
+      }
     }
   });
   int64_t nnz = 0;
@@ -270,7 +284,7 @@ Status backward(const SpgemmBackward& p, const Runtime& rt) {
   std::vector<int64_t> work(B.rows + 1);  // flops in the rows of B before
   for (int64_t e = 0; e < A.nnz; ++e) work[A.col[e] + 1] += 1;
   for (int64_t k = 0; k < B.rows; ++k) work[k + 1] = work[k] + (work[k + 1] + 1) * (B.crow[k + 1] - B.crow[k] + 1);
-  const int64_t owners = work[B.rows] < 4 * kFlopsPerShare ? 1 : rt.threads;
+  const int64_t owners = work[B.rows] < kAlone ? 1 : rt.threads;
   const auto bound = [&](int64_t owner) {
     return std::lower_bound(work.begin(), work.end(), work[B.rows] * owner / owners) - work.begin();
   };
