@@ -233,15 +233,20 @@ void add_typed(const Add& p, const Runtime& rt) {
     const Context& c = *static_cast<const Context*>(arg);
     const Add& q = c.p;
     T x[kChunk], y[kChunk];
-    for (int64_t task = begin; task < end; ++task) {
-      int64_t row = task / c.pieces, x_at = 0, y_at = 0, d_at = 0;
+    for (int64_t task = begin, next; task < end; task = next) {
+      int64_t row = task, from = 0, to = c.inner, x_at = 0, y_at = 0, d_at = 0;
+      next = task + 1;
+      if (c.pieces > 1) {  // those of a row up to `end` at once: every new start waits for memory
+        row = task / c.pieces;
+        next = min64(end, (row + 1) * c.pieces);
+        from = part_begin(c.inner, c.pieces, task - row * c.pieces);
+        to = part_begin(c.inner, c.pieces, next - row * c.pieces);
+      }
       for (int i = q.dims - 2; i >= 0; --i) {
-        const int64_t index = row % q.size[i];
-        row /= q.size[i];
+        const int64_t index = i > 0 ? row % q.size[i] : row;
+        if (i > 0) row /= q.size[i];
         x_at += index * q.x_stride[i], y_at += index * q.y_stride[i], d_at += index * q.d_stride[i];
       }
-      const int64_t piece = task % c.pieces, from = part_begin(c.inner, c.pieces, piece),
-                    to = part_begin(c.inner, c.pieces, piece + 1);
       if (c.direct) {
         const auto run = [&](auto tag) {
           using S = decltype(tag);

@@ -83,28 +83,33 @@ def _bmm(dtype: str, batch: int, m: int, n: int, k: int, layout: str = "NN") -> 
 
 
 def squares() -> Iterable[Case]:
-    """Cubes of 256 to 2048; all four layouts at 512 and 1024; complex up to 1024.
+    """Cubes of 256 to 4096; all four layouts from 512 to 2048; complex up to 2048.
 
-    float16 at 2048 runs transposed only: natively the row-major product would take about 20 s per call.
+    float16 from 2048 on runs transposed only: natively the row-major product would take 20 s a call and more.
     """
+    four = ("NN", "NT", "TN", "TT")
     for dtype in FLOATS:
-        for n in (256, 512, 1024, 2048):
-            layouts = ("NN", "NT", "TN", "TT") if n in (512, 1024) else ("NN",)
-            for layout in ("NT",) if (dtype, n) == ("float16", 2048) else layouts:
+        for n in (256, 512, 1024, 2048, 4096):
+            layouts = four if n in (512, 1024, 2048) else ("NN",)
+            for layout in ("NT",) if dtype == "float16" and n >= 2048 else layouts:
                 quick = n == (256 if dtype == "float16" else 512) and layout == "NN"
                 yield Case("squares", _mm(dtype, n, n, n, layout), quick)
-    for dtype, sizes in (("complex64", (256, 512, 1024)), ("complex128", (256, 512))):
+    for dtype, sizes in (("complex64", (256, 512, 1024, 2048)), ("complex128", (256, 512, 1024))):
         for n in sizes:
-            yield Case("squares", _mm(dtype, n, n, n), n == 256)
+            for layout in four if n == 512 else ("NN",):
+                yield Case("squares", _mm(dtype, n, n, n, layout), n == 256)
 
 
 def odd() -> Iterable[Case]:
-    """Sizes that fit no tile: primes and powers of two plus or minus one."""
+    """Sizes that fit no tile: primes, powers of two plus or minus one, N or K of 1 to 15 over a multiple of 16."""
     for dtype in FLOATS:
         for n in (17, 31, 63, 127, 129, 251, 257, 509, 511):
             yield Case("odd", _mm(dtype, n, n, n), n in (17, 127) or (n == 257 and dtype == "float32"))
         for m, n, k in ((127, 511, 251), (509, 17, 257), (17, 509, 257)):
             yield Case("odd", _mm(dtype, m, n, k))
+        for over in (1, 3, 7, 9, 15):
+            yield Case("odd", _mm(dtype, 192, 192 + over, 192))
+            yield Case("odd", _mm(dtype, 192, 192, 192 + over))
 
 
 def skinny() -> Iterable[Case]:
@@ -115,10 +120,10 @@ def skinny() -> Iterable[Case]:
 
 
 def decode() -> Iterable[Case]:
-    """M = 1..16 rows against weights W (NN) and W.T (NT), the matrices of models of 768 to 4096 channels."""
+    """M = 1..16 rows against weights W (NN) and W.T (NT), the matrices of models of 768 to 8192 channels."""
     weights: tuple[tuple[int, int, tuple[int, ...]], ...] = (
         (768, 768, (1, 8)), (3072, 768, (1, 2, 4, 8, 16)), (768, 3072, (1, 8)), (2048, 2048, (1, 8)),
-        (4096, 4096, (1, 2, 4, 8, 16)),
+        (4096, 4096, (1, 2, 4, 8, 16)), (8192, 8192, (1, 16)),
     )  # fmt: skip
     for dtype in MODEL_DTYPES:
         for n, k, rows in weights:
@@ -129,8 +134,9 @@ def decode() -> Iterable[Case]:
 
 
 def batched() -> Iterable[Case]:
-    """Tiny cubes by the thousand, attention shapes, broadcast and strided batches."""
+    """Tiny cubes by the thousand, 3-D rotations, attention shapes, broadcast and strided batches."""
     for dtype in FLOATS:
+        yield Case("batched", _bmm(dtype, 10000, 3, 1, 3))
         for n, batch in ((4, 10000), (8, 10000), (16, 4096), (32, 1024)):
             yield Case("batched", _bmm(dtype, batch, n, n, n), dtype == "float32" or (n == 16 and dtype == "float64"))
         yield Case("batched", _bmm(dtype, 4096, 16, 16, 16, "NB"))
