@@ -57,8 +57,8 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
   m.def("pack_weight(Tensor weight) -> Tensor");
   m.def("unpack_weight(Tensor panels, SymInt out_features, SymInt in_features, *, ScalarType dtype) -> Tensor");
   m.def(
-      "linear_packed(Tensor input, Tensor panels, Tensor? bias=None, *, SymInt out_features, ScalarType dtype) -> "
-      "Tensor");
+      "linear_packed(Tensor input, Tensor panels, Tensor? bias=None, *, SymInt out_features, ScalarType dtype, int "
+      "activation=0) -> Tensor");
 
   // Sparse matrices are their parts: crow, col and values of CSR. t_crow, t_col and t_perm are csr_transpose's results
   // for callers that have them.

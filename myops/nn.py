@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from . import _native
+from .activation import keyword
 from .ops.addmm import addmm
 from .ops.linear import linear
 from .ops.linear_packed import linear_packed
@@ -38,14 +39,18 @@ class Linear(torch.nn.Linear):
 class PackedLinear(torch.nn.Module):
     """`torch.nn.Linear` for inference, its weight packed: the bias is a parameter, the panels a buffer.
 
+    `activation` is what the kernel applies to the sum, by its name in `myops.linear`.
+
     The state_dict holds the panels. One from a machine with another instruction set is repacked when it is loaded, and
     one of a `Linear` (with `weight`) is packed. `to(dtype)` does not reach the panels: pack a weight of that dtype.
     """
 
     panels: Tensor
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, activation: str = "none") -> None:
         super().__init__()
+        keyword(activation)  # which raises for another name
+        self.activation = activation
         packed = pack_weight(weight.detach())
         self.out_features, self.in_features = packed.shape
         self.dtype = packed.dtype
@@ -53,9 +58,9 @@ class PackedLinear(torch.nn.Module):
         self.bias = None if bias is None else torch.nn.Parameter(bias.detach())
 
     @classmethod
-    def from_linear(cls, module: torch.nn.Linear) -> PackedLinear:
-        """The same layer, its weight packed."""
-        return cls(module.weight, module.bias)
+    def from_linear(cls, module: torch.nn.Linear, activation: str = "none") -> PackedLinear:
+        """The same layer, its weight packed, and what follows it."""
+        return cls(module.weight, module.bias, activation)
 
     @property
     def packed(self) -> PackedWeight:
@@ -63,10 +68,10 @@ class PackedLinear(torch.nn.Module):
         return PackedWeight(self.panels, (self.out_features, self.in_features), self.dtype)
 
     def forward(self, input: Tensor) -> Tensor:
-        return linear_packed(input, self.panels, self.bias, self.out_features, self.dtype)
+        return linear_packed(input, self.panels, self.bias, self.out_features, self.dtype, self.activation)
 
     def extra_repr(self) -> str:
-        return f"{self.packed}, bias={self.bias is not None}"
+        return f"{self.packed}, bias={self.bias is not None}, activation={self.activation}"
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         weight, panels = state_dict.pop(prefix + "weight", None), state_dict.get(prefix + "panels")

@@ -239,8 +239,6 @@ def test_names_and_refusals() -> None:
                 NotImplementedError, match=f"activation {activation} is not implemented for input of dtype"
             ):
                 myops.linear(b, b, activation=activation)
-    with pytest.raises(TypeError, match="activation is not supported with a packed weight"):
-        myops.linear(a, myops.pack_weight(a), activation="relu")
     assert torch.equal(myops.linear(a, a, None, "none"), myops.linear(a, a))
 
 

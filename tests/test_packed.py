@@ -20,6 +20,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import myops
+from myops.activation import ACTIVATIONS, activations_of
 from myops.ops._gemm import tensor
 from myops.ops.linear_packed import LinearPacked
 
@@ -58,6 +59,10 @@ def test_bits_of_the_batch_invariant_product(dtype: torch.dtype, shape: tuple[in
             with myops.use((), batch_invariant=True):
                 assert torch.equal(bits(got), bits(myops.linear(x, weight, bias))), m
                 assert torch.equal(bits(myops.linear(x, packed)), bits(myops.linear(x, weight))), m
+                for f in activations_of(dtype):
+                    name = ACTIVATIONS[f]
+                    got = myops.linear(x, packed, bias, name)
+                    assert torch.equal(bits(got), bits(myops.linear(x, weight, bias, name))), (m, name)
 
 
 def test_the_way_back_is_exact(dtype: torch.dtype) -> None:
@@ -164,6 +169,18 @@ def test_training_through_a_packed_layer() -> None:
     torch.testing.assert_close(x.grad, weight.sum(0).expand(3, 4))
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
+def test_gradients_through_an_activation(activation: str) -> None:
+    weight, bias, x = (torch.randn(shape).double() for shape in ((6, 4), (6,), (3, 4)))
+    packed = myops.pack_weight(weight)
+    leaves = x.requires_grad_(), bias.requires_grad_()
+    assert gradcheck(lambda x, b: myops.linear(x, packed, b, activation), leaves)
+    assert gradgradcheck(lambda x, b: myops.linear(x, packed, b, activation), leaves)
+    tangents = torch.func.jvp(lambda x: myops.linear(x, packed, bias, activation), (x,), (torch.ones_like(x),))
+    expected = torch.func.jvp(lambda x: myops.linear(x, weight, bias, activation), (x,), (torch.ones_like(x),))
+    torch.testing.assert_close(tangents, expected)
+
+
 def test_a_weight_that_wants_gradients_is_refused() -> None:
     weight = torch.nn.Parameter(torch.randn(5, 3))
     with pytest.raises(RuntimeError, match="weight requires grad, and a packed weight is a constant"):
@@ -218,7 +235,7 @@ def test_compiled() -> None:
     packed, bias = myops.pack_weight(torch.randn(30, 20)), torch.randn(30)
 
     def function(x: Tensor) -> Tensor:
-        return myops.linear(x, packed, bias).relu()
+        return myops.linear(x, packed, bias, "relu") - myops.linear(x, packed, None, "silu")
 
     compiled = torch.compile(function, fullgraph=True, dynamic=True)
     for m in (1, 4, 9):
@@ -243,6 +260,8 @@ def test_vmap() -> None:
     torch.testing.assert_close(got, myops.linear(x, packed))
     got = torch.vmap(lambda x, b: myops.linear(x, packed, b))(x, bias)
     torch.testing.assert_close(got, myops.linear(x, packed) + bias[:, None])
+    got = torch.vmap(lambda x, b: myops.linear(x, packed, b, "relu"))(x, bias)
+    torch.testing.assert_close(got, (myops.linear(x, packed) + bias[:, None]).relu())
     with pytest.raises(RuntimeError, match="panels cannot be batched"):
         torch.vmap(lambda p: ops.linear_packed(x, p, out_features=5, dtype=torch.float32))(packed.panels.expand(2, -1))
 
@@ -271,6 +290,11 @@ def test_module() -> None:
     with pytest.raises(RuntimeError, match="out_features and in_features are 30 and 20"):
         layer.load_state_dict(torch.nn.Linear(20, 31).state_dict())
     assert "PackedWeight(30 x 20, float32" in repr(layer)
+    activated = myops.nn.PackedLinear.from_linear(linear, "gelu")
+    torch.testing.assert_close(activated(x), torch.nn.functional.gelu(linear(x)))
+    assert "activation=gelu" in repr(activated)
+    with pytest.raises(ValueError, match="activation must be one of"):
+        myops.nn.PackedLinear.from_linear(linear, "tanh")
 
 
 def test_nothing_is_kept() -> None:

@@ -125,6 +125,26 @@ def test_tall_tiles(device: str, dtype: torch.dtype, order: str) -> None:
         assert torch.equal(got, expected.float().to(dtype) if dtype.itemsize == 2 else expected.to(dtype)), (m, n, k)
 
 
+def test_batches_of_a_few_elements(device: str, dtype: torch.dtype) -> None:
+    """Items of one tile or a few, columns among them, with and without an addend, at strides and broadcast."""
+    for m, n, k in itertools.product((1, 3, 6, 7, 17), (1, 2, 5, 17), (1, 3, 8, 15, 16, 17)):
+        a, b = whole_numbers((7, m, k), device, dtype), whole_numbers((7, k, n), device, dtype)
+        c = whole_numbers((7, m, n), device, dtype)
+        product = torch.matmul(widen(a), widen(b))
+        for x, y in (
+            (a, b),
+            (a.mT.contiguous().mT, b.mT.contiguous().mT),
+            (torch.stack([a, a], -1)[..., 0], torch.stack([b, b], -1)[..., 0]),
+        ):
+            assert torch.equal(myops.bmm(x, y).cpu(), product.to(dtype)), (m, n, k)
+            got = myops.baddbmm(c, x, y, beta=2, alpha=3)
+            assert torch.equal(got.cpu(), (2 * widen(c) + 3 * product).to(dtype)), (m, n, k)
+            into = torch.zeros(7, n, m, device=device).to(dtype).mT
+            torch.ops.myops.bmm.out(x, y, out=into)
+            assert torch.equal(into.cpu(), product.to(dtype)), (m, n, k)
+        assert torch.equal(myops.bmm(a[:1].expand(7, m, k), b).cpu(), torch.matmul(widen(a[:1]), widen(b)).to(dtype))
+
+
 @pytest.mark.parametrize("dtype_", [torch.float32, torch.bfloat16, torch.float16])
 def test_packed_rows_of_a_that_are_kept(device: str, dtype_: torch.dtype) -> None:
     """More rows than are kept at once, several blocks of panels and of k: what is kept is of this block and this part."""

@@ -61,7 +61,7 @@ Tensor unpack_weight(const Tensor& panels, int64_t out_features, int64_t in_feat
 }
 
 Tensor linear_packed(const Tensor& input, const Tensor& panels, const std::optional<Tensor>& bias, int64_t out_features,
-                     ScalarType dtype) {
+                     ScalarType dtype, int64_t activation) {
   const int64_t dims = input.dim();
   MYOPS_CHECK(dims >= 1, "input must have at least one dimension, got a 0-D tensor");
   MYOPS_CHECK(input.scalar_type() == dtype, "input and weight must have the same dtype, but got ",
@@ -77,6 +77,7 @@ Tensor linear_packed(const Tensor& input, const Tensor& panels, const std::optio
     call.c_name = "bias";
     call.beta = 1;
   }
+  call.activation = activation;
   Operand b;
   b.data = static_cast<char*>(const_cast<void*>(panels.const_data_ptr())) + sizeof(f);
   b.type = static_cast<DType>(f.dtype);

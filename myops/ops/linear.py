@@ -200,9 +200,7 @@ def linear(
     if isinstance(weight, PackedWeight):
         if out is not None:
             raise TypeError("myops.linear: out is not supported with a packed weight")
-        if activation != "none":
-            raise TypeError("myops.linear: activation is not supported with a packed weight")
-        return linear_packed(input, weight.panels, bias, weight.shape[0], weight.dtype)
+        return linear_packed(input, weight.panels, bias, weight.shape[0], weight.dtype, activation)
     if out is None:
         return call(_linear, input, weight, bias, **keyword(activation))
     return call_out(_linear, out, input, weight, bias, **keyword(activation))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
+from ..activation import activations_of, apply, check_activation, keyword
 from ..autograd import refuse_gradients
 from ..calls import call
 from ..registration import BadCall, Row, Sample, implement, register_plain, register_row
@@ -36,7 +37,14 @@ class LinearPacked(Row):
         return dtype
 
     def fake(
-        self, input: Tensor, panels: Tensor, bias: Tensor | None = None, *, out_features: int, dtype: torch.dtype
+        self,
+        input: Tensor,
+        panels: Tensor,
+        bias: Tensor | None = None,
+        *,
+        out_features: int,
+        dtype: torch.dtype,
+        activation: int = 0,
     ) -> Tensor:
         torch._check(input.dim() >= 1, lambda: "input must have at least one dimension, got a 0-D tensor")
         torch._check(
@@ -44,10 +52,20 @@ class LinearPacked(Row):
             lambda: f"input and weight must have the same dtype, but got {name_of(input.dtype)} and {name_of(dtype)}",
         )
         check_bias(bias, out_features)
+        check_activation("linear", activation, input, "input")
         return input.new_empty((*input.shape[:-1], out_features))
 
+    def with_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Gradients and tangents go through an activation of torch's: a packed weight is for inference."""
+        return self._activated(args, kwargs) if kwargs.get("activation") else None
+
+    def _activated(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        plain = {**kwargs, "activation": 0}
+        check_activation("linear", kwargs["activation"], args[0], "input")
+        return apply(kwargs["activation"], ops().linear_packed(*args, **plain))
+
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
-        input, panels, bias, ctx.out_features, ctx.dtype = flat
+        input, panels, bias, ctx.out_features, ctx.dtype, _ = flat
         ctx.in_features, ctx.bias_shape = input.shape[-1], None if bias is None else bias.shape
         ctx.save_for_backward(panels)
         ctx.save_for_forward(panels)
@@ -77,9 +95,9 @@ class LinearPacked(Row):
         x = batched(input, dims[0], size)
         if bias is None or dims[2] is None:
             return ops().linear_packed(x, panels, bias, **kwargs)
-        b = batched(bias, dims[2], size)
+        b, activation = batched(bias, dims[2], size), kwargs.pop("activation", 0)
         result = ops().linear_packed(x, panels, **kwargs)
-        return result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:])
+        return apply(activation, result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:]))
 
     def flops(self, x: Any, *args: Any, out_features: int, **kwargs: Any) -> int:
         return 2 * out_features * math.prod(x)
@@ -95,6 +113,8 @@ class LinearPacked(Row):
             panels, kwargs = packed(5, 3)
             yield sample(f"{list(x)} bias", t(*x), panels, t(5), **kwargs)
             yield sample(f"{list(x)}", t(*x), panels, **kwargs)
+            for activation in activations_of(dtype):
+                yield sample(f"{list(x)} f{activation}", t(*x), panels, t(5), **kwargs, activation=activation)
         for n, k in [(5, 0), (70, 65), (33, 40), (1, 9)]:
             panels, kwargs = packed(n, k)
             yield sample(f"{n} x {k}", t(33, k), panels, t(n), **kwargs)
@@ -110,13 +130,21 @@ class LinearPacked(Row):
         yield bad("panels must be a contiguous uint8 vector", x, w, **kwargs)
         yield bad("do not hold a packed weight", x, panels[:-1], **kwargs)
         yield bad("do not hold a packed weight", x, torch.zeros_like(panels), **kwargs)
+        yield bad("activation must be 0 (none), 1 (relu)", x, panels, **kwargs, activation=5)
 
     def reference(
-        self, input: Tensor, panels: Tensor, bias: Tensor | None = None, *, out_features: int, dtype: torch.dtype
+        self,
+        input: Tensor,
+        panels: Tensor,
+        bias: Tensor | None = None,
+        *,
+        out_features: int,
+        dtype: torch.dtype,
+        activation: int = 0,
     ) -> Tensor:
         weight = ops().unpack_weight(panels, out_features, input.shape[-1], dtype=dtype).to(input.dtype)
         result = torch.matmul(input, weight.mT)
-        return result if bias is None else result + bias
+        return apply(activation, result if bias is None else result + bias)
 
 
 register_plain("pack_weight", _fake_pack)
@@ -133,11 +161,19 @@ implement(
 _linear_packed = register_row(LinearPacked())
 
 
-def linear_packed(input: Tensor, panels: Tensor, bias: Tensor | None, out_features: int, dtype: torch.dtype) -> Tensor:
+def linear_packed(
+    input: Tensor,
+    panels: Tensor,
+    bias: Tensor | None,
+    out_features: int,
+    dtype: torch.dtype,
+    activation: str | int = "none",
+) -> Tensor:
     """`myops.linear` for the parts of a `PackedWeight`."""
     if input.device != panels.device or panels.device.type == "cuda":
         raise RuntimeError(
             f"a packed weight is for products on the CPU, but weight is on {panels.device} and input on "
             f"{input.device}; on other devices pass the weight itself"
         )
-    return call(_linear_packed, input, panels, bias, out_features=out_features, dtype=dtype)
+    f = keyword(activation)
+    return call(_linear_packed, input, panels, bias, out_features=out_features, dtype=dtype, **f)

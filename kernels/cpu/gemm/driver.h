@@ -175,6 +175,9 @@ struct Tiled {
     run_tasks(rt, p.parallel, g.batch() * parts, b_bytes + a_bytes + (totals_wait + chain_waits) * s_bytes,
               [&](int64_t begin, int64_t end, char* scratch) {
                 [[maybe_unused]] const typename C::Session session;
+                if constexpr (!C::kMatrixUnit)
+                  if (parts == 1 && panels == 1 && tiles <= mc_tiles && p.direct_d && p.kc >= g.K && !g.b_panels)
+                    return run_items(begin, end, scratch);
                 if (parts == 1 && !p.panels_first) {
                   for (int64_t item = begin; item < end; ++item)
                     run_part(item, 0, tiles, 0, panels, mc_tiles, nc_panels, scratch);
@@ -190,6 +193,53 @@ struct Tiled {
                   }
                 }
               });
+  }
+
+  // Matrices of a few elements times a column each, as rotations are: a vector of one useful lane is no faster.
+  void run_columns(int64_t begin, int64_t end) const {
+    const Gemm q = g;  // a copy, which stores to D cannot change
+    const T scale = alpha, scale_c = beta;
+    for (int64_t item = begin; item < end; ++item) {
+      const T* const a = at<T>(q.A.data, batch_offset(q, q.A, item));
+      const T* const b = at<T>(q.B.data, batch_offset(q, q.B, item));
+      const T* const c = q.C.data == nullptr ? nullptr : at<T>(q.C.data, batch_offset(q, q.C, item));
+      T* const d = at<T>(q.D.data, batch_offset(q, q.D, item));
+      for (int64_t i = 0; i < q.M; ++i) {
+        T sum{};
+        for (int64_t k = 0; k < q.K; ++k) sum += a[i * q.A.row_stride + k * q.A.col_stride] * b[k * q.B.row_stride];
+        sum = rounded(sum * scale);
+        d[i * q.D.row_stride] = c == nullptr ? sum : sum + rounded(c[i * q.C.row_stride] * scale_c);
+      }
+    }
+  }
+
+  // Items of a single panel and a single block: what run_part does, without its loops, which are most of the time of
+  // an item of a few elements.
+  void run_items(int64_t begin, int64_t end, char* scratch) const {
+    BE* const b_packed = reinterpret_cast<BE*>(scratch);
+    AE* const a_packed = reinterpret_cast<AE*>(scratch + b_bytes);
+    if constexpr (std::is_same_v<S, Out> && std::is_same_v<S, T>)
+      if (p.cols == 1 && !g.batch_invariant && g.activation == Activation::none) return run_columns(begin, end);
+    Tile<C> t{};
+    t.k = steps_of(g.K);
+    t.b_k = p.pack_b ? vectors * L : g.B.row_stride * unit;
+    t.last = static_cast<int>(p.cols - (vectors - 1) * L);
+    t.alpha = alpha, t.beta = beta;
+    for (int64_t item = begin; item < end; ++item) {
+      const S* const a = at<S>(g.A.data, batch_offset(g, g.A, item) * unit);
+      const S* const b = at<S>(g.B.data, batch_offset(g, g.B, item) * unit);
+      if (p.pack_b) pack_panels(b, 0, g.K, 0, 1, b_packed);
+      if (p.pack_a) pack_a(a, 0, g.K, 0, tiles, a_packed);
+      t.b = p.pack_b ? b_packed : reinterpret_cast<const BE*>(b);
+      if constexpr (C::kStart) t.start = t.b + t.k * t.b_k;
+      Position q{0, 0, 0, p.cols, g.C.data == nullptr ? 0 : batch_offset(g, g.C, item), batch_offset(g, g.D, item)};
+      for (int64_t i = 0; i < tiles; ++i) {
+        q.row = tile_row(i), q.rows = tile_row(i + 1) - q.row;
+        set_a(t, a, 0, i, 0, a_packed);
+        t.rows = static_cast<int>(q.rows * unit);
+        write_direct(t, kernel(t.rows, vectors), q);
+      }
+    }
   }
 
   void run_part(int64_t item, int64_t tile0, int64_t tile1, int64_t panel0, int64_t panel1, int64_t mc_tiles,

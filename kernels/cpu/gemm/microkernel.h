@@ -369,7 +369,8 @@ struct Bf16DotStep {  // pairs of bfloat16: twice the lanes a step
 };
 
 // How far ahead columns are asked for, in bytes; where one ends, at the start of the next NC. Of 256 to 4096 the best
-// for float32 and bfloat16 alike.
+// for float32 and bfloat16 alike. One column at a time is a single stream, which the hardware asks for faster alone
+// (Zen 5, one thread: 41 GB/s, and 38 with hints at any distance).
 constexpr int kDotBytesAhead = 1024;
 
 template <class Isa, class T, class S, class Step, int MR, int NC>
@@ -387,7 +388,7 @@ void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col,
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
       const typename Step::Operand bv = Step::load(b + j * b_col + p);
-      __builtin_prefetch(ahead + j * b_col);
+      if constexpr (NC > 1) __builtin_prefetch(ahead + j * b_col);
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i) sums[i][j] = Step::multiply_add(sums[i][j], av[i], bv);
     }
