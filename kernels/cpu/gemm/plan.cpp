@@ -155,7 +155,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     p.b_far = g.K * g.N > (1 << 16);
     if (!p.pack_b && !g.b_panels && skinny && p.b_far)
       p.kc = 16;
-    else if (p.pack_b && b_n_contiguous && is_16bit && g.M <= 8 * kMaxRows && g.K * g.N > (1 << 20))
+    else if (p.pack_b && b_n_contiguous && is_16bit && g.M <= 8 * kMaxRows && g.N > panel && g.K * g.N > (1 << 20))
       p.kc = 256;  // many panels fit L2 and are packed together, in long runs of each row
     else
       p.kc = p.chain;
@@ -172,7 +172,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   // 5). Not where threads would go without one.
   const int tall = tall_rows(isa.panel_vectors);
   if (p.driver == Driver::tiled && !in_unit && vectors == 1 && p.rows >= tall &&
-      g.batch() * (p.rows / tall) >= 2 * threads)
+      g.batch() * (p.rows / tall) >= (threads > 1 ? 2 * threads : 1))
     p.tall = tall;
   const int max_rows = in_unit ? kUnitRows : p.tall > 0 ? p.tall : kMaxRows;
   const int64_t row_tiles = ceil_div(p.rows, max_rows);
