@@ -47,11 +47,11 @@ class TestDecisions(expecttest.TestCase):
             "\n".join(lines) + "\n",
             """\
 avx512_bf16 float32 1x1024x1024x1024 NN: tiled compute=f32 tile=6x64 pack=B chain=384 kc=384 mc=96 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
-avx512_bf16 float32 1x1x4096x4096 NN: tiled compute=f32 tile=1x64 pack= chain=384 kc=16 mc=6 nc=4096 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
+avx512_bf16 float32 1x1x4096x4096 NN: tiled compute=f32 tile=1x64 pack= chain=384 kc=64 mc=6 nc=3072 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
 avx512_bf16 float32 1x1x4096x4096 NT: dot compute=f32 tile=1x64 pack= chain=4096 kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 float32 1x4096x1x4096 NN: dot compute=f32 tile=1x64 pack= chain=4096 kc=4096 mc=6 nc=64 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 bfloat16 1x64x768x768 NT: tiled compute=bf16_dot tile=6x64 pack=B chain=768 kc=768 mc=66 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-avx512_bf16 bfloat16 1x4x4096x4096 NN: tiled compute=f32 tile=4x64 pack=A chain=1024 kc=16 mc=6 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
+avx512_bf16 bfloat16 1x4x4096x4096 NN: tiled compute=f32 tile=4x64 pack=A keep-a chain=1024 kc=64 mc=6 nc=3072 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
 avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB chain=256 kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B chain=256 kc=256 mc=150 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
 avx512_bf16 int8 1x256x256x256 NN: tiled compute=i8_dot tile=6x64 pack=B chain=256 kc=256 mc=258 nc=256 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
