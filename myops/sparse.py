@@ -256,14 +256,13 @@ def _csr_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
     words. That takes 3 us more, and some 20 us where a product of megabytes has just driven the interpreter out of the
     cache.
     """
-    a, b = args[:2]
-    if (
-        a.__class__ is not Tensor
-        or a.layout is not torch.sparse_csr
-        or (b.__class__ is not Tensor and b.__class__ is not Parameter)
-        or b.layout is not torch.strided
-        or is_recorded(args)
-    ):
+    a, *strided = args
+    if a.__class__ is not Tensor or a.layout is not torch.sparse_csr:
+        return None
+    for t in strided:
+        if (t.__class__ is not Tensor and t.__class__ is not Parameter) or t.layout is not torch.strided:
+            return None
+    if is_recorded(args):
         return None
     try:
         return call_unrecorded(_csr_mm_op, args, scalars)
@@ -295,8 +294,7 @@ def _times_sparse(a: Any, b: Any) -> Any:
         return _assemble(torch.sparse_csc, (ccol, row), values, size)
     x, y = x.by_rows(), y.by_rows()
     coo = not isinstance(a, CSR) and not isinstance(b, CSR) and a.layout == b.layout == torch.sparse_coo
-    parts = x.crow, x.col, x.values, y.crow, y.col, y.values, y.cols
-    crow, col, values = torch.ops.myops.spgemm(*parts, coo=True) if coo else torch.ops.myops.spgemm(*parts)
+    crow, col, values = torch.ops.myops.spgemm(x.crow, x.col, x.values, y.crow, y.col, y.values, y.cols, coo=coo)
     if coo:
         return _assemble(torch.sparse_coo, (col,), values, size)
     if isinstance(a, CSR) or isinstance(b, CSR):
@@ -374,6 +372,8 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
         result = _csr_mm((a, b, input), beta=float(beta), alpha=float(alpha))
         if result is not None:
             return result
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input must be a Tensor, but got {type(input).__name__}")
     _check_inner(a, b)
     _check_types(a, b)
     if is_sparse(input) or is_sparse(a) == is_sparse(b):

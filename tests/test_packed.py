@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import os
 import pickle
@@ -262,6 +263,9 @@ def test_vmap() -> None:
     torch.testing.assert_close(got, myops.linear(x, packed) + bias[:, None])
     got = torch.vmap(lambda x, b: myops.linear(x, packed, b, "relu"))(x, bias)
     torch.testing.assert_close(got, (myops.linear(x, packed) + bias[:, None]).relu())
+    with pytest.raises(RuntimeError, match="activation must be 0"):
+        f = functools.partial(ops.linear_packed, out_features=5, dtype=torch.float32, activation=7)
+        torch.vmap(lambda x, b: f(x, packed.panels, b))(x, bias)
     with pytest.raises(RuntimeError, match="panels cannot be batched"):
         torch.vmap(lambda p: ops.linear_packed(x, p, out_features=5, dtype=torch.float32))(packed.panels.expand(2, -1))
 

@@ -384,6 +384,8 @@ def csr(m: int, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
         (lambda: myops.sparse.mm(csr(3, 4).to(torch.bool), torch.ones(4, 2).bool()), NotImplementedError, "not implemented for values of dtype bool"),
         (lambda: myops.sparse.mm(torch.ones(3, 4, 2).to_sparse(2), torch.ones(4, 2)), RuntimeError, "a and b must be matrices, got 3-D sparse_coo"),
         (lambda: myops.sparse.addmm(csr(3, 2), csr(3, 4), torch.ones(4, 2)), RuntimeError, "addmm takes a strided input, one sparse and one strided matrix"),
+        (lambda: myops.sparse.addmm(None, csr(3, 4), torch.ones(4, 2)), TypeError, "input must be a Tensor, but got NoneType"),
+        (lambda: myops.sparse.addmm(2.0, csr(3, 4), torch.ones(4, 2)), TypeError, "input must be a Tensor, but got float"),
         (lambda: myops.sparse.addmm(torch.ones(5), csr(3, 4), torch.ones(4, 2)), RuntimeError, "input of shape [5] cannot be broadcast to the result's shape [3, 2]"),
         (lambda: myops.sparse.sampled_addmm(torch.ones(3, 2), torch.ones(3, 4), torch.ones(4, 2)), RuntimeError, "input must be COO, CSR, CSC or myops.CSR, got 2-D strided of float32"),
         (lambda: myops.sparse.sampled_addmm(csr(3, 3), torch.ones(3, 4), torch.ones(4, 2)), RuntimeError, "input must have the shape of mat1 @ mat2, [3, 2], but got [3, 3]"),

@@ -46,8 +46,8 @@ def draw(rows: Sequence[report.Row], arguments: argparse.Namespace) -> None:
         report.roofline(rows, arguments.roofline)
 
 
-def header_lines(described: dict[str, Any], threads: Sequence[int]) -> list[str]:
-    """What it runs on, the measured roofs, and a warning when the machine is busy."""
+def header_lines(described: dict[str, Any], threads: Sequence[int], allocator: str) -> list[str]:
+    """What it runs on, the measured roofs, a warning when the machine is busy, and how memory is kept and measured."""
     lines = [
         f"myops {described['myops']} (commit {described['commit']}, {described['isa']}) "
         f"against torch {described['torch']}, Python {described['python']}",
@@ -60,7 +60,7 @@ def header_lines(described: dict[str, Any], threads: Sequence[int]) -> list[str]
         text = ", ".join(f"{name} {'-' if peak is None else format(peak, '.0f')}" for name, peak in peaks)
         reads = ", ".join(f"{level} {machine.read_bandwidth(level, count):.0f}" for level in ("dram", "cache"))
         lines.append(f"roofs, {count} thread{'s' if count > 1 else ''}: FMA GF/s {text}; read GB/s {reads}")
-    return [*lines, f"memory column: {memory.METHOD}; {memory.keep_freed()}", ""]
+    return [*lines, f"memory column: {memory.METHOD}; {allocator}", ""]
 
 
 def run_suite(
@@ -69,7 +69,8 @@ def run_suite(
     """Run the jobs at every thread count and print rows, then the summary. started: a time.perf_counter() value."""
     threads = arguments.threads or (torch.get_num_threads(),)
     described = machine.describe()
-    print("\n".join(header_lines(described, threads)), flush=True)
+    allocator = memory.keep_freed()
+    print("\n".join(header_lines(described, threads, allocator)), flush=True)
     rows: list[report.Row] = []
     dropped = 0
     with contextlib.ExitStack() as stack:

@@ -97,6 +97,7 @@ class Linear(Activated):
     ) -> Tensor:
         if dims[1] is None and (bias is None or dims[2] is None):
             return ops().linear(input.movedim(dims[0], 0), weight, bias, activation=activation)
+        check_activation("linear", activation, input, "input")
         x = batched(input, dims[0], size)
         if dims[1] is None:
             result = ops().linear(x, weight)

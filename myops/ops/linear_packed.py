@@ -57,12 +57,11 @@ class LinearPacked(Row):
 
     def with_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Gradients and tangents go through an activation of torch's: a packed weight is for inference."""
-        return self._activated(args, kwargs) if kwargs.get("activation") else None
-
-    def _activated(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        plain = {**kwargs, "activation": 0}
-        check_activation("linear", kwargs["activation"], args[0], "input")
-        return apply(kwargs["activation"], ops().linear_packed(*args, **plain))
+        activation = kwargs.get("activation", 0)
+        if not activation:
+            return None
+        check_activation("linear", activation, args[0], "input")
+        return apply(activation, ops().linear_packed(*args, **{**kwargs, "activation": 0}))
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
         input, panels, bias, ctx.out_features, ctx.dtype, _ = flat
@@ -96,6 +95,7 @@ class LinearPacked(Row):
         if bias is None or dims[2] is None:
             return ops().linear_packed(x, panels, bias, **kwargs)
         b, activation = batched(bias, dims[2], size), kwargs.pop("activation", 0)
+        check_activation("linear", activation, input, "input")
         result = ops().linear_packed(x, panels, **kwargs)
         return apply(activation, result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:]))
 
@@ -132,19 +132,11 @@ class LinearPacked(Row):
         yield bad("do not hold a packed weight", x, torch.zeros_like(panels), **kwargs)
         yield bad("activation must be 0 (none), 1 (relu)", x, panels, **kwargs, activation=5)
 
-    def reference(
-        self,
-        input: Tensor,
-        panels: Tensor,
-        bias: Tensor | None = None,
-        *,
-        out_features: int,
-        dtype: torch.dtype,
-        activation: int = 0,
-    ) -> Tensor:
-        weight = ops().unpack_weight(panels, out_features, input.shape[-1], dtype=dtype).to(input.dtype)
+    def reference(self, input: Tensor, panels: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
+        shape = kwargs["out_features"], input.shape[-1]
+        weight = ops().unpack_weight(panels, *shape, dtype=kwargs["dtype"]).to(input.dtype)
         result = torch.matmul(input, weight.mT)
-        return apply(activation, result if bias is None else result + bias)
+        return apply(kwargs.get("activation", 0), result if bias is None else result + bias)
 
 
 register_plain("pack_weight", _fake_pack)
