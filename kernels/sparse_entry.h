@@ -39,16 +39,16 @@ struct Pattern {
     check_same_device(col, col_name, crow, crow_name);
     MYOPS_CHECK(crow.size(0) >= 1, crow_name, " must hold at least one element, the 0 that it starts with");
     MYOPS_CHECK(cols >= 0, "columns must not be negative, but got ", cols);
-    crow = as_contiguous(crow);
-    col = as_contiguous(col);
     csr.rows = crow.size(0) - 1;
     csr.cols = cols;
     csr.nnz = col.size(0);
-    csr.crow = crow.const_data_ptr();
-    csr.col = col.const_data_ptr();
     csr.wide = crow.scalar_type() == ScalarType::Long;
     MYOPS_CHECK(csr.wide || csr.nnz <= std::numeric_limits<int32_t>::max(), col_name, " has ", csr.nnz,
                 " entries, more than int32 indices can count");
+    crow = as_contiguous(crow);
+    col = as_contiguous(col);
+    csr.crow = crow.const_data_ptr();
+    csr.col = col.const_data_ptr();
   }
 
   void check(Status status) const {

@@ -276,6 +276,22 @@ def test_fakes_agree_with_kernels(component: Row, dtype: torch.dtype, device: st
             assert (x.shape, x.dtype, x.stride()) == (y.shape, y.dtype, y.stride()), sample.name
 
 
+def test_more_entries_than_indices_count(device: str) -> None:
+    """Said before a copy of them is made: one element stands for all."""
+    crow = torch.tensor([0, 1], dtype=torch.int32, device=device)
+    col = torch.zeros(1, dtype=torch.int32, device=device).expand(2**31)
+    v = torch.ones(1, device=device).expand(2**31)
+    x = torch.ones(1, 4, device=device)
+    for call in (
+        lambda: ops.spmm(crow, col, v, x),
+        lambda: ops.sddmm(crow, col, x, x),
+        lambda: ops.csr_transpose(crow, col, 1),
+        lambda: ops.spgemm(crow, col, v, crow, col, v, 1),
+    ):
+        with pytest.raises(RuntimeError, match="has 2147483648 entries, more than int32 indices can count"):
+            call()
+
+
 @pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("words", list(BAD_PATTERNS))
 def test_bad_patterns_are_found(words: str, index: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
