@@ -35,7 +35,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 FAMILIES = ["float", "complex", "integer", "add", "sparse"]
 KERNELS = ["tile", "skinny", "tiny", "mma", "wgmma", "limb"]
-CLASSES = ["square", "epilogue", "odd", "decode", "batch", "integer", "rest", "sparse", "real"]
+CLASSES = ["square", "epilogue", "tf32", "odd", "decode", "batch", "integer", "rest", "sparse", "real"]
 TOOLS = ["memcheck", "synccheck", "racecheck"]
 # Seconds at most, and what runs in processes of its own.
 PHASES = {

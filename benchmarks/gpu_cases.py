@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -42,6 +43,16 @@ class Device:
 
 
 Case = tuple[str, Callable[[Device], dict[str, Any]]]
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Whether torch and myops may round float32 operands to TF32."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def short(dtype: torch.dtype) -> str:

@@ -18,12 +18,14 @@ from torch import Tensor
 
 import myops
 
-from .gpu_cases import FAMILIES, Case, Device, random, short
+from .gpu_cases import FAMILIES, Case, Device, random, short, tf32
 
 L2_BYTES = 60 << 20  # inputs are rotated over more than this, so that a launch does not find its own data in the cache
 
 # How far a result may be from torch's, of the largest element, before anything is timed.
 CLOSE = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float32: 1e-4, torch.complex64: 1e-4}
+
+CLOSE_TF32 = 2e-3
 
 Call = Callable[..., Any]
 
@@ -40,6 +42,7 @@ class Work:
     graph: bool = True  # False: one side waits for the device, which no graph can hold; timed as a stream of calls
     moved: Callable[..., int] | None = None  # bytes, of the arguments; None: what they and the result hold
     check: Call | None = None  # what the result is compared with; None: native's
+    tf32: bool = False  # both may round float32
     packs: bool = False  # takes memory for operands that it has to align first
 
 
@@ -98,20 +101,26 @@ def route(mode: str) -> Iterator[None]:
             os.environ["MYOPS_CUDA_GEMM"] = before
 
 
-def check_close(mine: Tensor, theirs: Tensor) -> None:
+def check_close(mine: Tensor, theirs: Tensor, rounded: bool = False) -> None:
     """theirs: torch's result, in a wider dtype where torch's own sums are not to be trusted."""
     wide = torch.complex128 if mine.is_complex() else torch.float64
     worst = float((mine.to(wide) - theirs.to(wide)).abs().max() / theirs.to(wide).abs().max().clamp_min(1e-300))
-    assert worst <= CLOSE.get(mine.dtype, 1e-12), f"the result is {worst:.3g} of the largest element off torch's"
+    bound = CLOSE_TF32 if rounded else CLOSE.get(mine.dtype, 1e-12)
+    assert worst <= bound, f"the result is {worst:.3g} of the largest element off torch's"
 
 
 def timed(device: Device, work: Work) -> dict[str, Any]:
-    """Own kernels, what `auto` chooses, and torch's, interleaved."""
+    with tf32(work.tf32):
+        return interleaved(device, work)
+
+
+def interleaved(device: Device, work: Work) -> dict[str, Any]:
+    """Own kernels, what `auto` chooses, and torch's, in turn."""
     first = work.make(device)
     with route("own"):
         mine, theirs = work.ours(*first), (work.check or work.native)(*first)
         if isinstance(mine, Tensor) and theirs.layout == torch.strided:  # gpu_sparse.py compares sparse results
-            check_close(mine, theirs)
+            check_close(mine, theirs, work.tf32)
     if work.moved is not None:
         moved = work.moved(*first)
     else:
@@ -199,12 +208,12 @@ def invariant_work(n: int) -> Work:
     return replace(plain, ours=invariant)
 
 
-def activated_work(activation: str, gradients: bool) -> Work:
+def activated_work(activation: str, gradients: bool, dtype: torch.dtype = torch.bfloat16) -> Work:
     """linear + bias + activation of 4096 rows, alone or with the gradients of all three arguments."""
     plain = product_work(
         f"4096x4096x1024 bias {activation}{', training' if gradients else ''}",
         "linear",
-        torch.bfloat16,
+        dtype,
         (4096, 1024),
         (4096, 1024),
         (4096,),
@@ -245,6 +254,19 @@ def timing_works(family: str) -> Iterator[Work]:
             yield product_work("4096x1024x1024 bias", "linear", dtype, (4096, 1024), (1024, 1024), (1024,))
         for activation, gradients in itertools.product(("gelu", "silu"), (False, True)):
             yield activated_work(activation, gradients)
+    elif family == "tf32":
+        squares = [product_work(f"{n}^3", "mm", f32, (n, n), (n, n), flip="b") for n in (512, 1024, 2048, 4096)]
+        others = [
+            product_work("4096^3 nn", "mm", f32, (4096, 4096), (4096, 4096)),
+            product_work("2-D C 4096^2 K=512", "addmm", f32, (4096, 4096), (4096, 512), (512, 4096)),
+            product_work("K=588", "mm", f32, (9477, 588), (588, 1152)),
+            product_work("K=1157", "mm", f32, (4096, 1157), (1157, 1024)),
+            product_work("4096x1024x1024 bias", "linear", f32, (4096, 1024), (1024, 1024), (1024,)),
+            product_work("broadcast 16x16", "matmul", f32, (16, 1, 128, 256), (1, 16, 256, 128)),
+        ]
+        activated = [activated_work(f, g, f32) for f, g in itertools.product(("gelu", "silu"), (False, True))]
+        for work in [*squares, *others, *activated]:
+            yield replace(work, name=f"tf32 {work.name}", tf32=True)
     elif family == "odd":
         for dtype in (bf16, f16):
             yield product_work("K=588", "mm", dtype, (9477, 588), (588, 1152))

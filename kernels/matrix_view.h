@@ -75,6 +75,8 @@ struct Gemm {
   // The bits of a result depend on its row of A, its column of B, its element of C, K and the dtypes; not on M, N, the
   // batch or strides. Engines that are like this anyway ignore it.
   bool batch_invariant = false;
+  // float32 operands may be rounded to TF32, which has 10 bits of mantissa, for tensor cores to take. CUDA only.
+  bool tf32 = false;
   // B.data is a packed weight (cpu/gemm/panels.h) and has no strides. CPU only; one weight for the whole batch.
   bool b_panels = false;
 

@@ -43,6 +43,8 @@ pytestmark = pytest.mark.skipif(
 INSTRUCTIONS = {
     "gemm/wgmma_bf16.cu": ("sm_90a", ["HGMMA.64x256x16.F32.BF16", "HGMMA.64x128x16.F32.BF16", "UTMALDG.5D"]),
     "gemm/wgmma_f16.cu": ("sm_90a", ["HGMMA.64x256x16.F32", "HGMMA.64x128x16.F32", "UTMALDG.5D"]),
+    "gemm/wgmma_tf32.cu": ("sm_90a", ["HGMMA.64x256x8.F32.TF32", "HGMMA.64x128x8.F32.TF32", "UTMALDG.5D"]),
+    "gemm/mma_tf32.cu": ("sm_80", ["HMMA.1688.F32.TF32", "LDSM.16.M88.4", "LDGSTS"]),
     "gemm/mma_half.cu": ("sm_80", ["HMMA.16816.F32.BF16", "HMMA.16816.F32", "LDSM.16.M88.4", "LDGSTS"]),
     "gemm/mma_byte.cu": ("sm_80", ["IMMA.16832.S8.S8", "IMMA.16832.U8.U8", "LDSM.16.M88.4", "LDGSTS"]),
     "gemm/limb_tile.cu": ("sm_80", ["IMMA.16832.S8.S8", "IMMA.16832.U8.U8", "LDSM.16.M88.4"]),

@@ -27,6 +27,7 @@ from emulation.support import (
     reference,
     run_kernel,
     same,
+    wide,
 )
 
 from myops._native import DTYPE_CODES
@@ -369,6 +370,127 @@ def test_mma_bits_do_not_depend_on_anything_else(library, kind):
     same(run_kernel(library, "small mma", lay_out(a, "strided"), lay_out(b, "transposed"))[0], whole)
 
 
+TF32_KERNELS = ["small mma", "large mma", "narrow wgmma", "small wgmma", "large wgmma"]
+
+
+def to_tf32(t):
+    """float32 with 10 bits of mantissa, rounded to nearest (of no_ties, however ties are rounded)."""
+    mantissa, exponent = torch.frexp(t.double())
+    return torch.ldexp((mantissa * 2**11).round(), exponent - 11).float()
+
+
+def no_ties(*shape):
+    """Random numbers, none of which lies halfway between two of TF32."""
+    return (torch.randn(shape).view(torch.int32) | 1).view(torch.float32)
+
+
+@pytest.fixture(params=["set_float32_matmul_precision", "allow_tf32", "fp32_precision"])
+def tf32(request):
+    """The ways to allow it that torch has."""
+    matmul = torch.backends.cuda.matmul
+    if request.param == "set_float32_matmul_precision":
+        torch.set_float32_matmul_precision("high")
+    else:
+        setattr(matmul, request.param, {"allow_tf32": True, "fp32_precision": "tf32"}[request.param])
+    yield
+    torch.set_float32_matmul_precision("highest")
+    matmul.fp32_precision = "none"
+
+
+@pytest.mark.parametrize("kernel", TF32_KERNELS)
+def test_tf32_layouts(library, kernel):
+    """Whole numbers are exact in TF32: tails of every side, operands that run along K, and those that are packed to."""
+    for m, n, k, aligned in [(72, 136, 84, True), (270, 264, 12, True), (33, 65, 37, False), (5, 130, 70, False)]:
+        a, b = integers((2, m, k), torch.float32, 1), integers((2, k, n), torch.float32, 2)
+        expected = reference(None, a, b, 0, 1, torch.float32)
+        for la, lb in itertools.product(["contiguous", "transposed"], repeat=2):
+            got, p = run_kernel(library, kernel, lay_out(a, la), lay_out(b, lb), max_blocks=2)
+            same(got, expected)
+            assert (p["a_along_k"], p["b_along_k"]) == (1, 1)
+            assert (p["a_packed"], p["b_packed"]) == (aligned and la == "contiguous", aligned and lb == "transposed")
+        got, _ = run_kernel(library, kernel, lay_out(a, "strided"), lay_out(b, "offset"))
+        same(got, expected)
+        got, _ = run_kernel(library, kernel, a, b[:1].expand(2, k, n), column_major=True)
+        same(got, reference(None, a, b[:1], 0, 1, torch.float32))
+
+
+@pytest.mark.parametrize("kernel", TF32_KERNELS)
+def test_tf32_rounds_to_nearest(library, kernel):
+    torch.manual_seed(10)
+    a, b = no_ties(1, 100, 75), no_ties(1, 75, 90)
+    a[0, 0, 0], a[0, 1, 0] = float("inf"), float("nan")
+    got, _ = run_kernel(library, kernel, a, b)
+    expected = wide(to_tf32(a)) @ wide(to_tf32(b))
+    bound = 1e-6 * (wide(a).abs() @ wide(b).abs())
+    assert bool(((got.double() - expected).abs() <= bound)[:, 2:].all())
+    assert torch.equal(got[0, :2].isnan(), expected[0, :2].isnan())
+    assert torch.equal(got[0, 0].isinf(), expected[0, 0].isinf())
+    assert not torch.equal(got, (wide(a) @ wide(b)).float())
+
+
+@pytest.mark.parametrize("kernel", TF32_KERNELS)
+def test_tf32_bits_do_not_depend_on_anything_else(library, kernel):
+    torch.manual_seed(9)
+    a, b = torch.randn(1, 140, 100), torch.randn(1, 100, 150)
+    whole, _ = run_kernel(library, f"large {kernel.split()[1]}", a, b)
+    for rows in (1, 33, 140):
+        same(run_kernel(library, kernel, a[:, :rows], b)[0], whole[:, :rows])
+    same(run_kernel(library, kernel, lay_out(a, "strided"), lay_out(b, "transposed"))[0], whole)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_tf32_where_torch_allows_it(ops, library, tf32, capability):
+    """The operators round then, with every end of a product; few rows, whose bound is memory, stay exact."""
+    torch.manual_seed(11)
+    library.emulation_machine(2, capability)
+    try:
+        x, w, c = no_ties(150, 72), no_ties(134, 72), torch.randn(150, 134)
+        rounded = wide(to_tf32(x)) @ wide(to_tf32(w)).t()
+
+        def near(actual, expected):
+            assert bool(((actual.double() - expected).abs() <= 1e-5 * (1 + expected.abs())).all())
+
+        before = ops.mm(x, w.t())
+        near(before, rounded)
+        few = wide(x[:16]) @ wide(w).t()
+        assert bool(((ops.mm(x[:16], w.t()) - few).abs() < 1e-4).all())
+        near(ops.addmm(c, x, w.t(), beta=2, alpha=3), 3 * rounded + 2 * wide(c))
+        near(ops.linear(x, w, c[0, :], activation=2), F.gelu(rounded + wide(c[0])))
+        got, kept = ops.addmm_with_preactivation(c[0], x, w.t(), beta=0.5, alpha=0.25, activation=4)
+        near(kept, 0.25 * rounded + 0.5 * wide(c[0]))
+        near(got, F.silu(0.25 * rounded + 0.5 * wide(c[0])))
+        near(ops.addmm(c, x[:, :0], w.t()[:0], beta=2), 2 * wide(c))
+        batch = no_ties(2, 1, 2, 40, 72)
+        near(ops.matmul(batch, w[:130].t()), wide(to_tf32(batch)) @ wide(to_tf32(w[:130])).t())
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cuda.matmul.fp32_precision = "none"
+        near(ops.mm(x, w.t()), wide(x) @ wide(w).t())
+        assert not torch.equal(ops.mm(x, w.t()), before)
+    finally:
+        library.emulation_machine(132, 80)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_tf32_is_batch_invariant(ops, library, tf32, capability):
+    torch.manual_seed(4)
+    a, b = torch.randn(150, 45), torch.randn(45, 130)
+    library.emulation_machine(132, capability)
+    library.myops_set_batch_invariant(1)
+    try:
+        whole = ops.mm(a, b)
+        assert not torch.equal(whole, a @ b)
+        for rows in (1, 2, 16, 17, 129):
+            same(ops.mm(a[:rows], b), whole[:rows])
+        for columns in (slice(0, 1), slice(3, 40), slice(1, 130)):
+            same(ops.mm(a[5:38], lay_out(b[:, columns], "transposed")), whole[5:38, columns])
+        right = b[:, :16].reshape(45, 2, 2, 4).permute(1, 2, 0, 3)[None, :, None]
+        got = ops.matmul(a[:12].reshape(2, 1, 2, 1, 3, 45), right)
+        same(got, whole[:12, :16].reshape(2, 2, 3, 2, 2, 4).permute(0, 3, 1, 4, 2, 5))
+    finally:
+        library.myops_set_batch_invariant(0)
+        library.emulation_machine(132, 80)
+
+
 @pytest.mark.parametrize("kind", INTEGERS, ids=str)
 @pytest.mark.parametrize("size", ["small", "large"])
 def test_limb_layouts(library, kind, size):
@@ -562,6 +684,12 @@ def test_plan_on_a_hopper(library):
     assert on(torch.bfloat16, 1, 64, 64, batch_invariant=True)["kernel"] == "wgmma"
     assert on(torch.bfloat16, 4096, 4096, 4096, capability=100)["kernel"] == "mma"  # sm_90a code does not run there
     assert on(torch.float32, 4096, 4096, 4096)["kernel"] == "tile"
+    tf32 = on(torch.float32, 4096, 4096, 4096, tf32=True)
+    assert (tf32["kernel"], tf32["size"], tf32["a_packed"], tf32["b_packed"]) == ("wgmma", "large", 1, 0)
+    assert on(torch.float32, 128, 128, 128, tf32=True)["kernel"] == "tile"  # exact, and sooner than packed
+    assert on(torch.float32, 1, 4096, 4096, tf32=True)["kernel"] == "skinny"
+    assert on(torch.float32, 512, 512, 512, capability=80, tf32=True)["kernel"] == "mma"
+    assert on(torch.float64, 4096, 4096, 4096, tf32=True)["kernel"] == "tile"
     for kind in (torch.int8, torch.int32):
         assert on(kind, 4096, 4096, 4096)["kernel"] == "wgmma"
     assert on(torch.int32, 4096, 4096, 4096, capability=80)["kernel"] == "limb"
@@ -612,6 +740,13 @@ def test_plan_picks_the_tile(library, m, n, batch, size):
     assert (p["kernel"], p["size"]) == ("tile", size)
     assert (p["tiles_m"], p["tiles_n"]) == (-(-m // sides[0]), -(-n // sides[1]))
     assert p["tiles"] == p["blocks"] == p["tiles_m"] * p["tiles_n"] * batch
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_depths_that_steps_cannot_count_are_refused(ops, kind):
+    one = torch.ones(1, 1, dtype=kind)
+    with pytest.raises(RuntimeError, match=r"common side is 8589934593, and CUDA kernels take at most 8589934592"):
+        ops.mm(one.expand(1, 2**33 + 1), one.expand(2**33 + 1, 1))
 
 
 def test_plan_limits_the_grid(library):
@@ -709,6 +844,15 @@ SYNCHRONISED = {
         456,
         1,
         ["barrier", "barrier_wait", "barrier_arrive", "wgmma_fence", "wgmma_commit", "wgmma_wait", *STORES],
+    ),
+    "small mma: tf32": (torch.float32, 72, 72, 160, 1, ["barrier", "async_wait"]),
+    "narrow wgmma: tf32": (
+        torch.float32,
+        130,
+        140,
+        520,
+        1,
+        ["barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_fence", "wgmma_commit", "wgmma_wait"],
     ),
     "large wgmma": (
         torch.bfloat16,

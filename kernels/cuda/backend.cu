@@ -15,8 +15,23 @@
 // leaves undefined so that it compiles against a torch without CUDA.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 
+// at::globalContext(), and at::Context::float32Precision, which returns an enumeration. torch has no stable function
+// that says whether float32 products may be rounded to TF32; a torch without these two has exact ones here.
+extern "C" {
+__attribute__((weak)) void* myops_torch_context() __asm__("_ZN2at13globalContextEv");
+__attribute__((weak)) int myops_torch_float32_precision(const void* context, int backend, int op) __asm__(
+    "_ZNK2at7Context16float32PrecisionENS_14Float32BackendENS_9Float32OpE");
+}
+
 namespace myops {
 namespace {
+
+// What torch.backends.cuda.matmul.fp32_precision and its older names have been set to.
+bool tf32_is_allowed() {
+  constexpr int kCuda = 1, kMatmul = 3, kTf32 = 2;
+  if (myops_torch_context == nullptr || myops_torch_float32_precision == nullptr) return false;
+  return myops_torch_float32_precision(myops_torch_context(), kCuda, kMatmul) == kTf32;
+}
 
 // The device of a tensor made current, and torch's stream there.
 struct CurrentStream {
@@ -115,6 +130,13 @@ Status run_conversion(const char* kernel, cudaError_t (*launch)(const Problem&, 
 }  // namespace
 
 void Cuda::run(const Gemm& problem, const Tensor& like) {
+  if (problem.in == DType::f32 && !problem.tf32 && tf32_is_allowed()) {
+    Gemm rounded = problem;
+    rounded.tf32 = true;
+    return run(rounded, like);
+  }
+  MYOPS_CHECK(problem.K <= kMaxDepth, "myops: the operands' common side is ", problem.K,
+              ", and CUDA kernels take at most ", kMaxDepth);
   RouteMode mode = RouteMode::automatic;
   const char* wish = std::getenv("MYOPS_CUDA_GEMM");
   MYOPS_CHECK(wish == nullptr || *wish == 0 || parse_route_mode(wish, &mode),

@@ -171,7 +171,7 @@ __device__ __forceinline__ void registers_decrease() {
 
 // sums += A (64 rows x 32 bytes of K) * B (32 bytes of K x kN), both in shared memory; sums of bytes wrap modulo 2^32.
 // Thread t, sum i is row 16 * (t / 32) + t % 32 / 4 + 8 * (i % 4 / 2), column 8 * (i / 4) + 2 * (t % 4) + i % 2. kA-,
-// kBAlongK: what the descriptor describes; bytes have no operand along its lines.
+// kBAlongK: what the descriptor describes; only 16-bit elements have operands along their lines. Of float, TF32 counts.
 template <class In, int kN, bool kAAlongK, bool kBAlongK>
 struct Wgmma;
 
@@ -207,25 +207,31 @@ struct Wgmma;
                    : "l"(a), "l"(b), "n"(kAAlongK ? 0 : 1), "n"(kBAlongK ? 0 : 1));                       \
     }                                                                                                     \
   };
-#define MYOPS_WGMMA_BYTE(In, type, n, count, operands)                                                    \
-  template <>                                                                                             \
-  struct Wgmma<In, n, true, true> {                                                                       \
-    __device__ __forceinline__ static void add(uint32_t (&sums)[count], uint64_t a, uint64_t b) {         \
-      asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k32.s32." type "." type " {" MYOPS_TEXT##count \
-                   "}, " operands                                                                         \
-                   : MYOPS_SUMS##count("+r")                                                              \
-                   : "l"(a), "l"(b));                                                                     \
-    }                                                                                                     \
+#define MYOPS_WGMMA_ALONG_K(In, Sum, constraint, k_and_types, n, count, operands)                           \
+  template <>                                                                                               \
+  struct Wgmma<In, n, true, true> {                                                                         \
+    __device__ __forceinline__ static void add(Sum (&sums)[count], uint64_t a, uint64_t b) {                \
+      asm volatile("wgmma.mma_async.sync.aligned.m64n" #n k_and_types " {" MYOPS_TEXT##count "}, " operands \
+                   : MYOPS_SUMS##count(constraint)                                                          \
+                   : "l"(a), "l"(b));                                                                       \
+    }                                                                                                       \
   };
+#define MYOPS_WGMMA_BYTE(In, type, n, count, operands) \
+  MYOPS_WGMMA_ALONG_K(In, uint32_t, "+r", "k32.s32." type "." type, n, count, operands)
+#define MYOPS_WGMMA_TF32(In, type, n, count, operands) \
+  MYOPS_WGMMA_ALONG_K(In, float, "+f", "k8.f32." type "." type, n, count, operands)
 #define MYOPS_WGMMA_TYPE(Kind, In, type, more32, more64, more128)                    \
   MYOPS_WGMMA_##Kind(In, type, 64, 32, "%32, %33, 1" more32 ";") MYOPS_WGMMA_##Kind( \
       In, type, 128, 64, "%64, %65, 1" more64 ";") MYOPS_WGMMA_##Kind(In, type, 256, 128, "%128, %129, 1" more128 ";")
 MYOPS_WGMMA_TYPE(HALF, __nv_bfloat16, "bf16", ", 1, 1, %34, %35", ", 1, 1, %66, %67", ", 1, 1, %130, %131")
 MYOPS_WGMMA_TYPE(HALF, __half, "f16", ", 1, 1, %34, %35", ", 1, 1, %66, %67", ", 1, 1, %130, %131")
+MYOPS_WGMMA_TYPE(TF32, float, "tf32", ", 1, 1", ", 1, 1", ", 1, 1")
 MYOPS_WGMMA_TYPE(BYTE, int8_t, "s8", "", "", "")
 MYOPS_WGMMA_TYPE(BYTE, uint8_t, "u8", "", "", "")
 #undef MYOPS_WGMMA_TYPE
+#undef MYOPS_WGMMA_TF32
 #undef MYOPS_WGMMA_BYTE
+#undef MYOPS_WGMMA_ALONG_K
 #undef MYOPS_WGMMA_HALF
 #undef MYOPS_SUMS128
 #undef MYOPS_SUMS64

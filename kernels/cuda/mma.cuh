@@ -27,6 +27,13 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const
                : "memory");
 }
 
+// float32 to the nearest TF32, ties away from zero: what WarpMma takes of float, whose other 13 bits it may not look
+// at.
+__device__ __forceinline__ void round_to_tf32(uint32_t (&r)[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r[i]) : "f"(__uint_as_float(r[i])));
+}
+
 // d += a * b. In is the dtype of a and b; integers wrap.
 template <class In>
 struct WarpMma;
@@ -42,6 +49,7 @@ struct WarpMma;
   };
 MYOPS_WARP_MMA(__nv_bfloat16, float, "f", "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32")
 MYOPS_WARP_MMA(__half, float, "f", "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32")
+MYOPS_WARP_MMA(float, float, "f", "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32")
 MYOPS_WARP_MMA(int8_t, uint32_t, "r", "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32")
 MYOPS_WARP_MMA(uint8_t, uint32_t, "r", "mma.sync.aligned.m16n8k32.row.col.s32.u8.u8.s32")
 #undef MYOPS_WARP_MMA

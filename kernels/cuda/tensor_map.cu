@@ -19,6 +19,7 @@ cudaError_t make_tensor_map(const TensorMapSpec& spec, TensorMap* map) {
   for (int i = 0; i < 4; ++i) stride[i] = spec.stride[i];
   const CUtensorMapDataType type = spec.type == DType::bf16  ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                    : spec.type == DType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                   : spec.type == DType::f32 ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
                                                              : CU_TENSOR_MAP_DATA_TYPE_UINT8;
   const CUresult result = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function)(
       map, type, 5, const_cast<void*>(spec.data), size, stride, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,

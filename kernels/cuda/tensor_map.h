@@ -16,7 +16,8 @@ using TensorMap = CUtensorMap;  // passed by value as const __grid_constant__, s
 #endif
 
 // Five dimensions, the innermost first and contiguous. Strides of the others in bytes, multiples of 16; `data` 16 bytes
-// aligned. A box is box[0] x box[1] elements, box[0] * size = 128 bytes, swizzled as hopper.cuh says.
+// aligned. A box is box[0] x box[1] elements, box[0] * size = 128 bytes, swizzled as hopper.cuh says. float32 is
+// rounded to TF32 on its way to shared memory.
 struct TensorMapSpec {
   const void* data = nullptr;
   DType type = DType::bf16;

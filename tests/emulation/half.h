@@ -1,4 +1,5 @@
-// The toolkit's 16-bit float types and the conversions that the kernels use, bit by bit.
+// The toolkit's 16-bit float types and the conversions that the kernels use, bit by bit; and TF32, a float32 whose last
+// 13 bits do not count.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -23,6 +24,12 @@ inline float float_of(uint32_t bits) {
   std::memcpy(&x, &bits, 4);
   return x;
 }
+
+// Bits of the nearest TF32, ties away from zero; and what is left of a float where nobody has rounded it.
+inline uint32_t nearest_tf32(uint32_t bits) {
+  return std::isfinite(float_of(bits)) ? (bits + 0x1000) & 0xffffe000 : bits;
+}
+inline float first_bits_of_tf32(float x) { return std::isfinite(x) ? float_of(bits_of(x) & 0xffffe000) : x; }
 
 }  // namespace emulation
 

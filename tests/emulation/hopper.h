@@ -240,6 +240,12 @@ class Hopper {
         } else {
           std::memset(shared, 0, size);
           if (inside) std::memcpy(shared, static_cast<const char*>(copy.spec.data) + offset, size);
+          if (copy.spec.type == myops::DType::f32) {
+            uint32_t bits;
+            std::memcpy(&bits, shared, sizeof(bits));
+            bits = nearest_tf32(bits);
+            std::memcpy(shared, &bits, sizeof(bits));
+          }
         }
       }
     if (store) return scheduler.wake();
@@ -357,6 +363,7 @@ class Hopper {
 
   static float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
   static float widened(__half x) { return __half2float(x); }
+  static float widened(float x) { return first_bits_of_tf32(x); }
   static float widened(int8_t x) { return x; }
   static float widened(uint8_t x) { return x; }
 
@@ -468,7 +475,7 @@ template <class In, int kN, bool kAAlongK, bool kBAlongK>
 struct Wgmma {
   using Sum = std::conditional_t<sizeof(In) == 1, uint32_t, float>;
   static void add(Sum (&sums)[kN / 2], uint64_t a, uint64_t b) {
-    static_assert(sizeof(In) > 1 || (kAAlongK && kBAlongK), "bytes have no operand along its lines");
+    static_assert(sizeof(In) == 2 || (kAAlongK && kBAlongK), "only 16-bit elements have operands along their lines");
     emulation::Hopper::get().issue<In, kAAlongK, kBAlongK>(sums, kN, a, b);
   }
 };

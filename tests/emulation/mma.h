@@ -33,6 +33,8 @@ double element(const uint32_t* registers, int i) {  // the i-th element of T in 
     return __bfloat162float(value);
   else if constexpr (std::is_same_v<T, __half>)
     return __half2float(value);
+  else if constexpr (std::is_same_v<T, float>)
+    return first_bits_of_tf32(value);
   else
     return value;
 }
@@ -73,6 +75,10 @@ inline void store_matrices(void* row, const uint32_t (&r)[4]) {
     emulation::Hopper::get().lane().unfenced.push_back(target);
     shared_store(target, r[i]);
   }
+}
+
+inline void round_to_tf32(uint32_t (&r)[4]) {
+  for (uint32_t& bits : r) bits = emulation::nearest_tf32(bits);
 }
 
 template <class In>

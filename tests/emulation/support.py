@@ -103,13 +103,15 @@ def contiguous(m, n, k):
     return [k, 1, m * k, n, 1, k * n, n, 1, m * n]
 
 
-def plan(library, kind, m, n, k, batch=1, strides=None, multiprocessors=132, capability=80, batch_invariant=False):
+def plan(
+    library, kind, m, n, k, batch=1, strides=None, multiprocessors=132, capability=80, batch_invariant=False, tf32=False
+):
     """The plan of a product as a dictionary; strides: row, column and batch of A, B and D."""
     sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
     strides = (ctypes.c_int64 * 9)(*(strides or contiguous(m, n, k)))
     return parse(
         library.myops_cuda_plan(
-            DTYPE_CODES[kind], sizes, strides, b"", multiprocessors, capability, int(batch_invariant)
+            DTYPE_CODES[kind], sizes, strides, b"", multiprocessors, capability, int(batch_invariant), int(tf32)
         )
     )
 

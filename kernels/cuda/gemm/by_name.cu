@@ -27,7 +27,8 @@ Gemm make_gemm(int type, const int64_t* sizes, const int64_t* strides) {
   return g;
 }
 
-// "": the kernel that plan_gemm chooses. False where that kernel does not take the problem, or none has the name.
+// "": the kernel that plan_gemm chooses. False where that kernel does not take the problem, or none has the name. A
+// kernel that is named may round float32 to TF32.
 bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine, GemmPlan* plan) {
   const size_t space = name.find(' ');
   const std::string first = space == std::string::npos ? "" : name.substr(0, space);
@@ -36,7 +37,7 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
                         : first == "medium" ? TileSize::medium
                                             : TileSize::small;
   const std::string kind = first.empty() ? name : name.substr(space + 1);
-  const int width = element_size(g.in);
+  const bool tensor_floats = g.in == DType::f32 || has_tensor_floats(g);
   if (kind == "") {
     *plan = plan_gemm(g, machine);
   } else if (kind == "tile" && has_tile(g.in, size)) {
@@ -47,11 +48,11 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     *plan = plan_tiny(g);
   } else if (kind == "limb" && is_integral(g.in) && g.in != DType::boolean) {
     *plan = plan_limb(g, size);
-  } else if (kind == "mma" && width <= 2 && g.in != DType::i16) {
+  } else if (kind == "mma" && (tensor_floats || (element_size(g.in) == 1 && g.in != DType::boolean))) {
     *plan = plan_tensor(g, GemmKernel::mma, size, machine.multiprocessors);
   } else if (kind == "wgmma" && takes_limb_wgmma(g, size, machine)) {
     *plan = plan_limb_wgmma(g, size, machine.multiprocessors);
-  } else if (kind == "wgmma" && width == 2 && g.in != DType::i16 && machine.capability == 90) {
+  } else if (kind == "wgmma" && tensor_floats && machine.capability == 90) {
     *plan = plan_tensor(g, GemmKernel::wgmma, size, machine.multiprocessors);
   } else {
     return false;
@@ -72,12 +73,12 @@ const std::string kRefused = "error: no such kernel, or it does not take this pr
 
 // The plan as key=value pairs, or "error: ...". multiprocessors 0: of the current device. Pointers count as aligned.
 MYOPS_EXPORT const char* myops_cuda_plan(int type, const int64_t* sizes, const int64_t* strides, const char* kernel,
-                                         int multiprocessors, int capability, int batch_invariant) {
+                                         int multiprocessors, int capability, int batch_invariant, int tf32) {
   using namespace myops;
   Machine machine{multiprocessors, capability};
   if (multiprocessors == 0 && query_machine(&machine) != cudaSuccess) return keep("error: no device");
   Gemm g = make_gemm(type, sizes, strides);
-  g.batch_invariant = batch_invariant != 0;
+  g.batch_invariant = batch_invariant != 0, g.tf32 = tf32 != 0;
   GemmPlan plan;
   if (!plan_by_name(kernel, g, machine, &plan)) return keep(kRefused);
   return keep(describe(plan));

@@ -50,8 +50,12 @@ cudaError_t launch_gemm(const Gemm& problem, const GemmPlan& plan, void* workspa
       const cudaError_t error = pack_operands(&g, plan, workspace, stream);
       if (error != cudaSuccess) return error;
       if (plan.kernel == GemmKernel::wgmma)
-        return g.in == DType::bf16 ? launch_wgmma_bf16(g, plan, stream) : launch_wgmma_f16(g, plan, stream);
-      return is_floating(g.in) ? launch_mma_half(g, plan, stream) : launch_mma_byte(g, plan, stream);
+        return g.in == DType::bf16  ? launch_wgmma_bf16(g, plan, stream)
+               : g.in == DType::f16 ? launch_wgmma_f16(g, plan, stream)
+                                    : launch_wgmma_tf32(g, plan, stream);
+      return g.in == DType::f32  ? launch_mma_tf32(g, plan, stream)
+             : is_floating(g.in) ? launch_mma_half(g, plan, stream)
+                                 : launch_mma_byte(g, plan, stream);
     }
     case GemmKernel::limb: return launch_limb(g, plan, stream);
     case GemmKernel::tile: break;

@@ -19,8 +19,10 @@ cudaError_t launch_integer_tile(const Gemm& problem, const GemmPlan& plan, cudaS
 cudaError_t launch_skinny_float(const Gemm& problem, const GemmPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t launch_skinny_half(const Gemm& problem, const GemmPlan& plan, void* workspace, cudaStream_t stream);
 cudaError_t launch_mma_half(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+cudaError_t launch_mma_tf32(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 cudaError_t launch_mma_byte(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 cudaError_t launch_wgmma_bf16(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
+cudaError_t launch_wgmma_tf32(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 cudaError_t launch_wgmma_f16(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 cudaError_t launch_limb(const Gemm& problem, const GemmPlan& plan, cudaStream_t stream);
 cudaError_t launch_limb_wgmma(const Gemm& problem, const GemmPlan& plan, void* workspace, cudaStream_t stream);

@@ -1,7 +1,8 @@
-// One tiled matrix product on tensor cores, for 16-bit floats and 8-bit integers: mma.sync with cp.async (sm_80).
+// One tiled matrix product on tensor cores, for 16-bit floats, 8-bit integers, and float32 rounded to TF32: mma.sync
+// with cp.async (sm_80).
 //
-// Not here: wgmma (Hopper's own), operands that are not aligned (pack.cuh makes them so first), float32, which stays
-// exact on ordinary instructions (tile.cuh).
+// Not here: wgmma (Hopper's own), operands that are not aligned (pack.cu makes them so first), float32 that stays
+// exact, on ordinary instructions (tile.cuh).
 //
 // Contract: each operand has a unit stride, along K or along its lines (16-bit only), and everything else about it is a
 // multiple of 16 bytes. Reads stay inside the operands; the edge of a tile is filled with zeros by the copy itself.
@@ -169,13 +170,17 @@ __global__ void __launch_bounds__(MmaLayout<kIn, kSize>::kThreads, 2)
         if (s < kSlices - 1 || step + 1 < steps) load_slice((s + 1) % kSlices);
         if (s == 0) load_step();
 #pragma unroll
-        for (int i = 0; i < kTilesM; ++i)
+        for (int i = 0; i < kTilesM; ++i) {
+          if constexpr (kIn == DType::f32) round_to_tf32(a_fragments[s % 2][i]);
 #pragma unroll
           for (int j = 0; j < kTilesN; ++j) {
+            if constexpr (kIn == DType::f32)
+              if (i == 0 && j % 2 == 0) round_to_tf32(b_fragments[s % 2][j / 2]);
             const uint32_t (&pair)[4] = b_fragments[s % 2][j / 2];
             const uint32_t b_fragment[2] = {pair[j % 2 * 2], pair[j % 2 * 2 + 1]};
             WarpMma<In>::add(acc[i][j], a_fragments[s % 2][i], b_fragment);
           }
+        }
       }
     }
 

@@ -127,7 +127,9 @@ cudaError_t launch_pack(const PackOperand* operands, int count, int element_byte
   }
   if (tiles == 0) return cudaSuccess;
   if (tiles > kMaxBlocks) return cudaErrorInvalidValue;
-  auto* kernel = element_bytes == 2 ? &pack_operands<uint16_t> : &pack_operands<uint8_t>;
+  auto* kernel = element_bytes == 4   ? &pack_operands<uint32_t>
+                 : element_bytes == 2 ? &pack_operands<uint16_t>
+                                      : &pack_operands<uint8_t>;
   return launch_kernel(kernel, dim3(static_cast<unsigned>(tiles)), dim3(kPackThreads), 0, stream, pair);
 }
 

@@ -9,10 +9,12 @@
 //            warps and blocks share K; their partial sums are added in a fixed order, over blocks by a second pass.
 //   tiny     Thousands of matrices of side 32 at most: several to a block. The sums of tile, bit for bit.
 //   limb     tile on tensor cores, for integers of any width, as products of their bytes. Any stride.
-//   mma      tile on tensor cores, for 16-bit floats and 8-bit integers. An operand that is not aligned to 16 bytes is
-//            first packed into the workspace.
-//   wgmma    The same for 16-bit floats and all integers on a Hopper, by its own instructions. Of integers it takes
-//            bytes along K: wider ones, and others, are first cut into planes of bytes in the workspace.
+//   mma      tile on tensor cores, for 16-bit floats, 8-bit integers, and float32 where TF32 is allowed. An operand
+//   that
+//            is not aligned to 16 bytes, or of other than 16 bits and not along K, is first packed into the workspace.
+//   wgmma    The same for floats and all integers on a Hopper, by its own instructions. Of integers it takes bytes
+//   along
+//            K: wider ones, and others, are first cut into planes of bytes in the workspace.
 //
 // There is no atomic: equal calls give equal bits. Where the problem is batch_invariant, nothing that orders a sum
 // depends on M, N, the batch or strides.
@@ -31,9 +33,9 @@
 namespace myops {
 
 inline GemmPlan plan_gemm(const Gemm& problem, const Machine& machine) {
-  // Kernels of one dtype that sum in the same order: tile and tiny of float32 and float64; for 16-bit floats wgmma or
-  // mma, whichever the machine has.
-  const bool one_order = problem.batch_invariant && element_size(problem.in) == 2;
+  // Kernels of one dtype that sum in the same order: tile and tiny of float32 and float64; for floats of tensor cores
+  // wgmma or mma, whichever the machine has.
+  const bool one_order = problem.batch_invariant && has_tensor_floats(problem);
   if (takes_tiny(problem, machine) && !one_order) return plan_tiny(problem);
   if (takes_skinny(problem) && !problem.batch_invariant) return plan_skinny(problem, machine);
   if (takes_limb(problem)) return plan_integer(problem, machine);
@@ -41,11 +43,10 @@ inline GemmPlan plan_gemm(const Gemm& problem, const Machine& machine) {
   return plan_tile(problem, machine);
 }
 
-// A tensor map has fewer batch dimensions than a Gemm, and a batch-invariant product of 16-bit floats may not take
+// A tensor map has fewer batch dimensions than a Gemm, and a batch-invariant product on tensor cores may not take
 // another kernel for it: its outermost dimension has to be walked (outer_item).
 inline bool walks_outer_batch(const Gemm& g, const Machine& machine) {
-  return g.batch_invariant && machine.capability == 90 && element_size(g.in) == 2 && is_floating(g.in) &&
-         g.batch_dims > kWgmmaBatchDims;
+  return g.batch_invariant && machine.capability == 90 && has_tensor_floats(g) && g.batch_dims > kWgmmaBatchDims;
 }
 
 // The items of a batch that have index i in the outermost batch dimension.

@@ -6,8 +6,9 @@ namespace myops {
 
 enum class TileSize : int8_t { small, large, narrow, medium };  // what a family makes of it, its plan says
 
-constexpr int64_t kMaxBlocks = 2147483647;  // of grid.x
-constexpr int kRasterRows = 8;              // tile rows that share the columns of B in the L2 cache; guess
+constexpr int64_t kMaxBlocks = 2147483647;       // of grid.x
+constexpr int64_t kMaxDepth = int64_t(1) << 33;  // K, whose steps a kernel counts in 32 bits
+constexpr int kRasterRows = 8;                   // tile rows that share the columns of B in the L2 cache; guess
 
 enum class GemmKernel : int8_t { tile, skinny, tiny, mma, wgmma, limb };
 
@@ -39,6 +40,11 @@ struct GemmPlan {
   int64_t a_pack_bytes = 0, b_pack_bytes = 0;
   int64_t workspace_bytes = 0;
 };
+
+// Whether tensor cores multiply operands of this dtype, for which products of floats have one order of sums there.
+inline bool has_tensor_floats(const Gemm& g) {
+  return g.in == DType::bf16 || g.in == DType::f16 || (g.in == DType::f32 && g.tf32);
+}
 
 MYOPS_HOST_DEVICE constexpr int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

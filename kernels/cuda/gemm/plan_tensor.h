@@ -60,7 +60,7 @@ inline PackOperand pack_operand_plan(const Gemm& g, const MatrixView& v, bool is
   return p;
 }
 
-// The same of `problem` transposed as the plan says. Bytes have no transposing load: their operands run along K.
+// The same of `problem` transposed as the plan says.
 inline PackOperand pack_a(const Gemm& g, const GemmPlan& plan) {
   return pack_operand_plan(g, g.A, true, loads_along_k(g.A.col_stride, g.K, g.A.row_stride, g.M), plan.a_along_k);
 }
@@ -91,9 +91,9 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
   plan.size = size;
   plan.transpose = runs_down(problem);
   const Gemm g = plan.transpose ? transposed(problem) : problem;
-  const bool bytes = element_size(g.in) == 1;
-  plan.a_along_k = bytes || loads_along_k(g.A.col_stride, g.K, g.A.row_stride, g.M);
-  plan.b_along_k = bytes || loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N);
+  const bool only_along_k = element_size(g.in) != 2;  // nothing transposes elements of other sizes on their way
+  plan.a_along_k = only_along_k || loads_along_k(g.A.col_stride, g.K, g.A.row_stride, g.M);
+  plan.b_along_k = only_along_k || loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N);
   // A tensor map has no rows that are one row repeated.
   const auto repeats = [&](int64_t stride, int64_t size) {
     return kernel == GemmKernel::wgmma && stride == 0 && size > 1;
@@ -107,7 +107,7 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
   plan.workspace_bytes = plan.a_pack_bytes + plan.b_pack_bytes;
   if (kernel == GemmKernel::wgmma) {
     plan_wgmma_tiles(plan, g, multiprocessors);
-    plan.stores_tiles = stores_tiles(g);
+    plan.stores_tiles = element_size(g.in) == 2 && stores_tiles(g);
     plan.packed_rows = g.D.col_stride == 1 && is_packed(g, g.D, true, 8 * element_size(g.in));
   } else {
     const MmaShape shape = mma_shape(size);
@@ -116,8 +116,8 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
   return plan;
 }
 
-// Rounds of tiles that the busiest multiprocessor computes, each with its steps of 64 values of K and its end. Times in
-// microseconds, of bfloat16.
+// Rounds of tiles that the busiest multiprocessor computes, each with its steps of 64 values of K (32 of float32) and
+// its end. Times in microseconds, of bfloat16.
 inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
   struct Candidate {
     GemmKernel kernel;
@@ -130,7 +130,7 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
                                        {GemmKernel::mma, TileSize::large, 0.70, 1.0},
                                        {GemmKernel::mma, TileSize::small, 0.28, 0.8}};
   constexpr int64_t kMostCoordinates = int64_t(1) << 31;  // of a tensor map's dimension
-  const bool hopper = machine.capability == 90 && is_floating(problem.in) && problem.batch_dims <= kWgmmaBatchDims &&
+  const bool hopper = machine.capability == 90 && has_tensor_floats(problem) && problem.batch_dims <= kWgmmaBatchDims &&
                       problem.M < kMostCoordinates - 2 * kWgmmaTileM && problem.N < kMostCoordinates - 256 &&
                       problem.K < kMostCoordinates - 64;
   GemmPlan best;
@@ -140,20 +140,21 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
     const GemmPlan plan = plan_tensor(problem, c.kernel, c.size, machine.multiprocessors);
     const int cluster = c.kernel == GemmKernel::wgmma ? wgmma_shape(c.size).cluster() : 1;
     const double rounds = double(ceil_divide(plan.tiles, machine.multiprocessors / cluster));
-    const double cost = rounds * (double(ceil_divide(problem.K, 64)) * c.step + c.end);
+    const double cost = rounds * (double(ceil_divide(problem.K, problem.in == DType::f32 ? 32 : 64)) * c.step + c.end);
     if (best.tiles == 0 || cost < best_cost) best = plan, best_cost = cost;
   }
   return best;
 }
 
-// Below this many products a second launch, which packs, costs more than tensor cores save. Guess.
-constexpr double kPackProducts = 64.0 * 64 * 64;
+// Below this many products a second launch, which packs, costs more than tensor cores save. Guesses.
+constexpr double kPackProducts = 64.0 * 64 * 64, kPackProductsTf32 = 256.0 * 256 * 256;
 
 inline bool takes_tensor_cores(const Gemm& g, const Machine& machine) {
-  if (element_size(g.in) > 2 || g.in == DType::i16 || g.in == DType::boolean) return false;
+  if (!has_tensor_floats(g) && g.in != DType::i8 && g.in != DType::u8) return false;
   if (g.batch_invariant && is_floating(g.in)) return true;
   const GemmPlan plan = plan_tensor(g, GemmKernel::mma, TileSize::small, machine.multiprocessors);
-  return plan.workspace_bytes == 0 || double(g.M) * g.N * g.K * g.batch() >= kPackProducts;
+  const double products = double(g.M) * g.N * g.K * g.batch();
+  return plan.workspace_bytes == 0 || products >= (g.in == DType::f32 ? kPackProductsTf32 : kPackProducts);
 }
 
 }  // namespace myops

@@ -1,13 +1,14 @@
-// One tiled matrix product of 16-bit floats on a Hopper: TMA, wgmma, clusters, warp-specialised, persistent.
+// One tiled matrix product of 16-bit floats, or of float32 rounded to TF32, on a Hopper: TMA, wgmma, clusters,
+// warp-specialised, persistent.
 //
 // Not here: what makes operands fit for TMA (pack.cu), other dtypes and architectures (mma_tile.cuh, tile.cuh).
 //
-// Contract: each operand has a unit stride, along K or along its lines; base, pitch and batch strides are multiples of
-// 16 bytes; at most three batch dimensions. TMA fills with zeros what lies beyond the operands.
+// Contract: each operand has a unit stride, along K or along its lines (16-bit only); base, pitch and batch strides are
+// multiples of 16 bytes; at most three batch dimensions. TMA fills with zeros what lies beyond the operands.
 //
 //   A block has three warpgroups. Two are consumers: each multiplies 64 rows of the tile by all its columns, and ends
-//   the tile. In the last one, one thread is the loader, which keeps kStages tiles of K (64 values) under way, also of
-//   the next tile of D while this one ends; and one is the storer, which moves whole tiles of C and D.
+//   the tile. In the last one, one thread is the loader, which keeps kStages tiles of K (128 bytes) under way, also of
+//   the next tile of D while this one ends; and one is the storer, which moves whole tiles of C and D (16-bit only).
 //
 //   A cluster is kCluster blocks with neighbouring tiles: those with the same columns each load a share of B for all of
 //   them, those with the same rows a share of A. Blocks whose tile lies beyond D load and multiply zeros, and store
@@ -20,7 +21,7 @@
 //
 // Shared memory of an operand in a stage, rows of 128 bytes: along K, a row per line; along its lines, slabs of 64
 // lines with a row per value of K. The staging area: for each consumer, slabs of 64 columns with a row per row of D.
-// Every result is summed in steps of 16 values of K, ascending, in one accumulator: bits do not depend on the tile, M,
+// Every result is summed in steps of 32 bytes of K, ascending, in one accumulator: bits do not depend on the tile, M,
 // N or the batch.
 #pragma once
 #include "../element.cuh"
@@ -37,7 +38,7 @@ template <TileSize kSize>
 struct WgmmaLayout {
   static constexpr WgmmaShape kShape = wgmma_shape(kSize);
   static constexpr int kTileM = kWgmmaTileM, kTileN = kShape.n, kCluster = kShape.cluster();
-  static constexpr int kDepth = 64, kRowBytes = 128, kSlab = 64, kSlabBytes = kSlab * kRowBytes;
+  static constexpr int kRowBytes = 128, kSlab = 64, kSlabBytes = kSlab * kRowBytes;
   static constexpr int kBytesA = kTileM * kRowBytes, kBytesB = kTileN * kRowBytes, kStageBytes = kBytesA + kBytesB;
   // What a block loads for the cluster.
   static constexpr int kLinesA = kTileM / kShape.cluster_n, kLinesB = kTileN / kShape.cluster_m;
@@ -120,7 +121,11 @@ struct WgmmaPipeline {
   }
 };
 
-// Copies one stage of kLines lines of one operand from `line` on, 64 values of K from k on.
+// Values of K in a stage.
+template <class In>
+constexpr int kWgmmaDepth = 128 / sizeof(In);
+
+// Copies one stage of kLines lines of one operand from `line` on, 128 bytes of K (64 values) from k on.
 template <bool kAlongK, int kLines, bool kMulticast>
 __device__ __forceinline__ void load_stage(char* target, const TensorMap* map, SharedBarrier* full, int32_t line,
                                            int32_t k, const int32_t (&batch)[3]) {
@@ -135,7 +140,7 @@ __device__ __forceinline__ void load_stage(char* target, const TensorMap* map, S
   }
 }
 
-// 16 values of K from 16 * step on, of the lines that begin at `tile`.
+// 32 bytes of K from 32 * step on, of the lines that begin at `tile`.
 template <bool kAlongK>
 __device__ __forceinline__ uint64_t stage_descriptor(const char* tile, int step) {
   return kAlongK ? wgmma_descriptor(tile + 32 * step, 16, 1024) : wgmma_descriptor(tile + 2048 * step, 64 * 128, 1024);
@@ -171,7 +176,7 @@ struct WgmmaTile {
 };
 
 // The loader: the stages of all tiles of this block, one after the other.
-template <TileSize kSize, bool kAAlongK, bool kBAlongK>
+template <class In, TileSize kSize, bool kAAlongK, bool kBAlongK>
 __device__ __forceinline__ void load_tiles(const Gemm& g, const GemmPlan& plan, const TensorMap* map_a,
                                            const TensorMap* map_b, char* stages, SharedBarrier* full,
                                            SharedBarrier* empty, int rank, int steps) {
@@ -188,7 +193,7 @@ __device__ __forceinline__ void load_tiles(const Gemm& g, const GemmPlan& plan, 
       char* const stage = stages + ring.slot * Layout::kStageBytes;
       SharedBarrier* const arrived = &full[ring.slot];
       barrier_arrive_expect(arrived, Layout::kStageBytes);
-      const int k = step * Layout::kDepth;
+      const int k = step * kWgmmaDepth<In>;
       const int a = rank % Layout::kShape.cluster_n * Layout::kLinesA,
                 b = rank % Layout::kShape.cluster_m * Layout::kLinesB;
       load_stage<kAAlongK, Layout::kLinesA, (Layout::kShape.cluster_n > 1)>(stage + a * Layout::kRowBytes, map_a,
@@ -366,6 +371,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   using Layout = WgmmaLayout<kSize>;
   using In = typename Element<kIn>::Type;
   constexpr int kStages = Layout::kStages, kTileN = Layout::kTileN, kCluster = Layout::kCluster;
+  constexpr bool kStoresTiles = sizeof(In) == 2;
   const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, [](SharedBarrier* further) {
     barrier_init(further, 1);
     barrier_init(further + 1, kWgmmaWarps);
@@ -374,13 +380,13 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   SharedBarrier *const full = pipeline.full, *const empty = pipeline.empty;
   SharedBarrier *const staged = empty + kStages, *const finished = staged + 1;
   const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
-  const int rank = pipeline.rank, steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
+  const int rank = pipeline.rank, steps = static_cast<int>((g.K + kWgmmaDepth<In> - 1) / kWgmmaDepth<In>);
 
   if (warpgroup == kWgmmaConsumers) {
     registers_decrease<56>();
     if (thread % 128 == 0)
-      load_tiles<kSize, kAAlongK, kBAlongK>(g, plan, &map_a, &map_b, stages, full, empty, rank, steps);
-    else if (thread % 128 == 32 && plan.stores_tiles)
+      load_tiles<In, kSize, kAAlongK, kBAlongK>(g, plan, &map_a, &map_b, stages, full, empty, rank, steps);
+    else if (kStoresTiles && thread % 128 == 32 && plan.stores_tiles)
       move_results<kSize>(g, plan, &map_c, &map_d, &map_before, staging, staged, finished, rank);
   } else {
     registers_increase<224>();
@@ -389,7 +395,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     // A warpgroup's 64 rows are 64 rows of 128 bytes, or one slab.
     const int first_a = warpgroup * 64 * Layout::kRowBytes;
     In* const c_row = reinterpret_cast<In*>(stages + Layout::kRowsAt) + thread / 32 * kTileN;
-    const bool row_c = g.C.data != nullptr && g.C.row_stride == 0 && g.c_type == kIn;
+    const bool row_c = kStoresTiles && g.C.data != nullptr && g.C.row_stride == 0 && g.c_type == kIn;
     for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
       float sums[kTileN / 2];
 #pragma unroll
@@ -404,7 +410,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         barrier_wait(&full[ring.slot], ring.parity);
         wgmma_fence();
 #pragma unroll
-        for (int k = 0; k < Layout::kDepth / 16; ++k)
+        for (int k = 0; k < Layout::kRowBytes / 32; ++k)
           Wgmma<In, kTileN, kAAlongK, kBAlongK>::add(sums, stage_descriptor<kAAlongK>(stage + first_a, k),
                                                      stage_descriptor<kBAlongK>(stage + Layout::kBytesA, k));
         wgmma_commit();
@@ -422,23 +428,25 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
 
       const WgmmaTile<kSize> tile(plan, index, rank);  // not kept beside the sums
       char* const mine = staging + warpgroup * 64 * kTileN * 2;
-      if (plan.stores_tiles) {
+      if constexpr (kStoresTiles) {
+        if (plan.stores_tiles) {
 #pragma unroll 1
-        for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
-          barrier_wait(staged, staged_parity);
-          staged_parity ^= 1;
-          if (rounds == 1 && g.activation != Activation::none)
-            stage_results<kIn, kTileN, true>(g, sums, mine, c_row, g.activation);
-          else
-            stage_results<kIn, kTileN, false>(g, sums, mine, c_row, Activation::none);
-          async_proxy_fence();
-          __syncwarp();
-          if (lane == 0) barrier_arrive(finished);
+          for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
+            barrier_wait(staged, staged_parity);
+            staged_parity ^= 1;
+            if (rounds == 1 && g.activation != Activation::none)
+              stage_results<kIn, kTileN, true>(g, sums, mine, c_row, g.activation);
+            else
+              stage_results<kIn, kTileN, false>(g, sums, mine, c_row, Activation::none);
+            async_proxy_fence();
+            __syncwarp();
+            if (lane == 0) barrier_arrive(finished);
+          }
+          continue;
         }
-      } else {
-        const int64_t row = tile.row + thread / 32 * 16;
-        finish_results<kIn, kTileN>(g, plan, sums, mine, tile.item, row, tile.col);
       }
+      const int64_t row = tile.row + thread / 32 * 16;
+      finish_results<kIn, kTileN>(g, plan, sums, mine, tile.item, row, tile.col);
     }
   }
   if constexpr (kCluster > 1) cluster_sync();
@@ -489,10 +497,12 @@ cudaError_t launch_wgmma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t 
       error = matrix_map(g, g.C, g.in, g.N, g.M, g.C.row_stride, 64, &map_c);
   }
   if (error != cudaSuccess) return error;
-  auto* kernel = plan.a_along_k
-                     ? plan.b_along_k ? &gemm_wgmma<kIn, kSize, true, true> : &gemm_wgmma<kIn, kSize, true, false>
-                 : plan.b_along_k ? &gemm_wgmma<kIn, kSize, false, true>
-                                  : &gemm_wgmma<kIn, kSize, false, false>;
+  auto* kernel = &gemm_wgmma<kIn, kSize, true, true>;
+  if constexpr (element_size(kIn) == 2) {
+    if (!plan.a_along_k && plan.b_along_k) kernel = &gemm_wgmma<kIn, kSize, false, true>;
+    if (plan.a_along_k && !plan.b_along_k) kernel = &gemm_wgmma<kIn, kSize, true, false>;
+    if (!plan.a_along_k && !plan.b_along_k) kernel = &gemm_wgmma<kIn, kSize, false, false>;
+  }
   return launch_cluster(Layout::kCluster, kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(kWgmmaThreads),
                         Layout::kSharedBytes, stream, g, plan, map_a, map_b, map_c, map_d, map_before);
 }
