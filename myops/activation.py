@@ -80,9 +80,9 @@ def apply(activation: int, x: Tensor) -> Tensor:
     return _FUNCTIONS[activation](x) if activation else x
 
 
-def through(ctx: Any, grad: Tensor) -> Tensor:
-    """A gradient, or a tangent, through the activation of a call: f'(x) * grad, with what was kept third."""
-    return _GRADIENTS[ctx.activation](grad, ctx.saved_tensors[2]) if ctx.activation else grad
+def through(ctx: Any, grad: Tensor, kept: Any) -> Tensor:
+    """A gradient, or a tangent, through the activation of a call: f'(x) * grad, with what was kept for it."""
+    return _GRADIENTS[ctx.activation](grad, kept) if ctx.activation else grad
 
 
 class Activated(Operator):
@@ -90,16 +90,18 @@ class Activated(Operator):
 
     recorded: WithPreactivation
 
+    # Saved tensors are read once a call: hooks on them, as checkpoints have, may not allow it twice.
+
     @abstractmethod
     def save(self, ctx: Any, *flat: Any) -> None:
-        """Keep the two factors and, where there is one more argument than the schema has, that as the third."""
+        """Keep the two factors and, as the third, the argument that is one more than the schema has, or None."""
 
     @abstractmethod
-    def sum_backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """`backward` of the sum."""
+    def sum_backward(self, ctx: Any, grad: Tensor, *factors: Any) -> tuple[Tensor | None, ...]:
+        """`backward` of the sum, with the factors that were kept."""
 
     @abstractmethod
-    def sum_jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
+    def sum_jvp(self, ctx: Any, factors: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
         """`jvp` of the sum."""
 
     @abstractmethod
@@ -113,13 +115,15 @@ class Activated(Operator):
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
         ctx.activation = flat[-1]
-        self.save(ctx, *flat, *((result,) if ctx.activation else ()))
+        self.save(ctx, *flat, result if ctx.activation else None)
 
     def backward(self, ctx: Any, *grads: Any, **none: Any) -> tuple[Tensor | None, ...]:
-        return self.sum_backward(ctx, through(ctx, grads[0]))
+        a, b, kept = ctx.saved_tensors
+        return self.sum_backward(ctx, through(ctx, grads[0], kept), a, b)
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        return through(ctx, self.sum_jvp(ctx, *tangents))
+        a, b, kept = ctx.saved_tensors
+        return through(ctx, self.sum_jvp(ctx, (a, b), *tangents), kept)
 
 
 class WithPreactivation(Decomposable):
@@ -145,13 +149,15 @@ class WithPreactivation(Decomposable):
 
     def backward(self, ctx: Any, *grads: Any, **none: Any) -> tuple[Tensor | None, ...]:
         outer, inner = grads
+        a, b, kept = ctx.saved_tensors
         if outer is not None:
-            inner = through(ctx, outer) if inner is None else through(ctx, outer) + inner
-        return (None,) * self.tensors if inner is None else self.of.sum_backward(ctx, inner)
+            inner = through(ctx, outer, kept) if inner is None else through(ctx, outer, kept) + inner
+        return (None,) * self.tensors if inner is None else self.of.sum_backward(ctx, inner, a, b)
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
-        tangent = self.of.sum_jvp(ctx, *tangents)
-        return through(ctx, tangent), tangent
+        a, b, kept = ctx.saved_tensors
+        tangent = self.of.sum_jvp(ctx, (a, b), *tangents)
+        return through(ctx, tangent, kept), tangent
 
     def _of_sum(self, sum_of: Callable[..., Tensor], *args: Any, activation: int, **kwargs: Any) -> Any:
         x = sum_of(*args, **kwargs)

@@ -20,6 +20,7 @@ from torch._C import (
     _are_functorch_transforms_active,
     _AutoDispatchBelowAutograd,
     _ExcludeDispatchKeyGuard,
+    _has_torch_function,
     _is_tracing,
 )
 from torch._functorch.utils import enable_single_level_autograd_function
@@ -46,14 +47,28 @@ def needs_graph(args: tuple[Any, ...]) -> bool:
     )
 
 
+def keep_factors(ctx: Any, a: Tensor, b: Tensor, *more: Tensor | None, first: int = 0) -> None:
+    """Keeps what the gradients of a product take: each factor where the other one, of arguments `first` and the next,
+    needs a gradient. A tangent, of which the context does not know yet, may take both.
+    """
+    needs_a, needs_b = ctx.needs_input_grad[first : first + 2]
+    # In a graph that Dynamo captured, torch.func.jvp does not count levels; but there no argument needs a gradient.
+    tangents = forward_ad._current_level >= 0 or not any(ctx.needs_input_grad)
+    kept = (a if needs_b or tangents else None, b if needs_a or tangents else None, *more)
+    ctx.save_for_backward(*kept)
+    ctx.save_for_forward(*kept)
+
+
 def call_by_shortest_way(op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """`op(*args)`, past the Python kernel on the Autograd key where no graph is needed: 3 us less."""
     return op(*args, **kwargs) if is_recorded(args) else call_unrecorded(op, args, kwargs)
 
 
 def is_recorded(args: tuple[Any, ...]) -> bool:
-    """`needs_graph`, or torch.jit.trace is at work, which compares the lines that calls come from."""
-    return needs_graph(args) or _is_tracing()
+    """`needs_graph`, or somebody else looks on: torch.jit.trace, which compares the lines that calls come from, or a
+    `__torch_function__`, which may bring operands that need a graph.
+    """
+    return needs_graph(args) or _is_tracing() or _has_torch_function(args)
 
 
 def call_unrecorded(op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -71,6 +86,13 @@ def call_unrecorded(op: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 def without_wrapper(op: OpOverload) -> Callable[..., Any]:
     """`op` as the dispatcher has it, without the Python object around it: 0.3 us less a call."""
     return op._op
+
+
+def has_tangents(args: tuple[Any, ...]) -> bool:
+    """Whether one of the arguments carries a tangent of forward-mode AD."""
+    return forward_ad._current_level >= 0 and any(
+        isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None for value in args
+    )
 
 
 class Signature:
@@ -144,7 +166,7 @@ def out_kernel(op: OpOverload, row: Operator) -> Kernel:
 
     def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> None:
         out = kwargs["out"]
-        if torch.is_grad_enabled() and _any_requires_grad(*args, out):
+        if (torch.is_grad_enabled() and _any_requires_grad(*args, out)) or has_tangents((*args, out)):
             raise RuntimeError(
                 f"{row.name}(): functions with out=... arguments don't support automatic differentiation, "
                 "but one of the arguments requires grad."
@@ -230,13 +252,8 @@ def check_in_place(target: Tensor, result: Tensor, name: str) -> Tensor:
 def refuse_gradients(op: Callable[[], OpOverload], message: str) -> Kernel:
     """The Autograd kernel of an operator whose result is a constant: fails where a gradient or tangent is asked for."""
 
-    def has_tangent(value: Any) -> bool:
-        return isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None
-
     def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> Any:
-        if (torch.is_grad_enabled() and _any_requires_grad(*args)) or (
-            forward_ad._current_level >= 0 and any(map(has_tangent, args))
-        ):
+        if (torch.is_grad_enabled() and _any_requires_grad(*args)) or has_tangents(args):
             raise RuntimeError(message)
         return op().redispatch(keyset & _after_autograd_keyset, *args, **kwargs)
 

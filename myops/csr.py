@@ -6,6 +6,7 @@ asked for. It caches nothing; gradients live on `values`, an ordinary tensor, so
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -165,8 +166,18 @@ class CSR(torch.Tensor):
 
     # What torch asks of a wrapper subclass.
 
+    def _names(self) -> list[str]:
+        return [*_PARTS, *(_TRANSPOSE if self.t_crow is not None else ())]
+
     def __tensor_flatten__(self) -> tuple[list[str], None]:
-        return [*_PARTS, *(_TRANSPOSE if self.t_crow is not None else ())], None
+        # What compiles a graph asks the matrix, not its parts, whether it requires grad. Made inside, parts are fake.
+        plain = type(self.values) in (Tensor, torch.nn.Parameter)
+        if plain and self.values.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(
+                "a myops.CSR whose values require grad cannot enter torch.compile, whose graph would lose their "
+                "gradient: give the function A.detach() and the values, and multiply by A.with_values(values) inside"
+            )
+        return self._names(), None
 
     @staticmethod
     def __tensor_unflatten__(parts: dict[str, Tensor], context: Any, size: Any, stride: Any) -> CSR:
@@ -176,7 +187,7 @@ class CSR(torch.Tensor):
 
     def _stable_hash_for_caching(self) -> str:
         """What a compiled graph may depend on: all of the parts but what they hold."""
-        parts = [getattr(self, name) for name in self.__tensor_flatten__()[0]]
+        parts = [getattr(self, name) for name in self._names()]
         views = [(*t.shape, *t.stride(), t.storage_offset(), t.is_conj(), t.is_neg(), t.requires_grad) for t in parts]
         return repr(
             (type(self).__qualname__, self._size(), self.requires_grad, [(t.dtype, t.device) for t in parts], views)
@@ -187,7 +198,12 @@ class CSR(torch.Tensor):
         product = _PRODUCTS.get(func)
         if product is not None:
             return product(*args, **(kwargs or {}))
-        return super().__torch_function__(func, types, args, kwargs or {})
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if func in _CONVERSIONS and isinstance(result, CSR) and result is not args[0]:
+            values = args[0].values  # once more, above the parts, where autograd records it
+            if values.requires_grad and torch.is_grad_enabled():
+                return result.with_values(values.to(result.values, copy=True))
+        return result
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -232,15 +248,22 @@ class CSR(torch.Tensor):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CSR:
         if id(self) not in memo:
-            crow, col, values = (getattr(self, name).detach().clone() for name in _PARTS)
-            t = [None if part is None else part.clone() for part in (self.t_crow, self.t_col, self.t_perm)]
-            values.requires_grad_(self.values.requires_grad)
+            if self.values.is_leaf:  # perhaps a Parameter that a module holds too
+                values = copy.deepcopy(self.values, memo)
+            else:
+                values = self.values.detach().clone().requires_grad_(self.values.requires_grad)
+            crow, col = copy.deepcopy((self.crow, self.col), memo)
+            t = copy.deepcopy((self.t_crow, self.t_col, self.t_perm), memo)
             memo[id(self)] = CSR(crow, col, values, self._size(), *t, check_invariants=False)
         return memo[id(self)]
 
     __hash__ = torch.Tensor.__hash__
 
 
+_CONVERSIONS = {
+    torch.clone, torch.Tensor.clone, torch.Tensor.to, torch.Tensor.type, torch.Tensor.double, torch.Tensor.float,
+    torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.cpu, torch.Tensor.cuda,
+}  # fmt: skip
 _ON_PARTS = {
     torch.ops.aten.detach, torch.ops.aten.clone, torch.ops.aten.alias, torch.ops.aten._to_copy,
     torch.ops.aten.lift_fresh,

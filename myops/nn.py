@@ -30,9 +30,14 @@ HF_CONV1D = "transformers.pytorch_utils"
 
 
 class Linear(torch.nn.Linear):
-    """`torch.nn.Linear` through `myops.linear`: `input @ weight.T + bias`, the same parameters and state_dict."""
+    """`torch.nn.Linear` through `myops.linear`: `input @ weight.T + bias`, the same parameters and state_dict.
+
+    An input that is sparse or nested goes to torch's own function.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
+        if input.layout is not torch.strided or input.is_nested:
+            return torch.nn.functional.linear(input, self.weight, self.bias)
         return linear(input, self.weight, self.bias)
 
 
@@ -132,6 +137,8 @@ def _why_not(module: torch.nn.Module) -> str | None:
             return f"its {name} is a {type(parameter).__name__}"
         if parameter.dtype not in _native.DTYPE_CODES:
             return f"its {name} is of dtype {parameter.dtype}"
+        if parameter.layout is not torch.strided:
+            return f"its {name} is of layout {parameter.layout}"
     return None
 
 

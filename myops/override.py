@@ -212,6 +212,7 @@ class _Installed:
     def remove(self) -> None:
         _retired.append(self.kernel)
         self.library._destroy()
+        del self.kernel  # which holds the router, which holds this: no collector sees a circle through C++
 
     def router(self) -> Callable[..., Any]:
         """The kernel that stands in: ours, and where ours refuses the call, the native one.
@@ -219,15 +220,17 @@ class _Installed:
         The checks of our operators are complete and come before anything is written, so they are also the test of
         whether myops takes a call; asking twice would cost a microsecond on every call that is taken.
         """
-        call, took, decline = self.call, _tallies[self.reroute.name].took, self.decline
+        call, took, refuse = self.call, _tallies[self.reroute.name].took, self.refuse
 
         def router(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             try:
                 result = call(*args, **kwargs)
             except (RuntimeError, TypeError) as error:
-                return decline(error, keyset, args, kwargs)
-            took()
-            return result
+                refuse(error)
+            else:
+                took()
+                return result
+            return self.run_declined(keyset, args, kwargs)
 
         def outermost(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             if _declined.now:  # a part of a call that was declined, and counted, as a whole
@@ -236,13 +239,16 @@ class _Installed:
 
         return outermost if self.key in _SPARSE else router
 
-    def decline(self, error: Exception, keyset: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def refuse(self, error: Exception) -> None:
+        """Count a call that goes to native for this reason; raises where the switch is strict."""
         name, overload = self.reroute.name, self.reroute.overload
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if _tallies[name].decline(reason):
             log.debug("aten::%s on %s goes to native: %s", overload, self.key, reason)
         if any(_users[name]):
             raise RuntimeError(f"myops does not take this call of aten::{overload}, and the switch is strict: {reason}")
+
+    def run_declined(self, keyset: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.key not in _SPARSE:
             return self.run_native(keyset, args, kwargs)
         _declined.now = True

@@ -182,7 +182,7 @@ def sparse_mm_reduce_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     parts = sparse._parts(self, "a")
     needed = (False, False, *output_mask, False)
-    saved: tuple[Tensor | None, ...] = (parts.crow, parts.col, parts.values, weight, *parts.ready)
+    saved: tuple[Tensor | None, ...] = (parts.values, weight, parts.crow, parts.col, *parts.ready)
     row = COMPONENTS["spmm"]
     if reduce in ("amax", "amin"):
         saved = (parts.col, parts.values, weight, arg_out)

@@ -141,6 +141,10 @@ class Operator(Decomposable):
     # For the .Scalar overloads: which operand a complex or very large integer scalar is folded into.
     folds: dict[str, int] = {}  # noqa: RUF012
 
+    def folded(self, position: int, *args: Tensor) -> Tensor:
+        """The operand that a scalar is multiplied into, in the dtype that this is done in."""
+        return args[position]
+
     @abstractmethod
     def shape(self, *args: Any) -> tuple[Any, ...]:
         """The result's shape, after the checks on shapes."""
@@ -339,10 +343,15 @@ def _fold_scalars(row: Operator, target: OpOverload) -> autograd.Kernel:
         exact = {}
         for name, position in row.folds.items():
             value = kwargs.pop(name, 1)
+            if isinstance(value, complex) and value.imag == 0:
+                value = value.real
             if fits_float(value):
                 exact[name] = float(value)
                 continue
-            operand = arguments[position]
+            operand = row.folded(position, *args)
+            if isinstance(value, int) and (operand.is_floating_point() or operand.is_complex()):
+                exact[name] = float(value)  # which is what torch makes of it
+                continue
             if isinstance(value, complex) and not operand.is_complex():
                 raise RuntimeError(
                     f"For non-complex input tensors, argument {name} must not be a complex number, but got {value}"

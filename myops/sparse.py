@@ -366,6 +366,7 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
     Returns:
         (M, N), strided, rounded once after the addition. Gradients and errors are those of `mm`.
     """
+    alpha, beta = (s.real if isinstance(s, complex) and s.imag == 0 else s for s in (alpha, beta))
     if isinstance(beta, complex) or not fits_float(beta):
         input, beta = input * beta, 1
     if not isinstance(alpha, complex) and fits_float(alpha):
@@ -462,7 +463,8 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
         offset = torch.arange(batch, dtype=crow.dtype, device=crow.device).view(-1, 1)
         joined = torch.cat([crow.new_zeros(1), (crow[:, 1:] + offset * nnz).reshape(-1)])
         parts = Parts(joined, (col + offset * k).reshape(-1), _values_of(a).reshape(-1), batch * m, batch * k)
-    return _times_dense(parts, b.reshape(batch * k, -1)).view(batch, m, -1)
+    n = b.shape[2]
+    return _times_dense(parts, b.reshape(batch * k, n)).view(batch, m, n)
 
 
 def _csr_mm_in_parts(

@@ -288,3 +288,98 @@ def test_grad_scaler_step(device: str) -> None:
             scaler.update()
         results.append(w.detach())
     torch.testing.assert_close(results[0], results[1], atol=2e-3, rtol=2e-3)
+
+
+# ---- What is kept for a backward, and how it is read -----------------------------------------------------------------
+
+ACTIVATED = {
+    "linear": lambda x, w, b, f: myops.linear(x, w, b, f),
+    "addmm": lambda x, w, b, f: myops.addmm(b, x, w.t(), activation=f),
+    "baddbmm": lambda x, w, b, f: myops.baddbmm(b, x[None], w.t()[None], activation=f)[0],
+}
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu", "gelu_tanh", "silu"])
+@pytest.mark.parametrize("name", ACTIVATED)
+def test_checkpoints_unpack_each_tensor_once(name: str, activation: str) -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 3), (4, 3), (4,))]
+    unpacked = 0
+
+    def unpack(t: Tensor) -> Tensor:
+        nonlocal unpacked
+        unpacked += 1
+        return t
+
+    def call(*tensors: Tensor) -> Tensor:
+        return ACTIVATED[name](*tensors, activation)
+
+    expected = torch.autograd.grad(call(*leaves).sum(), leaves)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, unpack):
+        result = call(*leaves)
+    torch.autograd.grad(result.sum(), leaves)
+    assert unpacked <= 3
+    again = torch.utils.checkpoint.checkpoint(call, *leaves, use_reentrant=False)
+    for mine, theirs in zip(torch.autograd.grad(again.sum(), leaves), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+PRODUCTS = {
+    "mm": (myops.mm, torch.mm),
+    "matmul": (myops.matmul, torch.matmul),
+    "linear": (lambda a, b: myops.linear(a, b.t()), lambda a, b: torch.nn.functional.linear(a, b.t())),
+    "addmm": (lambda a, b: myops.addmm(a[0, 0], a, b), lambda a, b: torch.addmm(a[0, 0], a, b)),
+    "bmm": (lambda a, b: myops.bmm(a[None], b[None]), lambda a, b: torch.bmm(a[None], b[None])),
+    "sparse": (lambda a, b: myops.sparse.mm(a.to_sparse_csr(), b), None),
+    "sampled": (lambda a, b: torch.ops.myops.sddmm(torch.arange(7), torch.arange(6), a, b.t()), None),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("frozen", ["left", "right"])
+def test_only_what_a_gradient_needs_is_kept(name: str, frozen: str) -> None:
+    """A factor is kept where the other one needs a gradient: as natively, what is not kept may change in place."""
+    a, b = torch.randn(6, 50), torch.randn(50, 6)
+    (b if frozen == "left" else a).requires_grad_()
+    needed, other = (a, b) if frozen == "left" else (b, a)
+    kept = 0
+
+    def pack(t: Tensor) -> Tensor:
+        nonlocal kept
+        kept += t.numel() if t.dtype.is_floating_point else 0
+        return t
+
+    ours, native = PRODUCTS[name]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        result = ours(a, b)
+    assert kept <= needed.numel()
+    if native is not None:
+        with torch.no_grad():
+            other.mul_(2)
+        result.sum().backward()
+        assert other.grad is not None
+
+
+def test_a_torch_function_brings_its_gradients() -> None:
+    """An operand that is no tensor, and a mode, whose handlers call with tensors that require grad."""
+
+    class Wrapped:
+        def __init__(self, inner: Tensor) -> None:
+            self.inner = inner
+
+        @classmethod
+        def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*(a.inner if isinstance(a, Wrapped) else a for a in args), **(kwargs or {}))
+
+    class Adds(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            return result + trained if func is torch.ops.myops.mm.default else result
+
+    trained, x = torch.ones(2, 2, requires_grad=True), torch.ones(2, 2)
+    for call in (myops.mm, myops.matmul, myops.linear, myops.add):
+        assert call(Wrapped(trained), x).requires_grad
+    with Adds():
+        result = myops.mm(x, x)
+    assert torch.equal(result, x @ x + 1)
+    assert result.requires_grad

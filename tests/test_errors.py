@@ -211,3 +211,16 @@ RuntimeError: both arguments to matmul need to be at least 1D, but input is 0D a
 RuntimeError: bias must have shape [5], but got [4]
 RuntimeError: For integral tensors, argument alpha must not be a floating point number, but got 1.5""",
         )
+
+
+def test_out_takes_no_tangent(device: str) -> None:
+    """As torch: the tangent of an operand would be lost."""
+    a = torch.ones(2, 2, device=device)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(a, a)
+        for call in (myops.mm, myops.matmul, myops.add):
+            out = torch.full_like(a, 7)
+            with pytest.raises(RuntimeError, match="don't support automatic differentiation"):
+                call(dual, a, out=out)
+            assert bool((out == 7).all())
+            call(a, a, out=out)

@@ -230,3 +230,20 @@ def test_conv1d_is_not_there_without_transformers() -> None:
         [sys.executable, "-c", code], cwd=Path(myops.__file__).parents[1], capture_output=True, text=True, timeout=240
     )
     assert done.stdout.strip() == "False False", done.stderr
+
+
+def test_inputs_and_weights_of_other_layouts() -> None:
+    """Nested and sparse inputs go to torch's own function; a sparse weight keeps its module's class."""
+    layer, native = nn.Linear(4, 5), nn.Linear(4, 5)
+    native.load_state_dict(layer.state_dict())
+    swap_(layer)
+    parts = [torch.randn(2, 4), torch.randn(3, 4)]
+    jagged = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    for mine, theirs in zip(layer(jagged).unbind(), native(jagged).unbind(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    csr = parts[0].to_sparse_csr()
+    torch.testing.assert_close(layer(csr), native(csr))
+    native.weight = nn.Parameter(native.weight.detach().to_sparse_csr())
+    with pytest.warns(UserWarning, match=r"weight is of layout torch\.sparse_csr"):
+        swap_(native)
+    assert type(native) is nn.Linear

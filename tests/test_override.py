@@ -1043,3 +1043,27 @@ def test_prints_nothing() -> None:
             [sys.executable, *flags, "-c", SILENT], cwd=ROOT, capture_output=True, text=True, timeout=240
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_switching_keeps_no_more_than_the_last_kernels() -> None:
+    """What was taken back is held for threads that still run it, and nothing but its kernel."""
+
+    def alive() -> int:
+        gc.collect()
+        return sum(isinstance(o, override._Installed) for o in gc.get_objects())
+
+    override._retired.clear()
+    before = alive()
+    for _ in range(20):
+        with myops.use():
+            pass
+    held = len(override._retired)
+    override._retired.clear()
+    assert held > 20
+    assert alive() <= before + 5
+
+
+def test_errors_of_native_have_no_other_context() -> None:
+    with myops.use(), pytest.raises(RuntimeError) as raised:
+        torch.mm(torch.ones(2, 3), torch.ones(2, 3))
+    assert raised.value.__context__ is None

@@ -447,3 +447,40 @@ def test_every_layout_pair(device: str) -> None:
 def test_other_isa_levels(level: str) -> None:
     """The whole file again in a process that is forced to another level of this machine."""
     run_on_level(level, __file__, "not materialised")
+
+
+@pytest.mark.parametrize("call", [myops.addmm, myops.baddbmm, myops.sparse.addmm], ids=lambda f: f.__name__)
+def test_complex_scalars_that_are_real(call: Any, device: str) -> None:
+    """0j is 0, by which nothing is read, and a real one goes with real dtypes, as in torch."""
+    batch = (2,) if call is myops.baddbmm else ()
+    c, a, b = (tensor((*batch, 3, 3), device, torch.complex64) for _ in range(3))
+    poisoned = torch.full_like(c, complex("nan"))
+    left = a.to_sparse_csr() if call is myops.sparse.addmm else a
+    torch.testing.assert_close(call(poisoned, left, b, beta=0j), a @ b)
+    torch.testing.assert_close(call(c, left, torch.full_like(b, complex("nan")), alpha=0j), c)
+    real = left.to_dense().real.to_sparse_csr() if call is myops.sparse.addmm else left.real
+    torch.testing.assert_close(call(c.real, real, b.real, alpha=2 + 0j), c.real + 2 * (a.real @ b.real))
+
+
+@pytest.mark.parametrize("number", [numpy.float32(1.5), numpy.float16(1.5), numpy.float64(1.5), numpy.int64(3)])
+@pytest.mark.parametrize("kind", [torch.int64, torch.float32, torch.bool], ids=str)
+def test_add_promotes_numbers_of_numpy(number: Any, kind: torch.dtype) -> None:
+    x = torch.tensor([1, 0]).to(kind)
+    torch.testing.assert_close(myops.add(x, number), torch.add(x, number), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("alpha", [2**60, -(2**61) - 1, 1j], ids=str)
+def test_add_scales_in_the_promoted_dtype(alpha: complex) -> None:
+    wide = torch.tensor([1 + 1j, 2]) if isinstance(alpha, complex) else torch.tensor([1, 2])
+    for narrow in (torch.tensor([3, -3], dtype=torch.int8), torch.tensor(5, dtype=torch.int16)):
+        torch.testing.assert_close(myops.add(wide, narrow, alpha=alpha), torch.add(wide, narrow, alpha=alpha))
+    if not isinstance(alpha, complex):
+        x, y = torch.ones(2, dtype=torch.float64), torch.tensor([3, -3], dtype=torch.int8)
+        torch.testing.assert_close(myops.add(x, y, alpha=alpha), torch.add(x, y, alpha=alpha))
+
+
+def test_large_integers_scale_sums_of_floats() -> None:
+    """In the kernel, after the sum: multiplied into a float16 operand first they would be infinite."""
+    a = torch.full((2, 2), 2.0**-24, dtype=torch.float16)
+    c = torch.ones(2, 2, dtype=torch.float16)
+    torch.testing.assert_close(myops.addmm(c, a, a, alpha=2**54), torch.addmm(c, a, a, alpha=2**54))

@@ -456,3 +456,9 @@ def test_threads_do_not_change_a_full_row() -> None:
     for i in (0, 1):
         assert torch.equal(results[i], results[i + 2])
         assert torch.equal(results[i], results[i + 4])
+
+
+@pytest.mark.parametrize(("batch", "m", "k", "n"), [(0, 2, 3, 4), (2, 3, 0, 4), (2, 0, 3, 4), (2, 2, 3, 0)])
+def test_empty_batches(batch: int, m: int, k: int, n: int) -> None:
+    a, b = torch.zeros(batch, m, k).to_sparse_coo(), torch.zeros(batch, k, n)
+    torch.testing.assert_close(myops.sparse.bmm(a, b), torch.zeros(batch, m, n))

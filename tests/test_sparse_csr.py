@@ -290,3 +290,44 @@ def test_gcn_on_cora(compiled: bool, device: str) -> None:
         found = run(adjacency, x, False).argmax(1)
     accuracy = (found == y)[split["test"]].float().mean().item()
     assert 0.78 <= accuracy <= 0.83, accuracy
+
+
+def test_conversions_and_copies_keep_the_gradient(device: str) -> None:
+    """`values` of a matrix that was converted, cloned or copied with its module lead back to the Parameter."""
+    crow, col = torch.tensor([0, 1, 2], device=device), torch.tensor([0, 1], device=device)
+    values = nn.Parameter(torch.ones(2, device=device))
+    matrix = myops.CSR(crow, col, values, (2, 2)).with_transpose()
+    for made in (matrix.double(), matrix.to(torch.float64), matrix.to(dtype=torch.float64), matrix.clone()):
+        values.grad = None
+        (made @ torch.ones(2, 3, dtype=made.dtype, device=device)).sum().backward()
+        assert torch.equal(values.grad, torch.full((2,), 3.0, device=device))
+        assert made.crow.dtype == torch.int64
+    assert not matrix.detach().values.requires_grad
+    with torch.no_grad():
+        assert not matrix.double().values.requires_grad
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, device=device))
+            self.matrix = myops.CSR(crow, col, self.weight, (2, 2))
+
+    copied = copy.deepcopy(Layer())
+    assert copied.matrix.values is copied.weight
+    assert copy.deepcopy(matrix.double()).values.is_leaf  # whose values are no leaf
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_values_that_require_grad_stay_outside_of_graphs(backend: str) -> None:
+    """AOTAutograd would lose their gradient without a word."""
+    values, x = nn.Parameter(torch.ones(2)), torch.ones(2, 3)
+    matrix = myops.CSR(torch.tensor([0, 1, 2]), torch.tensor([0, 1]), values, (2, 2))
+    outside = torch.compile(lambda x: matrix @ x, backend=backend)
+    with pytest.raises(Exception, match="whose values require grad cannot enter torch.compile"):
+        outside(x)
+    with torch.no_grad():
+        torch.testing.assert_close(outside(x), x)
+    pattern_only = matrix.detach()
+    inside = torch.compile(lambda v, x: pattern_only.with_values(v) @ x, fullgraph=True, backend=backend)
+    inside(values, x).sum().backward()
+    assert torch.equal(values.grad, torch.full((2,), 3.0))

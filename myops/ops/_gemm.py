@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autograd import keep_factors
 from ..registration import BadCall, Sample
 
 WIDE = {
@@ -119,30 +120,32 @@ def batch_shape(a: Tensor, a_name: str, b: Tensor, b_name: str) -> tuple[Any, An
     return a.shape[0], a.shape[1], b.shape[2]
 
 
-def save_product(ctx: Any, *tensors: Tensor | None) -> None:
-    ctx.save_for_backward(*tensors)
-    ctx.save_for_forward(*tensors)
+def save_product(ctx: Any, a: Tensor, b: Tensor, *kept: Tensor | None, first: int = 0) -> None:
+    ctx.shapes, ctx.dtype = (a.shape, b.shape), a.dtype
+    keep_factors(ctx, a, b, *kept, first=first)
 
 
 def product_grads(
-    ctx: Any, product: Any, grad: Tensor, a: Tensor, b: Tensor, need_a: bool, need_b: bool, alpha: float = 1.0
+    ctx: Any, product: Any, grad: Tensor, a: Any, b: Any, need_a: bool, need_b: bool, alpha: float = 1.0
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients of `alpha * a @ b` for `product` = mm or bmm: alpha * grad @ b^H and alpha * a^H @ grad.
+
+    a and b are what `save_product` kept: a factor is there where the other one needs a gradient.
 
     Where the result is wider than the operands (out_dtype), the products are formed in the wide dtype and rounded once.
     alpha == 0 reads no matrix here either.
     """
 
-    def one(x: Tensor, y: Tensor, like: Tensor) -> Tensor:
-        if alpha == 0:
-            return torch.zeros_like(like)
-        result = product(x.to(grad.dtype), y.to(grad.dtype))
-        return (result if alpha == 1 else result * alpha).to(like.dtype)
+    if alpha == 0:
+        zeros = (grad.new_zeros(shape, dtype=ctx.dtype) for shape in ctx.shapes)
+        grad_a, grad_b = (zero if need else None for zero, need in zip(zeros, (need_a, need_b), strict=True))
+        return grad_a, grad_b
 
-    return (
-        one(grad, b.mH, a) if need_a else None,
-        one(a.mH, grad, b) if need_b else None,
-    )
+    def one(x: Tensor, y: Tensor) -> Tensor:
+        result = product(x.to(grad.dtype), y.to(grad.dtype))
+        return (result if alpha == 1 else result * alpha).to(ctx.dtype)
+
+    return one(grad, b.mH) if need_a else None, one(a.mH, grad) if need_b else None
 
 
 def addend_grad(grad: Tensor, beta: float, shape: torch.Size, dtype: torch.dtype) -> Tensor:

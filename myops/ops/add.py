@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,9 @@ class Add(Operator):
         if input.shape == other.shape:  # broadcast_shapes takes 10 us
             return input.shape
         return torch.broadcast_shapes(input.shape, other.shape)
+
+    def folded(self, position: int, *args: Tensor) -> Tensor:
+        return args[position].to(result_dtype(args[0], args[1]))
 
     def fake(self, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
         shape = self.shape(input, other)
@@ -129,7 +133,9 @@ _add = register(Add())
 
 
 def as_tensor(input: Tensor, other: Number) -> Tensor:
-    """A Python number as a 0-dim CPU tensor of the dtype that it gives the sum: torch's promotion of numbers."""
+    """A number as a 0-dim CPU tensor of the dtype that it gives the sum: torch's promotion of Python's and NumPy's."""
+    if isinstance(other, numbers.Number) and not isinstance(other, (int, float, complex)):
+        other = other.item()
     return torch.full((), other, dtype=dtype_with_number(input.dtype, other), device="cpu")
 
 

@@ -154,22 +154,22 @@ class Addmm(Activated):
         beta: float,
         alpha: float,
         _: int,
-        *kept: Tensor,
+        kept: Tensor | None,
     ) -> None:
         ctx.input_shape, ctx.input_dtype = input.shape, input.dtype
         ctx.out_dtype, ctx.beta, ctx.alpha = out_dtype or mat1.dtype, beta, alpha
-        save_product(ctx, mat1, mat2, *kept)
+        save_product(ctx, mat1, mat2, kept, first=1)
 
     product = staticmethod(lambda *args: ops().mm(*args))
 
-    def sum_backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        mat1, mat2 = ctx.saved_tensors[:2]
+    def sum_backward(self, ctx: Any, grad: Tensor, *factors: Any) -> tuple[Tensor | None, ...]:
+        mat1, mat2 = factors
         need_input, need1, need2 = ctx.needs_input_grad[:3]
         grad_input = addend_grad(grad, ctx.beta, ctx.input_shape, ctx.input_dtype) if need_input else None
         return grad_input, *product_grads(ctx, self.product, grad, mat1, mat2, need1, need2, ctx.alpha)
 
-    def sum_jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        mat1, mat2 = ctx.saved_tensors[:2]
+    def sum_jvp(self, ctx: Any, factors: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
+        mat1, mat2 = factors
         d_input, d1, d2 = tangents
         shape = (*mat1.shape[:-1], mat2.shape[-1])
         addend = None

@@ -49,7 +49,7 @@ class Bmm(Mm):
         a, b = batched(input, dims[0], size), batched(mat2, dims[1], size)
         if out_dtype is None:
             return ops().matmul(a, b)  # two batch dimensions, nothing copied
-        return ops().bmm(a.flatten(0, 1), b.flatten(0, 1), out_dtype).unflatten(0, (size, -1))
+        return ops().bmm(a.flatten(0, 1), b.flatten(0, 1), out_dtype).unflatten(0, (size, a.shape[1]))
 
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         return 2 * a[0] * a[1] * a[2] * b[2]
@@ -107,11 +107,12 @@ class Baddbmm(Addmm):
         activation: int = 0,
     ) -> Tensor:
         a, b = batched(mat1, dims[1], size), batched(mat2, dims[2], size)
-        c = batched_addend(input, dims[0], size, 3).expand(size, a.shape[1], -1, -1)
+        items = a.shape[1]
+        c = batched_addend(input, dims[0], size, 3).expand(size, items, -1, -1)
         flat = ops().baddbmm(
             c.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1), out_dtype, beta=beta, alpha=alpha, activation=activation
         )
-        return flat.unflatten(0, (size, -1))
+        return flat.unflatten(0, (size, items))
 
     def flops(self, c: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         return 2 * a[0] * a[1] * a[2] * b[2]

@@ -67,26 +67,27 @@ class Linear(Activated):
         check_activation("linear", activation, input, "input")
         return input.new_empty(shape, dtype=dtype)
 
-    def save(self, ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, _: int, *kept: Tensor) -> None:
+    def save(self, ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, _: int, kept: Tensor | None) -> None:
         ctx.bias_shape = None if bias is None else bias.shape
-        save_product(ctx, input, weight, *kept)
+        save_product(ctx, input, weight, kept)
 
-    def sum_backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, weight = ctx.saved_tensors[:2]
+    def sum_backward(self, ctx: Any, grad: Tensor, *factors: Any) -> tuple[Tensor | None, ...]:
+        input, weight = factors
         need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
-        matrix = weight if weight.dim() == 2 else weight.unsqueeze(0)
-        outer = grad if weight.dim() == 2 else grad.unsqueeze(-1)
+        weight_shape = ctx.shapes[1]
+        outer = grad if len(weight_shape) == 2 else grad.unsqueeze(-1)
         grad_input = grad_weight = grad_bias = None
         if need_input:
+            matrix = weight if len(weight_shape) == 2 else weight.unsqueeze(0)
             grad_input = ops().matmul(outer, matrix.conj())
         if need_weight:
-            grad_weight = ops().mm(rows(outer).mT, rows(input).conj()).reshape(weight.shape)
+            grad_weight = ops().mm(rows(outer).mT, rows(input).conj()).reshape(weight_shape)
         if need_bias:
             grad_bias = grad.sum_to_size(ctx.bias_shape)
         return grad_input, grad_weight, grad_bias
 
-    def sum_jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        input, weight = ctx.saved_tensors[:2]
+    def sum_jvp(self, ctx: Any, factors: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
+        input, weight = factors
         d_input, d_weight, d_bias = tangents
         shape = result_shape(input, weight, None)
         product = product_tangent(ops().linear, input, weight, d_input, d_weight, input.dtype)

@@ -58,23 +58,23 @@ class Matmul(Operator):
         save_product(ctx, input, other)
 
     def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, other = ctx.saved_tensors
+        a, b = ctx.saved_tensors
         need_a, need_b = ctx.needs_input_grad[:2]
-        a = input.unsqueeze(0) if input.dim() == 1 else input
-        b = other.unsqueeze(1) if other.dim() == 1 else other
-        if other.dim() == 1:
+        a_shape, b_shape = ctx.shapes
+        if len(b_shape) == 1:
             grad = grad.unsqueeze(-1)
-        if input.dim() == 1:
+        if len(a_shape) == 1:
             grad = grad.unsqueeze(-2)
         grad_a = grad_b = None
         if need_a:
-            grad_a = ops().matmul(grad, b.mH).sum_to_size(a.shape).reshape(input.shape)
+            b = b.unsqueeze(1) if len(b_shape) == 1 else b
+            grad_a = ops().matmul(grad, b.mH).sum_to_size((1, *a_shape)[-max(len(a_shape), 2) :]).reshape(a_shape)
         if need_b:
-            if b.dim() == 2:  # one product over all rows, not one for each item that is summed afterwards
-                grad_b = ops().mm(rows(a.expand(*grad.shape[:-1], -1)).mH, rows(grad))
+            a = a.unsqueeze(0) if len(a_shape) == 1 else a
+            if len(b_shape) <= 2:  # one product over all rows, not one for each item that is summed afterwards
+                grad_b = ops().mm(rows(a.expand(*grad.shape[:-1], -1)).mH, rows(grad)).reshape(b_shape)
             else:
-                grad_b = ops().matmul(a.mH, grad).sum_to_size(b.shape)
-            grad_b = grad_b.reshape(other.shape)
+                grad_b = ops().matmul(a.mH, grad).sum_to_size(b_shape)
         return grad_a, grad_b
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:

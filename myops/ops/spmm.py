@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autograd import keep_factors
 from ..registration import BadCall, Row, Sample, register_component, register_plain
 from ._csr import (
     check_matrix,
@@ -107,22 +108,21 @@ class Spmm(Row):
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
         crow, col, values, dense, input, t_crow, t_col, t_perm, *scalars = flat
-        ctx.save_for_backward(crow, col, values, dense, t_crow, t_col, t_perm)
-        ctx.save_for_forward(crow, col, values, dense, t_crow, t_col, t_perm)
+        keep_factors(ctx, values, dense, crow, col, t_crow, t_col, t_perm, first=2)
         ctx.input_shape = None if input is None else input.shape
         columns, ctx.transpose, ctx.mean, ctx.beta, ctx.alpha = scalars
         ctx.columns = dense.shape[0] if columns is None else columns
 
     def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        crow, col, values, dense, *t = ctx.saved_tensors
+        values, dense, crow, col, *t = ctx.saved_tensors
         need_values, need_dense, need_input = ctx.needs_input_grad[2:5]
         outer = grad
         if ctx.mean:
             outer = grad / counts(crow, col, t[0], ctx.columns, ctx.transpose).to(grad.dtype).unsqueeze(1)
         grad_values = grad_dense = grad_input = None
         if need_values and ctx.alpha == 0:
-            grad_values = torch.zeros_like(values)
+            grad_values = grad.new_zeros(col.shape)
         elif need_values and need_dense:
             scaled = values if ctx.alpha == 1 else values * ctx.alpha
             grad_values, grad_dense = ops().spmm_backward(
@@ -143,7 +143,7 @@ class Spmm(Row):
         return None, None, grad_values, grad_dense, grad_input
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        crow, col, values, dense, *t = ctx.saved_tensors
+        values, dense, crow, col, *t = ctx.saved_tensors
         d_values, d_dense, d_input = tangents[2:5]
         keywords = {"columns": ctx.columns, "transpose": ctx.transpose, "mean": ctx.mean, "alpha": ctx.alpha}
         m = ctx.columns if ctx.transpose else crow.shape[0] - 1
@@ -167,7 +167,7 @@ class Spmm(Row):
         m = kwargs["columns"] if kwargs.get("transpose") else crow.shape[0] - 1
         if input is not None:
             input = batched_addend(input, dims[4], size, 2).expand(size, m, n).movedim(0, 1).reshape(m, size * n)
-        result = ops().spmm(crow, col, values, wide.reshape(-1, size * n), input, *t, **kwargs)
+        result = ops().spmm(crow, col, values, wide.reshape(wide.shape[0], size * n), input, *t, **kwargs)
         return result.view(m, size, n).movedim(1, 0)
 
     def flops(self, crow: Any, col: Any, values: Any, dense: Any, *args: Any, **kwargs: Any) -> int:
@@ -512,14 +512,15 @@ class Sddmm(Row):
         return a.new_empty(col.shape[0])
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
-        ctx.save_for_backward(*flat)
-        ctx.save_for_forward(*flat)
+        crow, col, a, b, *t = flat
+        ctx.columns = b.shape[0]
+        keep_factors(ctx, a, b, crow, col, *t, first=2)
 
     def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        crow, col, a, b, *t = ctx.saved_tensors
+        a, b, crow, col, *t = ctx.saved_tensors
         need_a, need_b = ctx.needs_input_grad[2:4]
-        columns = b.shape[0]
+        columns = ctx.columns
         return (
             None,
             None,
@@ -528,7 +529,7 @@ class Sddmm(Row):
         )
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        crow, col, a, b, *t = ctx.saved_tensors
+        a, b, crow, col, *t = ctx.saved_tensors
         d_a, d_b = tangents[2:4]
         terms = [
             None if d_a is None else ops().sddmm(crow, col, d_a, b, *t),
