@@ -164,7 +164,6 @@ Tensor sddmm(const Tensor& crow, const Tensor& col, const Tensor& a, const Tenso
   p.type = dtype_of(a.scalar_type(), "sddmm", "a");
   MYOPS_CHECK(p.type != DType::boolean, "myops.sddmm is not implemented for a of dtype bool");
   const Tensor out = empty_vector(A.csr.nnz, a.scalar_type(), a);
-  if (A.csr.nnz == 0) return out;
   const RowMajor left(a), right(b);
   p.A = A.csr;
   p.N = a.size(1);

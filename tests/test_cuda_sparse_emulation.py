@@ -438,6 +438,11 @@ def test_bad_rows_and_permutations(ops: Any, monkeypatch: pytest.MonkeyPatch) ->
         ops.spmm(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), torch.ones(0, 4))
     with pytest.raises(RuntimeError, match="crow must start at 0"):  # entries of no row
         ops.sddmm(torch.tensor([0]), torch.tensor([0]), torch.ones(0, 4), torch.ones(1, 4))
+    for bad in ([0, 5], [1, 0], [0, -1, 0], [3]):  # no entries
+        with pytest.raises(RuntimeError, match="crow must start at 0"):
+            ops.sddmm(torch.tensor(bad), torch.tensor([]).long(), torch.ones(len(bad) - 1, 4), torch.ones(1, 4))
+    assert ops.sddmm(torch.tensor([0]), torch.tensor([]).long(), torch.ones(0, 4), torch.ones(1, 4)).numel() == 0
+    assert ops.sddmm(torch.zeros(9).long(), torch.tensor([]).long(), torch.ones(8, 4), torch.ones(1, 4)).numel() == 0
 
 
 # ---- Everything above the kernels ------------------------------------------------------------------------------------

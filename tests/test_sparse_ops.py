@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
+import myops
 from myops.ops._csr import dense_of
 from myops.ops._gemm import tensor
 from myops.registration import COMPONENTS, Row, Sample
@@ -343,6 +344,44 @@ def test_bad_starts_of_rows_are_found_in_every_piece(index: torch.dtype, on_cpu_
             for call in calls:
                 with pytest.raises(RuntimeError, match=f"crow must start at 0, never decrease and end at {nnz}"):
                     call(bad)
+
+
+def falling_crow(rows: int, index: torch.dtype) -> Tensor:
+    """Of no entries. Falls where the search for the end of a piece looks beyond 100 rows, so that pieces are short."""
+    starts, first, piece = {0: 0, rows: 0}, 0, 2048
+    while first < rows:
+        end, beyond = first, min(rows, first + piece) + 1
+        while end + 1 < beyond:
+            middle = end + (beyond - end) // 2
+            if starts.setdefault(middle, 0 if middle - first <= 100 else -1) == 0:
+                end = middle
+            else:
+                beyond = middle
+        first = max(end, first + 1)
+    crow = torch.zeros(rows + 1, dtype=index)
+    crow[torch.tensor(list(starts))] = torch.tensor(list(starts.values()), dtype=index)
+    return crow
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+def test_starts_of_rows_that_make_too_many_pieces(index: torch.dtype, on_cpu_only: None) -> None:
+    crow, col, v, x = falling_crow(60_000, index), torch.zeros(0, dtype=index), torch.zeros(0), torch.ones(4, 3)
+    a = torch.sparse_csr_tensor(crow, col, v, (60_000, 4), check_invariants=False)
+    with pytest.raises(RuntimeError, match="crow must start at 0, never decrease and end at 0"):
+        myops.sparse.mm(a, x)
+    with pytest.raises(RuntimeError, match="crow must start at 0, never decrease and end at 0"):
+        ops.spmm(falling_crow(400_000, index), col, v, x)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("starts", [[0, 5], [1, 0], [0, -1, 0], [3]], ids=str)
+def test_bad_patterns_without_entries(starts: list[int], index: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")
+    crow, col, rows = torch.tensor(starts, dtype=index), torch.zeros(0, dtype=index), len(starts) - 1
+    for n in (0, 1, 8, 200):
+        with pytest.raises(RuntimeError, match="crow must start at 0, never decrease and end at 0"):
+            ops.sddmm(crow, col, torch.ones(rows, n), torch.ones(4, n))
+        assert ops.sddmm(crow * 0, col, torch.ones(rows, n), torch.ones(4, n)).shape == (0,)
 
 
 def test_a_bad_transposed_pattern_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ template <class I>
 Status cut_rows(const Csr& A, const Runtime& rt, Partition& out) {
   const I* crow = static_cast<const I*>(A.crow);
   if (crow[0] != 0 || crow[A.rows] != A.nnz) return Status::bad_crow;
-  // Two neighbours of whole rows hold more than kPiece; a long row has its segments and the short piece before it.
+  // Of a crow that rises: two neighbours of whole rows hold more than kPiece; a long row has its segments and the short
+  // piece before it.
   const int64_t most = 3 * ((A.rows + A.nnz) / kPiece + 1);
   out.pieces = static_cast<Piece*>(rt.allocate(rt.cookie, most * static_cast<int64_t>(sizeof(Piece))));
   for (int64_t first = 0; first < A.rows;) {
@@ -22,6 +23,9 @@ Status cut_rows(const Csr& A, const Runtime& rt, Partition& out) {
     }
     const int64_t stop = crow[end > first ? end : first + 1];
     if (stop < crow[first] || stop > A.nnz) return Status::bad_crow;
+    // Where crow falls inside a piece the search may end it early, so that there are more pieces than `most`.
+    const int64_t more = end > first ? 1 : (stop - crow[first] + kPiece - 1) / kPiece;
+    if (more > most - out.count) return Status::bad_crow;
     if (end > first) {
       out.pieces[out.count++] = {first, end, crow[first], crow[end], -1};
       first = end;

@@ -68,8 +68,9 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename Element<kType>::Acc)
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kDotLanes, team = thread / kDotLanes;
   for (int64_t i = thread_in_grid(); i < p.A.rows; i += static_cast<int64_t>(gridDim.x) * kThreads)
     row_range(p.A, i, findings);
+  if (p.A.rows == 0 && (p.A.nnz != 0 || load_index(p.A.crow, p.A.wide, 0) != 0))
+    return report(findings, Status::bad_crow);  // entries without a row
   if (p.A.nnz == 0) return;
-  if (p.A.rows == 0) return report(findings, Status::bad_crow);  // entries without a row
   if (p.A.cols == 0) return report(findings, Status::bad_col);
 
   const auto end_of = [&](int64_t row) { return load_index(p.A.crow, p.A.wide, row + 1); };
