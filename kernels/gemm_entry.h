@@ -79,6 +79,8 @@ Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_
   const DType in = dtype_of(call.a.scalar_type(), call.op, call.a_name);
   MYOPS_CHECK(in != DType::boolean, "myops.", call.op, " is not implemented for ", call.a_name, " of dtype bool");
   check_same_device(call.b, call.b_name, call.a, call.a_name);
+  check_dims(call.a, call.op, call.a_name);
+  check_dims(call.b, call.op, call.b_name);  // the result has no more dimensions than one of the two
   const ScalarType type = result_dtype(call, in);
   check_scalar(call.beta, "beta", in);
   check_scalar(call.alpha, "alpha", in);

@@ -1,6 +1,7 @@
 // Builds the engine's Gemm from N-dimensional operands: broadcasting batches by stride 0, merging what merges.
 //
-// Pure C++; never copies an element. Not here: checks with messages (checks.h) and kernels (cpu/, cuda/).
+// Pure C++; never copies an element. Not here: checks with messages (gemm_entry.h, torch_bridge.h) and kernels (cpu/,
+// cuda/).
 //
 //   1. right-align the batch dimensions; a size-1 or missing one gets stride 0
 //   2. drop size-1 dimensions; merge neighbours whose strides nest in all four operands

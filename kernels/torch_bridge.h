@@ -129,6 +129,12 @@ inline void check_same_device(const Tensor& t, const char* name, const Tensor& r
               reference_name, " is on ", device_text(reference));
 }
 
+// Operands and results live in arrays of kMaxTensorDims; to be called before a tensor's dimensions index any.
+inline void check_dims(const Tensor& t, const char* op, const char* name) {
+  MYOPS_CHECK(t.dim() <= kMaxTensorDims, "myops.", op, " takes tensors of at most ", kMaxTensorDims,
+              " dimensions, but ", name, " has ", t.dim());
+}
+
 // The conjugate bit has no stable accessor, and below the Autograd keys aten::is_conj is answered for a resolved copy.
 // What tells it everywhere: resolving a view of one element gives new memory only where there is a bit to resolve.
 inline bool is_conj(const Tensor& t) {
@@ -146,6 +152,7 @@ inline bool is_conj(const Tensor& t) {
 inline Operand operand_of(const Tensor& t, const char* op, const char* name) {
   Operand v;
   v.type = dtype_of(t.scalar_type(), op, name);
+  check_dims(t, op, name);
   v.conj = is_complex(v.type) && is_conj(t);
   v.dims = static_cast<int>(t.dim());
   const int64_t* sizes = t.sizes().data();

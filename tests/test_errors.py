@@ -161,6 +161,32 @@ def test_alpha_of_bool() -> None:
         myops.add(a, a, alpha=0.5)
 
 
+def test_more_dimensions_than_there_is_room_for(device: str) -> None:
+    weight = torch.ones(3, 1, device=device)
+    for dtype in (torch.float32, torch.complex64):
+        x, row = torch.ones([1] * 64, device=device, dtype=dtype), torch.ones(1, device=device, dtype=dtype)
+        assert myops.add(x, x).dim() == 64
+        assert [myops.matmul(*pair).dim() for pair in ((x, x), (x, row), (row, x))] == [64, 63, 63]
+        assert myops.linear(x, weight.to(dtype), weight[:, 0].to(dtype)).shape == (*x.shape[:-1], 3)
+        for dims in (65, 100, 1000):
+            x = torch.ones([1] * dims, device=device, dtype=dtype)
+            calls = {
+                "input": [
+                    lambda x=x: myops.add(x, x),
+                    lambda x=x, row=row: myops.add(x, row),
+                    lambda x=x: myops.add_(x.clone(), x),
+                    lambda x=x: myops.matmul(x, x),
+                    lambda x=x, row=row: myops.matmul(x, row),
+                    lambda x=x: myops.linear(x, weight.to(x.dtype)),
+                ],
+                "other": [lambda x=x, row=row: myops.add(row, x), lambda x=x, row=row: myops.matmul(row, x)],
+            }
+            for name, of_name in calls.items():
+                for call in of_name:
+                    with pytest.raises(RuntimeError, match=f"at most 64 dimensions, but {name} has {dims}"):
+                        call()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs two devices")
 def test_mixed_devices_are_named() -> None:
     with pytest.raises(RuntimeError, match="mat2 is on cpu and input is on cuda:0"):

@@ -212,6 +212,8 @@ def test_bad_calls() -> None:
         myops.linear(torch.randn(2, 4), packed)
     with pytest.raises(RuntimeError, match="input and weight must have the same dtype"):
         myops.linear(torch.randn(2, 3).double(), packed)
+    with pytest.raises(RuntimeError, match="at most 64 dimensions, but input has 100"):
+        myops.linear(torch.ones([1] * 99 + [3]), packed)
     with pytest.raises(RuntimeError, match="panels hold a packed weight of shape"):
         myops.PackedWeight(packed.panels, (3, 5), torch.float32)
 
