@@ -8,6 +8,7 @@ import io
 import os
 import pickle
 import re
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -216,6 +217,40 @@ def test_bad_calls() -> None:
         myops.linear(torch.ones([1] * 99 + [3]), packed)
     with pytest.raises(RuntimeError, match="panels hold a packed weight of shape"):
         myops.PackedWeight(packed.panels, (3, 5), torch.float32)
+
+
+HEADER = "=Qqqihhhhhhh"
+FIELDS = ["magic", "n", "k", "kc", "dtype", "bytes", "lanes", "vectors", "group", "depth", "start"]
+DAMAGE = [
+    {"magic": 1},
+    *({name: value} for name in ("n", "k") for value in (-8, 900, 2**31, 2**62, 2**63 - 1)),
+    {"n": 2**62, "k": 2**62},
+    {"n": 2**62, "k": 0},
+    {"n": 0, "k": 2**62, "kc": 1},
+    {"dtype": -1},
+    {"dtype": 11},
+    *({"bytes": value} for value in (0, -4, 3, 8)),
+    *({name: value} for name in ("kc", "lanes", "vectors", "group", "depth") for value in (0, -1, -(2**15))),
+    *({name: 2**15 - 1} for name in ("lanes", "group", "depth")),
+    {"n": 2**40, "kc": 2**31 - 1, "lanes": 2**15 - 1, "group": 2**15 - 1, "depth": 2**15 - 1},
+    {"start": -1},
+    {"start": 2},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=str)
+def test_damaged_panels_are_refused(damage: dict[str, int]) -> None:
+    panels = myops.pack_weight(torch.randn(8, 8)).panels
+    header = dict(zip(FIELDS, struct.unpack_from(HEADER, panels.numpy().tobytes()), strict=True))
+    assert (header["n"], header["k"]) == (8, 8)
+    damaged = bytearray(struct.pack(HEADER, *(header | damage).values()))
+    panels[: len(damaged)] = torch.frombuffer(damaged, dtype=torch.uint8)
+    for call in (
+        lambda: ops.unpack_weight(panels, 8, 8, dtype=torch.float32),
+        lambda: ops.linear_packed(torch.ones(2, 8), panels, out_features=8, dtype=torch.float32),
+    ):
+        with pytest.raises(RuntimeError, match="panels do not hold a packed weight of this version of myops"):
+            call()
 
 
 def test_other_devices_are_refused() -> None:

@@ -16,8 +16,7 @@ cpu::PanelFormat header_of(const Tensor& panels, ScalarType dtype, int64_t out_f
                   panels.is_contiguous() && panels.numel() >= static_cast<int64_t>(sizeof(f)),
               "panels must be a contiguous uint8 vector on the CPU, from myops.pack_weight");
   std::memcpy(&f, panels.const_data_ptr(), sizeof(f));
-  MYOPS_CHECK(f.magic == cpu::PanelFormat::kMagic && f.size() == panels.numel(),
-              "panels do not hold a packed weight of this version of myops");
+  MYOPS_CHECK(f.describes(panels.numel()), "panels do not hold a packed weight of this version of myops");
   const DType type = dtype_of(dtype, "linear_packed", "weight");
   MYOPS_CHECK(f.dtype == static_cast<int16_t>(type) && f.n == out_features && f.k == in_features,
               "panels hold a packed weight of shape ", shape_text(&f.n, 2), " and dtype ",

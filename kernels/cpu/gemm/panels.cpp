@@ -25,9 +25,19 @@ PanelFormat panel_format(DType in, int64_t n, int64_t k, const IsaTraits& isa) {
 }
 
 int64_t PanelFormat::size() const {
-  int64_t bytes = sizeof(PanelFormat);
-  for (int64_t k0 = 0; k0 < k || k0 == 0; k0 += kc) bytes += block_bytes(min64(kc, k - k0));
-  return bytes;
+  const int64_t rest = k % kc;
+  return sizeof(PanelFormat) + k / kc * block_bytes(kc) + (rest > 0 || k == 0 ? block_bytes(rest) : 0);
+}
+
+bool PanelFormat::describes(int64_t held) const {
+  if (magic != kMagic || dtype < 0 || dtype >= static_cast<int16_t>(DType::boolean)) return false;
+  if (n < 0 || k < 0 || kc < 1 || lanes < 1 || vectors < 1 || group < 1 || depth < 1) return false;
+  const int64_t element = element_size(static_cast<DType>(dtype)) / parts();
+  if ((bytes != element && !(bytes == 4 && element < 4)) || start < 0 || start > 1) return false;
+  // In double first: damaged fields may multiply to more than an int64 holds.
+  const double padded_columns = static_cast<double>(n) * parts() + lanes;
+  const double padded_rows = (static_cast<double>(k) / kc + 1) * (kc + (1.0 + start) * group * depth);
+  return padded_columns * padded_rows * bytes < 0x1p62 && size() == held;
 }
 
 namespace {

@@ -33,6 +33,8 @@ struct PanelFormat {
   int64_t step_bytes() const { return static_cast<int64_t>(lanes) * group * bytes; }  // of one vector
   int64_t block_bytes(int64_t rows) const { return total_vectors() * (steps(rows) + start) * step_bytes(); }
   int64_t size() const;  // with the header, in bytes
+  // Whether the fields, read from memory, are a format's, and of one that takes `held` bytes with the header.
+  bool describes(int64_t held) const;
 };
 static_assert(sizeof(PanelFormat) == 64, "panels behind the header stay aligned");
 
