@@ -421,6 +421,14 @@ def test_bad_patterns_of_long_rows(ops: Any, monkeypatch: pytest.MonkeyPatch) ->
         ops.spmm(torch.tensor([0, nnz]), col, torch.ones(nnz), torch.ones(1, 4))
 
 
+def test_mean_of_large_sums(ops: Any) -> None:
+    n = 40_000
+    for columns in (1, 16):
+        x = torch.full((1, columns), 255, dtype=torch.uint8)
+        crow, col, v = torch.tensor([0, n]), torch.zeros(n).long(), torch.full((n,), 255, dtype=torch.uint8)
+        assert ops.spmm(crow, col, v, x, mean=True).tolist() == [[255 * 255 % 256] * columns]
+
+
 def test_bad_rows_and_permutations(ops: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="row must be sorted"):
         ops.csr_rows(torch.tensor([1, 0]), 3)

@@ -144,6 +144,16 @@ def test_extremum_of_nan_ties_and_infinities() -> None:
     assert arg.tolist() == [[1, 0, 1, 0]]
 
 
+def test_mean_of_large_sums() -> None:
+    """Sums of uint8 from 2^31 on are no negative numbers."""
+    n = 40_000
+    crow, col = torch.tensor([0, n]), torch.zeros(n, dtype=torch.int64)
+    for columns in (1, 2, 32):
+        x = torch.full((1, columns), 255, dtype=torch.uint8)
+        got = ops.spmm(crow, col, torch.full((n,), 255, dtype=torch.uint8), x, mean=True)
+        assert got.tolist() == [[255 * 255 % 256] * columns]
+
+
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
 def test_sixteen_bit_sums_are_float32(low: torch.dtype) -> None:
     """4096 ones: a sum in 16 bits stops at 256 (2048)."""

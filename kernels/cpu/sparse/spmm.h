@@ -96,10 +96,10 @@ struct SpmmOut {
       const int64_t length = row_start(p.A, i + 1) - row_start(p.A, i);
       if constexpr (std::is_floating_point_v<T>) {
         v = sum / static_cast<T>(length > 1 ? length : 1) * alpha;
-      } else {  // the quotient of signed integers, rounded towards zero
-        using Signed = std::make_signed_t<T>;
+      } else {  // the quotient of integers, rounded towards zero; signed but for uint8
+        using Whole = std::conditional_t<std::is_same_v<S, uint8_t>, T, std::make_signed_t<T>>;
         for (int l = 0; l < L; ++l) {
-          const auto whole = static_cast<Signed>(sum[l]) / static_cast<Signed>(length > 1 ? length : 1);
+          const auto whole = static_cast<Whole>(sum[l]) / static_cast<Whole>(length > 1 ? length : 1);
           v[l] = static_cast<T>(whole) * alpha;
         }
       }

@@ -7,7 +7,7 @@
 
 namespace myops {
 
-// The quotient that a mean is: of signed numbers, towards zero, where the sums are modular.
+// The quotient that a mean is: of signed numbers, towards zero, where the sums are modular. Not for uint8.
 template <class T>
 __device__ __forceinline__ T divided(T sum, int64_t n) {
   return sum / static_cast<T>(n);
@@ -50,7 +50,12 @@ struct Sum {
     for (int i = 0; i < kVector; ++i) d[i] = sums[i];
     if (p.mean && entries > 1)
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) d[i] = divided(d[i], entries);
+      for (int i = 0; i < kVector; ++i) {
+        if constexpr (kType == DType::u8)
+          d[i] = static_cast<Acc>(d[i] / entries);
+        else
+          d[i] = divided(d[i], entries);
+      }
 #pragma unroll
     for (int i = 0; i < kVector; ++i) d[i] = scale(alpha, d[i]);
     if (p.C != nullptr) {
