@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -512,6 +514,54 @@ def test_hashed_rows() -> None:
     assert torch.equal(got[1], expected.indices()[1])
     assert torch.equal(got[2], expected.values())
     assert got[0].tolist() == [0, 399 - int(399 - expected._nnz() // 2), expected._nnz() // 2, expected._nnz()]
+
+
+@pytest.mark.parametrize("dtype_", [torch.float32, torch.complex64, torch.int16], ids=str)
+def test_gradients_of_hashed_rows(dtype_: torch.dtype, on_cpu_only: None) -> None:
+    """The bits of the dense rows, whatever the gradient's pattern."""
+    m, k, n = 40, 30, 2**20
+    a, b, c = ((*pattern(*shape), shape) for shape in ((m, k), (k, 200), (m, 190)))
+    parts: list[Tensor] = []
+    for crow, col, _ in (a, b, c):
+        parts += [crow, col * 5000 if crow is not a[0] else col, tensor((col.numel(),), "cpu", dtype_)]
+    parts[7] = parts[7][torch.randint(col.numel(), (col.numel(),))]  # in any order, some twice
+    expected = ops.spgemm_backward(*parts, n)
+    for columns in (n + 1, 2**45):
+        got = ops.spgemm_backward(*parts, columns)
+        assert torch.equal(got[0], expected[0])
+        assert torch.equal(got[1], expected[1])
+
+
+def test_gradients_of_very_many_columns(on_cpu_only: None) -> None:
+    one = torch.tensor([0, 1])
+    a = torch.sparse_csr_tensor(one, [0], torch.tensor([2.0]), (1, 1)).requires_grad_()
+    b = torch.sparse_csr_tensor(one, [5], torch.tensor([3.0]), (1, 2**45)).requires_grad_()
+    myops.sparse.mm(a, b).values().sum().backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    assert (a.grad.values().item(), b.grad.values().item()) == (3, 2)
+
+
+OUT_OF_MEMORY = """
+import resource, torch, myops
+torch.set_num_threads(2)
+n, rows = 2**20, 4000
+a = torch.arange(rows + 1), torch.zeros(rows, dtype=torch.int64), torch.ones(rows)
+b = torch.tensor([0, n]), torch.arange(n), torch.ones(n)
+torch.ops.myops.spgemm(*a, torch.tensor([0, 9]), b[1][:9], b[2][:9], n)  # starts the threads
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+try:
+    torch.ops.myops.spgemm(*a, *b, n)
+except MemoryError:
+    print("MemoryError")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory")
+def test_an_error_of_a_thread_keeps_its_type(on_cpu_only: None) -> None:
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "MemoryError\n", done.stdout + done.stderr
 
 
 def test_autocast(device: str) -> None:

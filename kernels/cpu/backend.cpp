@@ -2,6 +2,8 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <atomic>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -13,8 +15,18 @@
 namespace myops {
 namespace {
 
+// What a task throws is thrown again here: torch would make an error of its own of it, without the type and the words.
 void parallel(int64_t tasks, void (*body)(void*, int64_t, int64_t), void* arg) {
-  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { body(arg, begin, end); });
+  std::atomic<bool> failed{false};
+  std::exception_ptr first;
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    try {
+      body(arg, begin, end);
+    } catch (...) {
+      if (!failed.exchange(true)) first = std::current_exception();
+    }
+  });
+  if (first) std::rethrow_exception(first);
 }
 
 // Scratch from torch's allocator, so that memory profilers see it; freed when the call returns. The first bytes come

@@ -140,6 +140,14 @@ class DenseRow {
   std::vector<uint8_t> used_, groups_;
 };
 
+// Where the column is among the keys, by open addressing, or the free place (-1) that it would take. There is one.
+template <class I>
+inline int64_t place_of(const std::vector<I>& keys, int64_t mask, I column) {
+  int64_t at = static_cast<int64_t>((static_cast<uint64_t>(column) * 0x9e3779b97f4a7c15u) >> 32) & mask;
+  while (keys[at] != column && keys[at] != I(-1)) at = (at + 1) & mask;
+  return at;
+}
+
 // The same by open addressing, for matrices of very many columns.
 template <class T, class I>
 class HashRow {
@@ -157,8 +165,7 @@ class HashRow {
   template <class S>
   void add(T factor, const I* col, const S* values, int64_t n) {
     for (int64_t e = 0; e < n; ++e) {
-      int64_t at = static_cast<int64_t>((static_cast<uint64_t>(col[e]) * 0x9e3779b97f4a7c15u) >> 32) & mask_;
-      while (keys_[at] != col[e] && keys_[at] != I(-1)) at = (at + 1) & mask_;
+      const int64_t at = place_of(keys_, mask_, col[e]);
       if (keys_[at] != col[e]) keys_[at] = col[e], sums_[at] = T{}, used_.emplace_back(col[e], at);
       sums_[at] += factor * load_scalar<T>(values[e]);
     }
@@ -266,11 +273,60 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
   return Status::ok;
 }
 
+// A row of C by its columns, zero where it has none: spread over all columns, or hashed where they are very many.
+template <class T, class I>
+class DenseSpread {
+ public:
+  explicit DenseSpread(int64_t cols) : sums_(cols) {}
+
+  template <class S>
+  void set(const I* col, const S* values, int64_t n) {
+    for (int64_t e = 0; e < n; ++e) sums_[col[e]] += load_scalar<T>(values[e]);
+  }
+  void clear(const I* col, int64_t n) {
+    for (int64_t e = 0; e < n; ++e) sums_[col[e]] = T{};
+  }
+  T operator[](I column) const { return sums_[column]; }
+
+ private:
+  std::vector<T> sums_;
+};
+
+template <class T, class I>
+class HashSpread {
+ public:
+  explicit HashSpread(int64_t) {}
+
+  template <class S>
+  void set(const I* col, const S* values, int64_t n) {
+    int64_t size = 64;
+    while (size < 2 * n) size *= 2;
+    if (size > static_cast<int64_t>(keys_.size())) keys_.resize(size), sums_.resize(size);
+    mask_ = size - 1;
+    std::fill(keys_.begin(), keys_.begin() + size, I(-1));
+    for (int64_t e = 0; e < n; ++e) {
+      const int64_t at = place_of(keys_, mask_, col[e]);
+      if (keys_[at] != col[e]) keys_[at] = col[e], sums_[at] = T{};
+      sums_[at] += load_scalar<T>(values[e]);
+    }
+  }
+  void clear(const I*, int64_t) {}
+  T operator[](I column) const {
+    const int64_t at = place_of(keys_, mask_, column);
+    return keys_[at] == column ? sums_[at] : T{};
+  }
+
+ private:
+  int64_t mask_ = 0;
+  std::vector<I> keys_;
+  std::vector<T> sums_;
+};
+
 // Thread t owns the rows [from, to) of B and the entries of A that meet them, and walks all rows i of A and C for
-// those: C[i, :] is spread over a dense row, and one sweep over B[k, :] serves
+// those: C[i, :] is spread over a row, and one sweep over B[k, :] serves
 //   grad_a[i, k] = sum over j of C[i, j] * B[k, j]      and      grad_b[k, j] += A[i, k] * C[i, j].
 // Every sum has one owner and goes through i in order.
-template <class T, class S, class I>
+template <class T, class S, class I, class Spread>
 Status backward(const SpgemmBackward& p, const Runtime& rt) {
   const Rows<I> A(p.A), B(p.B), C(p.C);
   for (const Rows<I>& m : {A, B, C})
@@ -290,15 +346,15 @@ Status backward(const SpgemmBackward& p, const Runtime& rt) {
   };
   take_turns(rt, owners, [&](int64_t owner) {
     const int64_t from = owner == 0 ? 0 : bound(owner), to = owner + 1 == owners ? B.rows : bound(owner + 1);
-    std::vector<T> spread(B.cols);
+    Spread spread(B.cols);
     std::vector<T> sums(grad_b == nullptr ? 0 : B.crow[to] - B.crow[from]);
     for (int64_t i = 0; i < A.rows; ++i) {
       bool here = false;
+      const int64_t first = C.crow[i], count = C.crow[i + 1] - first;
       for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e) {
         const int64_t k = A.col[e];
         if (k < from || k >= to) continue;
-        if (!here)
-          for (int64_t n = C.crow[i]; n < C.crow[i + 1]; ++n) spread[C.col[n]] += load_scalar<T>(c[n]);
+        if (!here) spread.set(C.col + first, c + first, count);
         here = true;
         const int64_t begin = B.crow[k], end = B.crow[k + 1];
         if (grad_a != nullptr) {
@@ -312,8 +368,7 @@ Status backward(const SpgemmBackward& p, const Runtime& rt) {
           for (int64_t n = begin; n < end; ++n) out[n - begin] += factor * spread[B.col[n]];
         }
       }
-      if (here)
-        for (int64_t n = C.crow[i]; n < C.crow[i + 1]; ++n) spread[C.col[n]] = T{};
+      if (here) spread.clear(C.col + first, count);
     }
     for (size_t n = 0; n < sums.size(); ++n) grad_b[B.crow[from] + n] = store_scalar<S>(sums[n]);
   });
@@ -341,7 +396,12 @@ Status spgemm_backward(const SpgemmBackward& p, const Runtime& rt) {
   return with_types(p.type, [&](auto types) {
     using T = typename decltype(types)::Compute;
     using S = typename decltype(types)::Stored;
-    return p.A.wide ? backward<T, S, int64_t>(p, rt) : backward<T, S, int32_t>(p, rt);
+    const auto run = [&](auto index) {
+      using I = decltype(index);
+      return p.B.cols <= kDenseColumns ? backward<T, S, I, DenseSpread<T, I>>(p, rt)
+                                       : backward<T, S, I, HashSpread<T, I>>(p, rt);
+    };
+    return p.A.wide ? run(int64_t{}) : run(int32_t{});
   });
 }
 
