@@ -1060,7 +1060,7 @@ def test_switching_keeps_no_more_than_the_last_kernels() -> None:
     held = len(override._retired)
     override._retired.clear()
     assert held > 20
-    assert alive() <= before + 5
+    assert alive() <= before + held // 20  # those of the last time are torch's to free
 
 
 def test_errors_of_native_have_no_other_context() -> None:
