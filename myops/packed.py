@@ -44,8 +44,8 @@ class PackedWeight:
         return bytes(self.panels[: _HEADER.size].tolist())
 
     def _fits(self) -> bool:
-        """Whether the instruction set in use packs like this."""
-        return self._header() == _native.panel_header(self.dtype, *self.shape)
+        """Whether the instruction set in use packs like this; of panels that hold nothing, yes."""
+        return self.panels.is_meta or self._header() == _native.panel_header(self.dtype, *self.shape)
 
     @property
     def device(self) -> torch.device:
@@ -59,6 +59,8 @@ class PackedWeight:
     @property
     def format(self) -> str:
         """What of the panels depends on the instruction set, as text."""
+        if self.panels.is_meta:
+            return "meta"
         *_, kc, _, size, lanes, vectors, group, depth, start = _HEADER.unpack(self._header())
         return (
             f"kc={kc} panel={vectors}x{lanes} group={group} depth={depth} bytes={size}{' column sums' if start else ''}"

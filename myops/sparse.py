@@ -391,6 +391,15 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
     return _times_dense(right, a.mT, flipped, float(beta), scale).mT
 
 
+def _times(values: Tensor, scalar: Number, name: str) -> Tensor:
+    if scalar == 1:
+        return values
+    product = values * scalar
+    if product.dtype != values.dtype:
+        raise RuntimeError(f"argument {name} must not be {scalar} for values of dtype {values.dtype}")
+    return product
+
+
 def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Any:
     """`alpha * (mat1 @ mat2)` at the entries of `input`, plus `beta * input`; as `torch.sparse.sampled_addmm`.
 
@@ -418,9 +427,9 @@ def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, a
         )
     left, right = (mat2.mT, mat1) if parts.transposed else (mat1, mat2.mT)
     values = torch.ops.myops.sddmm(parts.crow, parts.col, left, right, *parts.ready)
-    values = values if alpha == 1 else values * alpha
+    values = _times(values, alpha, "alpha")
     if beta != 0:
-        values = values + (parts.values if beta == 1 else parts.values * beta)
+        values = values + _times(parts.values, beta, "beta")
     if isinstance(input, CSR):
         return input.with_values(values)
     return _assemble(input.layout, _indices(input), values, input.shape)

@@ -354,3 +354,9 @@ def test_nothing_is_kept() -> None:
 def test_other_isa_levels(level: str) -> None:
     """The whole file again in a process that is forced to another level of this machine."""
     run_on_level(level, __file__)
+
+
+def test_modules_on_meta_are_printed() -> None:
+    module = myops.nn.PackedLinear(torch.randn(3, 4)).to("meta")
+    assert "PackedWeight(3 x 4, float32" in repr(module)
+    assert module(torch.randn(2, 4, device="meta")).shape == (2, 3)

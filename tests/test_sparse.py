@@ -462,3 +462,11 @@ def test_threads_do_not_change_a_full_row() -> None:
 def test_empty_batches(batch: int, m: int, k: int, n: int) -> None:
     a, b = torch.zeros(batch, m, k).to_sparse_coo(), torch.zeros(batch, k, n)
     torch.testing.assert_close(myops.sparse.bmm(a, b), torch.zeros(batch, m, n))
+
+
+@pytest.mark.parametrize(("kind", "scalar"), [(torch.int64, 1.5), (torch.float32, 1j)], ids=str)
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_sampled_scalars_that_do_not_fit(kind: torch.dtype, scalar: complex, name: str) -> None:
+    a = torch.ones(2, 2, dtype=kind)
+    with pytest.raises(RuntimeError, match=f"argument {name} must not be"):
+        myops.sparse.sampled_addmm(a.to_sparse_csr(), a, a, **{name: scalar})
