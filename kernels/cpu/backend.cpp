@@ -3,7 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -15,18 +15,18 @@
 namespace myops {
 namespace {
 
-// What a task throws is thrown again here: torch would make an error of its own of it, without the type and the words.
+// A task throws where memory is short, and nothing else. Thrown again here, because torch would make an error of its
+// own of it, without the type. (std::exception_ptr would do for all, but ties the library to one C++ runtime.)
 void parallel(int64_t tasks, void (*body)(void*, int64_t, int64_t), void* arg) {
-  std::atomic<bool> failed{false};
-  std::exception_ptr first;
+  std::atomic<bool> no_memory{false};
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     try {
       body(arg, begin, end);
-    } catch (...) {
-      if (!failed.exchange(true)) first = std::current_exception();
+    } catch (const std::bad_alloc&) {
+      no_memory = true;
     }
   });
-  if (first) std::rethrow_exception(first);
+  if (no_memory) throw std::bad_alloc();
 }
 
 // Scratch from torch's allocator, so that memory profilers see it; freed when the call returns. The first bytes come
