@@ -97,7 +97,7 @@ class Activated(Operator):
         """Keep the two factors and, as the third, the argument that is one more than the schema has, or None."""
 
     @abstractmethod
-    def sum_backward(self, ctx: Any, grad: Tensor, *factors: Any) -> tuple[Tensor | None, ...]:
+    def sum_backward(self, ctx: Any, factors: tuple[Any, Any], grad: Tensor) -> tuple[Tensor | None, ...]:
         """`backward` of the sum, with the factors that were kept."""
 
     @abstractmethod
@@ -119,7 +119,7 @@ class Activated(Operator):
 
     def backward(self, ctx: Any, *grads: Any, **none: Any) -> tuple[Tensor | None, ...]:
         a, b, kept = ctx.saved_tensors
-        return self.sum_backward(ctx, through(ctx, grads[0], kept), a, b)
+        return self.sum_backward(ctx, (a, b), through(ctx, grads[0], kept))
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
         a, b, kept = ctx.saved_tensors
@@ -152,7 +152,7 @@ class WithPreactivation(Decomposable):
         a, b, kept = ctx.saved_tensors
         if outer is not None:
             inner = through(ctx, outer, kept) if inner is None else through(ctx, outer, kept) + inner
-        return (None,) * self.tensors if inner is None else self.of.sum_backward(ctx, inner, a, b)
+        return (None,) * self.tensors if inner is None else self.of.sum_backward(ctx, (a, b), inner)
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> tuple[Tensor, Tensor]:
         a, b, kept = ctx.saved_tensors

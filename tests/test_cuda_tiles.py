@@ -141,10 +141,8 @@ def test_rows_do_not_depend_on_m(ops, kind):
     assert all(torch.equal(item, whole) for item in batch)
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("kind", FLOATS + COMPLEX, ids=str)
-def test_batch_invariance(ops, library, kind, capability):
-    """Under the mode an element depends on its row, its column and K alone, whichever kernel computes it."""
+def check_batch_invariance(ops, library, kind, capability):
+    """Under the mode an element depends on its row, its column and K alone. Operands and their product under it."""
     torch.manual_seed(4)
     a, b = torch.randn(150, 45, dtype=kind), torch.randn(45, 130, dtype=kind)
     library.emulation_machine(132, capability)
@@ -163,9 +161,16 @@ def test_batch_invariance(ops, library, kind, capability):
         right = b[:, :16].reshape(45, 2, 2, 4).permute(1, 2, 0, 3)[None, :, None]
         got = ops.matmul(a[:12].reshape(2, 1, 2, 1, 3, 45), right)
         same(got, whole[:12, :16].reshape(2, 2, 3, 2, 2, 4).permute(0, 3, 1, 4, 2, 5))
+        return a, b, whole
     finally:
         library.myops_set_batch_invariant(0)
         library.emulation_machine(132, 80)
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("kind", FLOATS + COMPLEX, ids=str)
+def test_batch_invariance(ops, library, kind, capability):
+    check_batch_invariance(ops, library, kind, capability)
 
 
 # ---- Few rows, few columns -------------------------------------------------------------------------------------------
@@ -472,23 +477,8 @@ def test_tf32_where_torch_allows_it(ops, library, tf32, capability):
 
 @pytest.mark.parametrize("capability", [80, 90])
 def test_tf32_is_batch_invariant(ops, library, tf32, capability):
-    torch.manual_seed(4)
-    a, b = torch.randn(150, 45), torch.randn(45, 130)
-    library.emulation_machine(132, capability)
-    library.myops_set_batch_invariant(1)
-    try:
-        whole = ops.mm(a, b)
-        assert not torch.equal(whole, a @ b)
-        for rows in (1, 2, 16, 17, 129):
-            same(ops.mm(a[:rows], b), whole[:rows])
-        for columns in (slice(0, 1), slice(3, 40), slice(1, 130)):
-            same(ops.mm(a[5:38], lay_out(b[:, columns], "transposed")), whole[5:38, columns])
-        right = b[:, :16].reshape(45, 2, 2, 4).permute(1, 2, 0, 3)[None, :, None]
-        got = ops.matmul(a[:12].reshape(2, 1, 2, 1, 3, 45), right)
-        same(got, whole[:12, :16].reshape(2, 2, 3, 2, 2, 4).permute(0, 3, 1, 4, 2, 5))
-    finally:
-        library.myops_set_batch_invariant(0)
-        library.emulation_machine(132, 80)
+    a, b, whole = check_batch_invariance(ops, library, torch.float32, capability)
+    assert not torch.equal(whole, a @ b)
 
 
 @pytest.mark.parametrize("kind", INTEGERS, ids=str)

@@ -162,7 +162,7 @@ class Addmm(Activated):
 
     product = staticmethod(lambda *args: ops().mm(*args))
 
-    def sum_backward(self, ctx: Any, grad: Tensor, *factors: Any) -> tuple[Tensor | None, ...]:
+    def sum_backward(self, ctx: Any, factors: tuple[Any, Any], grad: Tensor) -> tuple[Tensor | None, ...]:
         mat1, mat2 = factors
         need_input, need1, need2 = ctx.needs_input_grad[:3]
         grad_input = addend_grad(grad, ctx.beta, ctx.input_shape, ctx.input_dtype) if need_input else None

@@ -71,7 +71,7 @@ class Linear(Activated):
         ctx.bias_shape = None if bias is None else bias.shape
         save_product(ctx, input, weight, kept)
 
-    def sum_backward(self, ctx: Any, grad: Tensor, *factors: Any) -> tuple[Tensor | None, ...]:
+    def sum_backward(self, ctx: Any, factors: tuple[Any, Any], grad: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = factors
         need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
         weight_shape = ctx.shapes[1]

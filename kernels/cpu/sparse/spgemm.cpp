@@ -140,46 +140,70 @@ class DenseRow {
   std::vector<uint8_t> used_, groups_;
 };
 
-// Where the column is among the keys, by open addressing, or the free place (-1) that it would take. There is one.
-template <class I>
-inline int64_t place_of(const std::vector<I>& keys, int64_t mask, I column) {
-  int64_t at = static_cast<int64_t>((static_cast<uint64_t>(column) * 0x9e3779b97f4a7c15u) >> 32) & mask;
-  while (keys[at] != column && keys[at] != I(-1)) at = (at + 1) & mask;
-  return at;
-}
+// Sums by their column, by open addressing. A free place has the key -1.
+template <class T, class I>
+class HashTable {
+ public:
+  // Empties it, with room for so many columns.
+  void start(int64_t most) {
+    int64_t size = 64;
+    while (size < 2 * most) size *= 2;
+    if (size > static_cast<int64_t>(keys_.size())) keys_.resize(size), sums_.resize(size);
+    mask_ = size - 1;
+    std::fill(keys_.begin(), keys_.begin() + size, I(-1));
+  }
+  // The place of a column, which gets one with a sum of zero where it has none, and whether it is new.
+  std::pair<int64_t, bool> enter(I column) {
+    const int64_t at = find(column);
+    const bool is_new = keys_[at] != column;
+    if (is_new) keys_[at] = column, sums_[at] = T{};
+    return {at, is_new};
+  }
+  T& sum(int64_t at) { return sums_[at]; }
+  T operator[](I column) const {
+    const int64_t at = find(column);
+    return keys_[at] == column ? sums_[at] : T{};
+  }
 
-// The same by open addressing, for matrices of very many columns.
+ private:
+  int64_t find(I column) const {
+    int64_t at = static_cast<int64_t>((static_cast<uint64_t>(column) * 0x9e3779b97f4a7c15u) >> 32) & mask_;
+    while (keys_[at] != column && keys_[at] != I(-1)) at = (at + 1) & mask_;
+    return at;
+  }
+
+  int64_t mask_ = 0;
+  std::vector<I> keys_;
+  std::vector<T> sums_;
+};
+
+// DenseRow for matrices of very many columns.
 template <class T, class I>
 class HashRow {
  public:
   explicit HashRow(int64_t cols) : cols_(cols) {}
 
   void start(int64_t flops) {
-    int64_t size = 64;
-    while (size < 2 * std::min(flops, cols_)) size *= 2;
-    if (size > static_cast<int64_t>(keys_.size())) keys_.resize(size), sums_.resize(size);
-    mask_ = size - 1;
-    std::fill(keys_.begin(), keys_.begin() + size, I(-1));
+    table_.start(std::min(flops, cols_));
     used_.clear();
   }
   template <class S>
   void add(T factor, const I* col, const S* values, int64_t n) {
     for (int64_t e = 0; e < n; ++e) {
-      const int64_t at = place_of(keys_, mask_, col[e]);
-      if (keys_[at] != col[e]) keys_[at] = col[e], sums_[at] = T{}, used_.emplace_back(col[e], at);
-      sums_[at] += factor * load_scalar<T>(values[e]);
+      const auto [at, is_new] = table_.enter(col[e]);
+      if (is_new) used_.emplace_back(col[e], at);
+      table_.sum(at) += factor * load_scalar<T>(values[e]);
     }
   }
   template <class Emit>
   void finish(const Emit& emit) {
     std::sort(used_.begin(), used_.end());
-    for (const auto& [c, at] : used_) emit(c, sums_[at]);
+    for (const auto& [c, at] : used_) emit(c, table_.sum(at));
   }
 
  private:
-  int64_t cols_, mask_ = 0;
-  std::vector<I> keys_;
-  std::vector<T> sums_;
+  int64_t cols_;
+  HashTable<T, I> table_;
   std::vector<std::pair<I, int64_t>> used_;
 };
 
@@ -299,27 +323,14 @@ class HashSpread {
 
   template <class S>
   void set(const I* col, const S* values, int64_t n) {
-    int64_t size = 64;
-    while (size < 2 * n) size *= 2;
-    if (size > static_cast<int64_t>(keys_.size())) keys_.resize(size), sums_.resize(size);
-    mask_ = size - 1;
-    std::fill(keys_.begin(), keys_.begin() + size, I(-1));
-    for (int64_t e = 0; e < n; ++e) {
-      const int64_t at = place_of(keys_, mask_, col[e]);
-      if (keys_[at] != col[e]) keys_[at] = col[e], sums_[at] = T{};
-      sums_[at] += load_scalar<T>(values[e]);
-    }
+    table_.start(n);
+    for (int64_t e = 0; e < n; ++e) table_.sum(table_.enter(col[e]).first) += load_scalar<T>(values[e]);
   }
   void clear(const I*, int64_t) {}
-  T operator[](I column) const {
-    const int64_t at = place_of(keys_, mask_, column);
-    return keys_[at] == column ? sums_[at] : T{};
-  }
+  T operator[](I column) const { return table_[column]; }
 
  private:
-  int64_t mask_ = 0;
-  std::vector<I> keys_;
-  std::vector<T> sums_;
+  HashTable<T, I> table_;
 };
 
 // Thread t owns the rows [from, to) of B and the entries of A that meet them, and walks all rows i of A and C for
