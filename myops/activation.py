@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from .autograd import needs_graph
+from .autograd import call_by_shortest_way, needs_graph
 from .registration import BadCall, Decomposable, Operator, Sample, register, register_component
 
 # The operators take the index: a string crosses the Stable ABI at the price of a leak.
@@ -111,7 +111,7 @@ class Activated(Operator):
     def with_graph(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if kwargs.get("activation", 0) <= RELU:
             return None
-        return self.recorded.call(*args, **kwargs)[0]
+        return call_by_shortest_way(self.recorded, args, kwargs)[0]
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
         ctx.activation = flat[-1]

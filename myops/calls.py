@@ -6,6 +6,7 @@ The common call (real scalars, no `out`) is one registered operator and nothing 
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from . import _native
 from .autograd import call_by_shortest_way
 from .errors import translate
-from .registration import Operator, Row, fits_float
+from .registration import COMPONENTS, OPERATORS, Operator, Row, fits_float
 
 Number = int | float | complex | bool
 
@@ -33,9 +34,28 @@ def call(row: Row, *args: Any, **scalars: Any) -> Tensor:
     if torch.compiler.is_compiling():  # an error has Dynamo's type there, and our words
         return row.op(*args, **scalars)
     try:
-        return call_by_shortest_way(row.call, args, scalars)
+        return call_by_shortest_way(row, args, scalars)
     except RuntimeError as error:
         raise translate(error, row.name, args) from None
+
+
+class _Operators:
+    """`torch.ops.myops` for gradients and batching rules: by the shortest way."""
+
+    def __getattr__(self, name: str) -> Any:
+        row = OPERATORS.get(name) or COMPONENTS.get(name)
+        function = getattr(torch.ops.myops, name) if row is None else partial(_call_overload, row)
+        setattr(self, name, function)
+        return function
+
+
+def _call_overload(row: Row, *args: Any, **kwargs: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return row.op(*args, **kwargs)
+    return call_by_shortest_way(row, args, kwargs)
+
+
+ops = _Operators()
 
 
 def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:

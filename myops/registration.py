@@ -115,6 +115,10 @@ class Row(ABC):
     def call(self) -> Any:
         return autograd.without_wrapper(self.op)
 
+    @cached_property
+    def record(self) -> autograd.Kernel:
+        return autograd.recorder(self.op, self)
+
     @property
     def in_place_packet(self) -> Any:
         return getattr(torch.ops.myops, f"{self.name}_")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
 
 import myops
 from myops.ops._gemm import tensor
@@ -383,3 +387,45 @@ def test_a_torch_function_brings_its_gradients() -> None:
         result = myops.mm(x, x)
     assert torch.equal(result, x @ x + 1)
     assert result.requires_grad
+
+
+def test_what_comes_before_the_autograd_key_is_asked(device: str) -> None:
+    """Functions that record a graph go to it at once only where the dispatcher would."""
+    x, w = (torch.randn(3, 3, device=device, requires_grad=True) for _ in range(2))
+    with torch._C._AutoDispatchBelowAutograd():
+        assert not myops.mm(x, w).requires_grad
+    with torch.autocast(device, dtype=torch.bfloat16):
+        assert myops.mm(x, w).dtype == torch.bfloat16
+    with FlopCounterMode(display=False) as counter:
+        myops.mm(x, w)
+    assert counter.get_total_flops() == 2 * 3**3
+    with torch.inference_mode():
+        assert myops.mm(x, w).is_inference()
+    assert torch.func.grad(lambda x: myops.mm(x, w).sum())(x).requires_grad  # by the level below, through w
+
+
+def test_imported_where_keys_are_unusual() -> None:
+    code = """
+        import torch
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            import myops
+            x = torch.ones(2, 2, requires_grad=True)
+            assert myops.mm(x, x).dtype == torch.bfloat16
+        assert myops.mm(x, x).dtype == torch.float32
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_a_recorded_call_that_fails_changes_no_mode() -> None:
+    x = torch.ones(2, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        myops.mm(x, x)
+    assert torch.is_grad_enabled()
+    assert myops.mm(x, x.mT).grad_fn.name() == "MyopsMmBackward"
+    with torch.no_grad():
+        assert not myops.mm(x, x.mT).requires_grad
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, torch.ones_like(x))
+        with pytest.raises(RuntimeError, match="cannot be multiplied"):
+            myops.mm(dual, x)
+        assert forward_ad.unpack_dual(myops.mm(dual, x.mT)).tangent is not None

@@ -20,10 +20,6 @@ WIDE = {
 }
 
 
-def ops() -> Any:
-    return torch.ops.myops
-
-
 def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -142,8 +138,8 @@ def product_grads(
         return grad_a, grad_b
 
     def one(x: Tensor, y: Tensor) -> Tensor:
-        result = product(x.to(grad.dtype), y.to(grad.dtype))
-        return (result if alpha == 1 else result * alpha).to(ctx.dtype)
+        result = product(to(x, grad.dtype), to(y, grad.dtype))
+        return to(result if alpha == 1 else result * alpha, ctx.dtype)
 
     return one(grad, b.mH) if need_a else None, one(a.mH, grad) if need_b else None
 
@@ -152,8 +148,8 @@ def addend_grad(grad: Tensor, beta: float, shape: torch.Size, dtype: torch.dtype
     """Gradient of `beta * input` for an input of `shape`; exactly zero for beta == 0, whatever grad holds."""
     if beta == 0:
         return grad.new_zeros(shape, dtype=dtype)
-    reduced = grad.sum_to_size(shape)
-    return (reduced if beta == 1 else reduced * beta).to(dtype)
+    reduced = sum_to(grad, shape)
+    return to(reduced if beta == 1 else reduced * beta, dtype)
 
 
 def total(terms: Iterable[Tensor | None], like: Tensor) -> Tensor:
@@ -182,9 +178,19 @@ def product_tangent(
     return tangent if alpha == 1 else tangent * alpha
 
 
+def to(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """`t.to(dtype)`, which takes 0.6 us where it has nothing to do."""
+    return t if t.dtype == dtype else t.to(dtype)
+
+
+def sum_to(t: Tensor, shape: tuple[Any, ...]) -> Tensor:
+    """`t.sum_to_size(shape)`, which takes 1 us where it has nothing to do."""
+    return t if t.shape == shape else t.sum_to_size(shape)
+
+
 def rows(t: Tensor) -> Tensor:
     """The leading dimensions as one."""
-    return t.reshape(math.prod(t.shape[:-1]), t.shape[-1])
+    return t if t.dim() == 2 else t.reshape(math.prod(t.shape[:-1]), t.shape[-1])
 
 
 def batched(t: Tensor, dim: int | None, size: int) -> Tensor:

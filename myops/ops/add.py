@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._prims_common import compute_elementwise_output_strides
 
-from ..calls import Number, call, call_in_place, call_out, unless_one
+from ..calls import Number, call, call_in_place, call_out, ops, unless_one
 from ..registration import BadCall, Operator, Sample, register
-from ._gemm import addend_grad, bad, batched, layouts, ops, sample, tensor, total, whole
+from ._gemm import addend_grad, bad, batched, layouts, sample, tensor, total, whole
 
 
 class Add(Operator):
@@ -80,7 +80,7 @@ class Add(Operator):
         # A batched 0-dim tensor has no dimensions of its own, which promotion looks at: cast first.
         a, b = align(input, dims[0]), align(other, dims[1])
         dtype = promoted(input, dims[0], other, dims[1])
-        return ops().add(a.to(dtype), b.to(dtype), alpha=alpha)
+        return ops.add(a.to(dtype), b.to(dtype), alpha=alpha)
 
     def decompose(self, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
         return torch.add(input, other, alpha=whole(alpha, torch.result_type(input, other)))

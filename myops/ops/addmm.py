@@ -17,7 +17,7 @@ from ..activation import (
     keyword,
     register_activated,
 )
-from ..calls import Number, call, call_in_place, call_out, unless_one
+from ..calls import Number, call, call_in_place, call_out, ops, unless_one
 from ..registration import BadCall, Operator, Sample, register
 from ._gemm import (
     WIDE,
@@ -30,7 +30,6 @@ from ._gemm import (
     check_same_dtype,
     layouts,
     matrix_shape,
-    ops,
     product_grads,
     product_tangent,
     sample,
@@ -65,16 +64,16 @@ class Mm(Operator):
 
     def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, mat2 = ctx.saved_tensors
-        return product_grads(ctx, ops().mm, grad, input, mat2, *ctx.needs_input_grad[:2])
+        return product_grads(ctx, ops.mm, grad, input, mat2, *ctx.needs_input_grad[:2])
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
         input, mat2 = ctx.saved_tensors
-        tangent = product_tangent(ops().mm, input, mat2, tangents[0], tangents[1], ctx.out_dtype)
+        tangent = product_tangent(ops.mm, input, mat2, tangents[0], tangents[1], ctx.out_dtype)
         assert tangent is not None
         return tangent
 
     def batch(self, size: int, dims: Any, input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
-        return ops().bmm(batched(input, dims[0], size), batched(mat2, dims[1], size), out_dtype)
+        return ops.bmm(batched(input, dims[0], size), batched(mat2, dims[1], size), out_dtype)
 
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         return 2 * a[0] * a[1] * b[1]
@@ -160,7 +159,7 @@ class Addmm(Activated):
         ctx.out_dtype, ctx.beta, ctx.alpha = out_dtype or mat1.dtype, beta, alpha
         save_product(ctx, mat1, mat2, kept, first=1)
 
-    product = staticmethod(lambda *args: ops().mm(*args))
+    product = staticmethod(lambda *args: ops.mm(*args))
 
     def sum_backward(self, ctx: Any, factors: tuple[Any, Any], grad: Tensor) -> tuple[Tensor | None, ...]:
         mat1, mat2 = factors
@@ -191,7 +190,7 @@ class Addmm(Activated):
         alpha: float = 1.0,
         activation: int = 0,
     ) -> Tensor:
-        return ops().baddbmm(
+        return ops.baddbmm(
             batched_addend(input, dims[0], size, 2),
             batched(mat1, dims[1], size),
             batched(mat2, dims[2], size),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..activation import bad_activations, keyword, register_activated
-from ..calls import Number, call, call_in_place, call_out, unless_one
+from ..calls import Number, call, call_in_place, call_out, ops, unless_one
 from ..registration import BadCall, Sample, register
 from ._gemm import (
     WIDE,
@@ -18,7 +18,6 @@ from ._gemm import (
     batched,
     batched_addend,
     layouts,
-    ops,
     product_grads,
     product_tangent,
     sample,
@@ -37,19 +36,19 @@ class Bmm(Mm):
 
     def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, mat2 = ctx.saved_tensors
-        return product_grads(ctx, ops().bmm, grad, input, mat2, *ctx.needs_input_grad[:2])
+        return product_grads(ctx, ops.bmm, grad, input, mat2, *ctx.needs_input_grad[:2])
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
         input, mat2 = ctx.saved_tensors
-        tangent = product_tangent(ops().bmm, input, mat2, tangents[0], tangents[1], ctx.out_dtype)
+        tangent = product_tangent(ops.bmm, input, mat2, tangents[0], tangents[1], ctx.out_dtype)
         assert tangent is not None
         return tangent
 
     def batch(self, size: int, dims: Any, input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
         a, b = batched(input, dims[0], size), batched(mat2, dims[1], size)
         if out_dtype is None:
-            return ops().matmul(a, b)  # two batch dimensions, nothing copied
-        return ops().bmm(a.flatten(0, 1), b.flatten(0, 1), out_dtype).unflatten(0, (size, a.shape[1]))
+            return ops.matmul(a, b)  # two batch dimensions, nothing copied
+        return ops.bmm(a.flatten(0, 1), b.flatten(0, 1), out_dtype).unflatten(0, (size, a.shape[1]))
 
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         return 2 * a[0] * a[1] * a[2] * b[2]
@@ -91,7 +90,7 @@ class Baddbmm(Addmm):
     def shape(self, input: Tensor, mat1: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return batch_shape(mat1, "batch1", mat2, "batch2")
 
-    product = staticmethod(lambda *args: ops().bmm(*args))
+    product = staticmethod(lambda *args: ops.bmm(*args))
 
     def batch(
         self,
@@ -109,7 +108,7 @@ class Baddbmm(Addmm):
         a, b = batched(mat1, dims[1], size), batched(mat2, dims[2], size)
         items = a.shape[1]
         c = batched_addend(input, dims[0], size, 3).expand(size, items, -1, -1)
-        flat = ops().baddbmm(
+        flat = ops.baddbmm(
             c.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1), out_dtype, beta=beta, alpha=alpha, activation=activation
         )
         return flat.unflatten(0, (size, items))

@@ -17,7 +17,7 @@ from ..activation import (
     keyword,
     register_activated,
 )
-from ..calls import call, call_out
+from ..calls import call, call_out, ops
 from ..packed import PackedWeight
 from ..registration import BadCall, Sample
 from ._gemm import (
@@ -27,11 +27,11 @@ from ._gemm import (
     check_bias,
     check_pair,
     check_same_dtype,
-    ops,
     product_tangent,
     rows,
     sample,
     save_product,
+    sum_to,
     tensor,
     total,
 )
@@ -75,37 +75,38 @@ class Linear(Activated):
         input, weight = factors
         need_input, need_weight, need_bias = ctx.needs_input_grad[:3]
         weight_shape = ctx.shapes[1]
-        outer = grad if len(weight_shape) == 2 else grad.unsqueeze(-1)
+        vector = len(weight_shape) == 1
+        outer = grad.unsqueeze(-1) if vector else grad
         grad_input = grad_weight = grad_bias = None
         if need_input:
-            matrix = weight if len(weight_shape) == 2 else weight.unsqueeze(0)
-            grad_input = ops().matmul(outer, matrix.conj())
+            grad_input = ops.matmul(outer, (weight.unsqueeze(0) if vector else weight).conj())
         if need_weight:
-            grad_weight = ops().mm(rows(outer).mT, rows(input).conj()).reshape(weight_shape)
+            grad_weight = ops.mm(rows(outer).mT, rows(input).conj())
+            grad_weight = grad_weight.reshape(weight_shape) if vector else grad_weight
         if need_bias:
-            grad_bias = grad.sum_to_size(ctx.bias_shape)
+            grad_bias = sum_to(grad, ctx.bias_shape)
         return grad_input, grad_weight, grad_bias
 
     def sum_jvp(self, ctx: Any, factors: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
         input, weight = factors
         d_input, d_weight, d_bias = tangents
         shape = result_shape(input, weight, None)
-        product = product_tangent(ops().linear, input, weight, d_input, d_weight, input.dtype)
+        product = product_tangent(ops.linear, input, weight, d_input, d_weight, input.dtype)
         return total((product, None if d_bias is None else d_bias.expand(shape)), input.new_zeros(shape))
 
     def batch(
         self, size: int, dims: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: int = 0
     ) -> Tensor:
         if dims[1] is None and (bias is None or dims[2] is None):
-            return ops().linear(input.movedim(dims[0], 0), weight, bias, activation=activation)
+            return ops.linear(input.movedim(dims[0], 0), weight, bias, activation=activation)
         check_activation("linear", activation, input, "input")
         x = batched(input, dims[0], size)
         if dims[1] is None:
-            result = ops().linear(x, weight)
+            result = ops.linear(x, weight)
         else:
             w = weight.movedim(dims[1], 0)
             matrix = w if w.dim() == 3 else w.unsqueeze(1)
-            flat = ops().bmm(x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1), matrix.mT)
+            flat = ops.bmm(x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1), matrix.mT)
             result = flat.reshape(*x.shape[:-1], *(matrix.shape[1:2] if w.dim() == 3 else ()))
         if bias is not None:
             b = batched(bias, dims[2], size)

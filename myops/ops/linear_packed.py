@@ -12,9 +12,9 @@ from torch import Tensor
 from .. import _native
 from ..activation import activations_of, apply, check_activation, keyword
 from ..autograd import refuse_gradients
-from ..calls import call
+from ..calls import call, ops
 from ..registration import BadCall, Row, Sample, implement, register_plain, register_row
-from ._gemm import bad, batched, check_bias, name_of, ops, sample, tensor
+from ._gemm import bad, batched, check_bias, name_of, sample, tensor
 
 
 def _fake_pack(weight: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ class LinearPacked(Row):
         if not activation:
             return None
         check_activation("linear", activation, args[0], "input")
-        return apply(activation, ops().linear_packed(*args, **{**kwargs, "activation": 0}))
+        return apply(activation, ops.linear_packed(*args, **{**kwargs, "activation": 0}))
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
         input, panels, bias, ctx.out_features, ctx.dtype, _ = flat
@@ -73,8 +73,8 @@ class LinearPacked(Row):
         (panels,) = ctx.saved_tensors
         grad_input = grad_bias = None
         if ctx.needs_input_grad[0]:
-            weight = ops().unpack_weight(panels, ctx.out_features, ctx.in_features, dtype=ctx.dtype)
-            grad_input = ops().matmul(grad, weight.conj())
+            weight = ops.unpack_weight(panels, ctx.out_features, ctx.in_features, dtype=ctx.dtype)
+            grad_input = ops.matmul(grad, weight.conj())
         if ctx.needs_input_grad[2]:
             grad_bias = grad.sum_to_size(ctx.bias_shape)
         return grad_input, None, grad_bias
@@ -84,7 +84,7 @@ class LinearPacked(Row):
         d_input, _, d_bias = tangents
         if d_input is None:
             raise RuntimeError("linear_packed has no tangent of its bias alone; call linear with the weight itself")
-        return ops().linear_packed(d_input, panels, d_bias, out_features=ctx.out_features, dtype=ctx.dtype)
+        return ops.linear_packed(d_input, panels, d_bias, out_features=ctx.out_features, dtype=ctx.dtype)
 
     def batch(
         self, size: int, dims: Any, input: Tensor, panels: Tensor, bias: Tensor | None = None, **kwargs: Any
@@ -93,10 +93,10 @@ class LinearPacked(Row):
             raise RuntimeError("panels cannot be batched: every packed weight takes a call of its own")
         x = batched(input, dims[0], size)
         if bias is None or dims[2] is None:
-            return ops().linear_packed(x, panels, bias, **kwargs)
+            return ops.linear_packed(x, panels, bias, **kwargs)
         b, activation = batched(bias, dims[2], size), kwargs.pop("activation", 0)
         check_activation("linear", activation, input, "input")
-        result = ops().linear_packed(x, panels, **kwargs)
+        result = ops.linear_packed(x, panels, **kwargs)
         return apply(activation, result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:]))
 
     def flops(self, x: Any, *args: Any, out_features: int, **kwargs: Any) -> int:
@@ -107,7 +107,7 @@ class LinearPacked(Row):
             return tensor(shape, device, dtype, requires_grad)
 
         def packed(n: int, k: int) -> tuple[Tensor, dict[str, Any]]:
-            return ops().pack_weight(tensor((n, k), device, dtype)), {"out_features": n, "dtype": dtype}
+            return ops.pack_weight(tensor((n, k), device, dtype)), {"out_features": n, "dtype": dtype}
 
         for x in [(4, 3), (3,), (2, 4, 3), (2, 0, 3)]:
             panels, kwargs = packed(5, 3)
@@ -122,7 +122,7 @@ class LinearPacked(Row):
 
     def bad_calls(self, device: str) -> Iterator[BadCall]:
         x, w = (tensor(shape, device, torch.float32) for shape in ((2, 3), (5, 3)))
-        panels = ops().pack_weight(w)
+        panels = ops.pack_weight(w)
         kwargs: dict[str, Any] = {"out_features": 5, "dtype": torch.float32}
         yield bad("input and weight must have the same dtype", x.double(), panels, **kwargs)
         yield bad("out_features and in_features are 5 and 4", tensor((2, 4), device, torch.float32), panels, **kwargs)
@@ -134,7 +134,7 @@ class LinearPacked(Row):
 
     def reference(self, input: Tensor, panels: Tensor, bias: Tensor | None = None, **kwargs: Any) -> Tensor:
         shape = kwargs["out_features"], input.shape[-1]
-        weight = ops().unpack_weight(panels, *shape, dtype=kwargs["dtype"]).to(input.dtype)
+        weight = ops.unpack_weight(panels, *shape, dtype=kwargs["dtype"]).to(input.dtype)
         result = torch.matmul(input, weight.mT)
         return apply(kwargs.get("activation", 0), result if bias is None else result + bias)
 
@@ -144,7 +144,7 @@ register_plain("unpack_weight", _fake_unpack)
 implement(
     "pack_weight",
     refuse_gradients(
-        lambda: ops().pack_weight.default,
+        lambda: ops.pack_weight.default,
         "weight requires grad, and a packed weight is a constant: no gradient would reach it. Pack weight.detach(), "
         "or under torch.no_grad()",
     ),

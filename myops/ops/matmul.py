@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..calls import call, call_out
+from ..calls import call, call_out, ops
 from ..registration import BadCall, Operator, Sample, register
-from ._gemm import bad, batched, check, check_pair, ops, product_tangent, rows, sample, save_product, tensor
+from ._gemm import bad, batched, check, check_pair, product_grads, product_tangent, rows, sample, save_product, tensor
 
 SHAPES = [
     ((3,), (3,)),
@@ -61,6 +61,8 @@ class Matmul(Operator):
         a, b = ctx.saved_tensors
         need_a, need_b = ctx.needs_input_grad[:2]
         a_shape, b_shape = ctx.shapes
+        if len(a_shape) == len(b_shape) == 2:
+            return product_grads(ctx, ops.mm, grad, a, b, need_a, need_b)
         if len(b_shape) == 1:
             grad = grad.unsqueeze(-1)
         if len(a_shape) == 1:
@@ -68,18 +70,18 @@ class Matmul(Operator):
         grad_a = grad_b = None
         if need_a:
             b = b.unsqueeze(1) if len(b_shape) == 1 else b
-            grad_a = ops().matmul(grad, b.mH).sum_to_size((1, *a_shape)[-max(len(a_shape), 2) :]).reshape(a_shape)
+            grad_a = ops.matmul(grad, b.mH).sum_to_size((1, *a_shape)[-max(len(a_shape), 2) :]).reshape(a_shape)
         if need_b:
             a = a.unsqueeze(0) if len(a_shape) == 1 else a
             if len(b_shape) <= 2:  # one product over all rows, not one for each item that is summed afterwards
-                grad_b = ops().mm(rows(a.expand(*grad.shape[:-1], -1)).mH, rows(grad)).reshape(b_shape)
+                grad_b = ops.mm(rows(a.expand(*grad.shape[:-1], -1)).mH, rows(grad)).reshape(b_shape)
             else:
-                grad_b = ops().matmul(a.mH, grad).sum_to_size(b_shape)
+                grad_b = ops.matmul(a.mH, grad).sum_to_size(b_shape)
         return grad_a, grad_b
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
         input, other = ctx.saved_tensors
-        tangent = product_tangent(ops().matmul, input, other, tangents[0], tangents[1], input.dtype)
+        tangent = product_tangent(ops.matmul, input, other, tangents[0], tangents[1], input.dtype)
         assert tangent is not None
         return tangent
 
@@ -91,7 +93,7 @@ class Matmul(Operator):
         rank = max(a.dim(), b.dim())
         a = a.reshape(size, *(1,) * (rank - a.dim()), *a.shape[1:]) if a.dim() < rank else a
         b = b.reshape(size, *(1,) * (rank - b.dim()), *b.shape[1:]) if b.dim() < rank else b
-        result = ops().matmul(a, b)
+        result = ops.matmul(a, b)
         if column:
             result = result.squeeze(-1)
         return result.squeeze(-1 if column else -2) if row else result

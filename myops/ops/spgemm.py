@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..calls import ops
 from ..registration import BadCall, Row, Sample, register_component
 from ._csr import (
     check_pattern,
@@ -22,7 +23,7 @@ from ._csr import (
     pattern,
     rows_of,
 )
-from ._gemm import bad, check_device, check_same_dtype, ops, sample, tensor, total
+from ._gemm import bad, check_device, check_same_dtype, sample, tensor, total
 
 
 def check_operands(op: str, a_crow: Tensor, a_col: Tensor, a: Tensor, b_crow: Tensor, b_col: Tensor, b: Tensor) -> None:
@@ -64,7 +65,7 @@ class Spgemm(Row):
     def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         a_crow, a_col, a, b_crow, b_col, b, c_crow, c_col = ctx.saved_tensors
         need_a, need_b = ctx.needs_input_grad[2], ctx.needs_input_grad[5]
-        grad_a, grad_b = ops().spgemm_backward(
+        grad_a, grad_b = ops.spgemm_backward(
             a_crow, a_col, a.conj(), b_crow, b_col, b.conj(), c_crow, c_col[1] if ctx.coo else c_col, grads[2],
             ctx.columns,
             need_a=need_a, need_b=need_b,
@@ -75,13 +76,13 @@ class Spgemm(Row):
         a_crow, a_col, a, b_crow, b_col, b, _, c_col = ctx.saved_tensors
         d_a, d_b = tangents[2], tangents[5]
         terms = [
-            None if x is None or y is None else ops().spgemm(a_crow, a_col, x, b_crow, b_col, y, ctx.columns)[2]
+            None if x is None or y is None else ops.spgemm(a_crow, a_col, x, b_crow, b_col, y, ctx.columns)[2]
             for x, y in ((d_a, b), (a, d_b))
         ]
         return None, None, total(terms, a.new_zeros(c_col.shape[-1]))
 
     def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
-        crow, col, values = one_by_one(ops().spgemm, size, dims, args, kwargs)  # one pattern: values alone may differ
+        crow, col, values = one_by_one(ops.spgemm, size, dims, args, kwargs)  # one pattern: values alone may differ
         return crow[0], col[0], values
 
     def flops(self, *shapes: Any, **kwargs: Any) -> int:
@@ -146,12 +147,12 @@ class SpgemmBackward(Row):
         outer_b = grads[1] if ctx.need_b else torch.zeros_like(b)
         grad_a = grad_b = grad_c = None
         if wanted[2] or wanted[5]:
-            grad_a, grad_b = ops().spgemm_backward(
+            grad_a, grad_b = ops.spgemm_backward(
                 a_crow, a_col, outer_a, b_crow, b_col, outer_b, c_crow, c_col, c.conj(), ctx.columns
             )
         if wanted[8]:
-            left = ops().spgemm(a_crow, a_col, outer_a, b_crow, b_col, b.conj(), ctx.columns)[2]
-            right = ops().spgemm(a_crow, a_col, a.conj(), b_crow, b_col, outer_b, ctx.columns)[2]
+            left = ops.spgemm(a_crow, a_col, outer_a, b_crow, b_col, b.conj(), ctx.columns)[2]
+            right = ops.spgemm(a_crow, a_col, a.conj(), b_crow, b_col, outer_b, ctx.columns)[2]
             grad_c = left + right
         return None, None, grad_a, None, None, grad_b, None, None, grad_c
 
@@ -159,7 +160,7 @@ class SpgemmBackward(Row):
         a_crow, a_col, a, b_crow, b_col, b, c_crow, c_col, c = ctx.saved_tensors
 
         def form(x: Tensor | None, y: Tensor | None, z: Tensor | None) -> tuple[Tensor, Tensor]:
-            return ops().spgemm_backward(
+            return ops.spgemm_backward(
                 a_crow, a_col, torch.zeros_like(a) if x is None else x,
                 b_crow, b_col, torch.zeros_like(b) if y is None else y,
                 c_crow, c_col, torch.zeros_like(c) if z is None else z,
@@ -170,7 +171,7 @@ class SpgemmBackward(Row):
         return of_operands[0] + of_c[0], of_operands[1] + of_c[1]
 
     def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
-        return one_by_one(ops().spgemm_backward, size, dims, args, kwargs)
+        return one_by_one(ops.spgemm_backward, size, dims, args, kwargs)
 
     def flops(self, *shapes: Any, **kwargs: Any) -> int:
         return 0  # the number depends on the patterns, which shapes do not tell
@@ -180,7 +181,7 @@ class SpgemmBackward(Row):
             if entry.kwargs:
                 continue
             parts, n = entry.args[:6], entry.args[6]
-            crow, col, _ = ops().spgemm(*(p.detach() for p in parts), n)
+            crow, col, _ = ops.spgemm(*(p.detach() for p in parts), n)
             grad = tensor((col.numel(),), device, dtype, requires_grad)
             yield sample(entry.name, *parts, crow, col, grad, n)
             yield sample(f"{entry.name} only a", *parts, crow, col, grad, n, need_b=False)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..autograd import keep_factors
+from ..calls import ops
 from ..registration import BadCall, Row, Sample, register_component, register_plain
 from ._csr import (
     check_matrix,
@@ -32,7 +33,6 @@ from ._gemm import (
     check_addend,
     check_device,
     check_same_dtype,
-    ops,
     sample,
     tensor,
     total,
@@ -56,7 +56,7 @@ register_plain("csr_rows", rows_fake)
 def counts(crow: Tensor, col: Tensor, t_crow: Tensor | None, columns: Any, transpose: bool) -> Tensor:
     """Entries in each row of the result's matrix, 1 at least."""
     if transpose and t_crow is None:
-        t_crow = ops().csr_transpose(crow, col, columns)[0]
+        t_crow = ops.csr_transpose(crow, col, columns)[0]
     return (t_crow if transpose and t_crow is not None else crow).diff().clamp(min=1)
 
 
@@ -125,16 +125,16 @@ class Spmm(Row):
             grad_values = grad.new_zeros(col.shape)
         elif need_values and need_dense:
             scaled = values if ctx.alpha == 1 else values * ctx.alpha
-            grad_values, grad_dense = ops().spmm_backward(
+            grad_values, grad_dense = ops.spmm_backward(
                 crow, col, scaled.conj(), dense.conj(), outer, *t, columns=ctx.columns, transpose=ctx.transpose
             )
         elif need_values:
             left, right = (dense.conj(), outer) if ctx.transpose else (outer, dense.conj())
-            grad_values = ops().sddmm(crow, col, left, right, *t)
+            grad_values = ops.sddmm(crow, col, left, right, *t)
         if grad_values is not None and ctx.alpha not in (0, 1):
             grad_values = grad_values * ctx.alpha
         if need_dense and grad_dense is None:
-            grad_dense = ops().spmm(
+            grad_dense = ops.spmm(
                 crow, col, values.conj(), outer, None, *t,
                 columns=ctx.columns, transpose=not ctx.transpose, alpha=ctx.alpha,
             )  # fmt: skip
@@ -148,8 +148,8 @@ class Spmm(Row):
         keywords = {"columns": ctx.columns, "transpose": ctx.transpose, "mean": ctx.mean, "alpha": ctx.alpha}
         m = ctx.columns if ctx.transpose else crow.shape[0] - 1
         terms = [
-            None if d_values is None else ops().spmm(crow, col, d_values, dense, None, *t, **keywords),
-            None if d_dense is None else ops().spmm(crow, col, values, d_dense, None, *t, **keywords),
+            None if d_values is None else ops.spmm(crow, col, d_values, dense, None, *t, **keywords),
+            None if d_dense is None else ops.spmm(crow, col, values, d_dense, None, *t, **keywords),
             None if d_input is None else (d_input * ctx.beta).expand(m, dense.shape[1]),
         ]
         return total(terms, values.new_zeros((m, dense.shape[1])))
@@ -159,7 +159,7 @@ class Spmm(Row):
         crow, col, values, dense, input, *t = padded(args, 8)
         dims = padded(tuple(dims), 8)
         if any(d is not None for d in (*dims[:3], *dims[5:])):
-            return one_by_one(ops().spmm, size, dims, args, kwargs)
+            return one_by_one(ops.spmm, size, dims, args, kwargs)
         wide = dense.unsqueeze(1).expand(-1, size, -1) if dims[3] is None else dense.movedim(dims[3], 1)
         n = wide.shape[2]
         if kwargs.get("columns") is None and not kwargs.get("transpose"):
@@ -167,7 +167,7 @@ class Spmm(Row):
         m = kwargs["columns"] if kwargs.get("transpose") else crow.shape[0] - 1
         if input is not None:
             input = batched_addend(input, dims[4], size, 2).expand(size, m, n).movedim(0, 1).reshape(m, size * n)
-        result = ops().spmm(crow, col, values, wide.reshape(wide.shape[0], size * n), input, *t, **kwargs)
+        result = ops.spmm(crow, col, values, wide.reshape(wide.shape[0], size * n), input, *t, **kwargs)
         return result.view(m, size, n).movedim(1, 0)
 
     def flops(self, crow: Any, col: Any, values: Any, dense: Any, *args: Any, **kwargs: Any) -> int:
@@ -181,7 +181,7 @@ class Spmm(Row):
             crow, col, _ = parts
             yield sample(name, *parts, t(k, n))
             yield sample(f"{name} transposed", *parts, t(m, n), columns=k, transpose=True)
-            ready = ops().csr_transpose(crow, col, k)
+            ready = ops.csr_transpose(crow, col, k)
             yield sample(f"{name} ready", *parts, t(m, n), t(k, n), *ready, columns=k, transpose=True, alpha=2, beta=-1)
             shape = [(m, n), (n,), (m, 1), (), (1, n)][number % 5]
             yield sample(f"{name} input", *parts, t(k, n), t(*shape), beta=2, alpha=3)
@@ -280,13 +280,13 @@ class SpmmBackward(Row):
         crow, col, _, _, _, *t = ctx.saved_tensors
         keywords = {"columns": ctx.columns, "transpose": ctx.transpose}
         if values is not None and dense is not None:
-            return ops().spmm_backward(crow, col, values, dense, grad, *t, **keywords)
+            return ops.spmm_backward(crow, col, values, dense, grad, *t, **keywords)
         if values is not None:
             keywords["transpose"] = not ctx.transpose
-            return None, ops().spmm(crow, col, values, grad, None, *t, **keywords)
+            return None, ops.spmm(crow, col, values, grad, None, *t, **keywords)
         if dense is not None:
             left, right = (dense, grad) if ctx.transpose else (grad, dense)
-            return ops().sddmm(crow, col, left, right, *t), None
+            return ops.sddmm(crow, col, left, right, *t), None
         return None, None
 
     def backward(self, ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -300,8 +300,8 @@ class SpmmBackward(Row):
         grad_grad = None
         if need_grad:
             keywords = {"columns": ctx.columns, "transpose": ctx.transpose}
-            partial = ops().spmm(crow, col, of_values, dense.conj(), None, *t, **keywords)
-            grad_grad = ops().spmm(crow, col, values.conj(), of_dense, partial, *t, **keywords)
+            partial = ops.spmm(crow, col, of_values, dense.conj(), None, *t, **keywords)
+            grad_grad = ops.spmm(crow, col, values.conj(), of_dense, partial, *t, **keywords)
         return None, None, grad_values, grad_dense, grad_grad
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Any:
@@ -314,7 +314,7 @@ class SpmmBackward(Row):
         return tuple(total([term[i] for term in terms], torch.zeros_like(likes[i])) for i in range(2))
 
     def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
-        return one_by_one(ops().spmm_backward, size, dims, args, kwargs)
+        return one_by_one(ops.spmm_backward, size, dims, args, kwargs)
 
     def flops(self, crow: Any, col: Any, values: Any, dense: Any, *args: Any, **kwargs: Any) -> int:
         return 4 * values[0] * dense[1]
@@ -327,7 +327,7 @@ class SpmmBackward(Row):
             yield sample(name, *parts, t(k, n), t(m, n), columns=k)
             yield sample(f"{name} transposed", *parts, t(m, n), t(k, n), columns=k, transpose=True)
             if n == 33:
-                ready = ops().csr_transpose(*parts[:2], k)
+                ready = ops.csr_transpose(*parts[:2], k)
                 yield sample(f"{name} ready", *parts, t(k, n), t(m, n), *ready)
             if n == 3:  # wide enough for one walk
                 n = 512 // dtype.itemsize
@@ -429,9 +429,9 @@ class SpmmExtremum(Row):
     def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
         crow, col, values, dense = args
         if any(d is not None for d in dims[:3]):
-            return one_by_one(ops().spmm_extremum, size, dims, args, kwargs)
+            return one_by_one(ops.spmm_extremum, size, dims, args, kwargs)
         wide = dense.movedim(dims[3], 1)
-        result = ops().spmm_extremum(crow, col, values, wide.reshape(wide.shape[0], -1), **kwargs)
+        result = ops.spmm_extremum(crow, col, values, wide.reshape(wide.shape[0], -1), **kwargs)
         return tuple(r.view(-1, size, wide.shape[2]).movedim(1, 0) for r in result)
 
     def flops(self, crow: Any, col: Any, values: Any, dense: Any, *args: Any, **kwargs: Any) -> int:
@@ -524,21 +524,21 @@ class Sddmm(Row):
         return (
             None,
             None,
-            ops().spmm(crow, col, grad, b.conj(), None, *t, columns=columns) if need_a else None,
-            ops().spmm(crow, col, grad, a.conj(), None, *t, columns=columns, transpose=True) if need_b else None,
+            ops.spmm(crow, col, grad, b.conj(), None, *t, columns=columns) if need_a else None,
+            ops.spmm(crow, col, grad, a.conj(), None, *t, columns=columns, transpose=True) if need_b else None,
         )
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
         a, b, crow, col, *t = ctx.saved_tensors
         d_a, d_b = tangents[2:4]
         terms = [
-            None if d_a is None else ops().sddmm(crow, col, d_a, b, *t),
-            None if d_b is None else ops().sddmm(crow, col, a, d_b, *t),
+            None if d_a is None else ops.sddmm(crow, col, d_a, b, *t),
+            None if d_b is None else ops.sddmm(crow, col, a, d_b, *t),
         ]
         return total(terms, a.new_zeros(col.shape))
 
     def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Tensor:
-        return one_by_one(ops().sddmm, size, dims, args, kwargs)
+        return one_by_one(ops.sddmm, size, dims, args, kwargs)
 
     def flops(self, crow: Any, col: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         return 2 * col[0] * a[1]
@@ -550,7 +550,7 @@ class Sddmm(Row):
         for name, (m, k, n), (crow, col, _) in matrices(device, dtype):
             yield sample(name, crow, col, t(m, n), t(k, n))
         for name, (m, k, n), (crow, col, _) in list(matrices(device, dtype))[:2]:
-            yield sample(f"{name} ready", crow, col, t(m, n), t(k, n), *ops().csr_transpose(crow, col, k))
+            yield sample(f"{name} ready", crow, col, t(m, n), t(k, n), *ops.csr_transpose(crow, col, k))
             yield sample(
                 f"{name} column-major", crow, col, tensor((n, m), device, dtype).mT, tensor((n, k), device, dtype).mT
             )
