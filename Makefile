@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = setup.py pyproject.toml requirements.txt requirements-demo.txt $(shell find kernels -type f)
 
-.PHONY: setup test lint format demo bench compat clean
+.PHONY: setup test lint format demo bench compat sanitize clean
 
 setup: $(VENV)/.built
 
@@ -54,6 +54,9 @@ compat: setup
 		.venv-$$version/bin/python -m pip install --quiet torch==$$version numpy pytest expecttest ninja setuptools; }; } && \
 		./tests/compat.sh .venv-$$version/bin/python dist/*.whl || exit 1; \
 	done
+
+sanitize: setup
+	./tests/sanitize.sh $(BIN)/python
 
 clean:
 	rm -rf build dist .build *.egg-info myops/*.so $(VENV)/.built
