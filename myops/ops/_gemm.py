@@ -169,7 +169,7 @@ def product_tangent(
         return None
 
     def one(x: Tensor, y: Tensor) -> Tensor:
-        return product(x.to(out_dtype), y.to(out_dtype))
+        return product(to(x, out_dtype), to(y, out_dtype))
 
     left = None if da is None else one(da, b)
     right = None if db is None else one(a, db)

@@ -14,7 +14,7 @@ from ..activation import activations_of, apply, check_activation, keyword
 from ..autograd import refuse_gradients
 from ..calls import call, ops
 from ..registration import BadCall, Row, Sample, implement, register_plain, register_row
-from ._gemm import bad, batched, check_bias, name_of, sample, tensor
+from ._gemm import bad, batched, check_bias, name_of, sample, sum_to, tensor
 
 
 def _fake_pack(weight: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class LinearPacked(Row):
             weight = ops.unpack_weight(panels, ctx.out_features, ctx.in_features, dtype=ctx.dtype)
             grad_input = ops.matmul(grad, weight.conj())
         if ctx.needs_input_grad[2]:
-            grad_bias = grad.sum_to_size(ctx.bias_shape)
+            grad_bias = sum_to(grad, ctx.bias_shape)
         return grad_input, None, grad_bias
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Any:

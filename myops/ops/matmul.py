@@ -10,7 +10,19 @@ from torch import Tensor
 
 from ..calls import call, call_out, ops
 from ..registration import BadCall, Operator, Sample, register
-from ._gemm import bad, batched, check, check_pair, product_grads, product_tangent, rows, sample, save_product, tensor
+from ._gemm import (
+    bad,
+    batched,
+    check,
+    check_pair,
+    product_grads,
+    product_tangent,
+    rows,
+    sample,
+    save_product,
+    sum_to,
+    tensor,
+)
 
 SHAPES = [
     ((3,), (3,)),
@@ -70,13 +82,13 @@ class Matmul(Operator):
         grad_a = grad_b = None
         if need_a:
             b = b.unsqueeze(1) if len(b_shape) == 1 else b
-            grad_a = ops.matmul(grad, b.mH).sum_to_size((1, *a_shape)[-max(len(a_shape), 2) :]).reshape(a_shape)
+            grad_a = sum_to(ops.matmul(grad, b.mH), (1, *a_shape)[-max(len(a_shape), 2) :]).reshape(a_shape)
         if need_b:
             a = a.unsqueeze(0) if len(a_shape) == 1 else a
             if len(b_shape) <= 2:  # one product over all rows, not one for each item that is summed afterwards
                 grad_b = ops.mm(rows(a.expand(*grad.shape[:-1], -1)).mH, rows(grad)).reshape(b_shape)
             else:
-                grad_b = ops.matmul(a.mH, grad).sum_to_size(b_shape)
+                grad_b = sum_to(ops.matmul(a.mH, grad), b_shape)
         return grad_a, grad_b
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
