@@ -10,6 +10,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <cctype>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -55,7 +56,7 @@ template <class... Args>
     }                                        \
   } while (0)
 
-inline const char* dtype_name(ScalarType t) {
+inline std::string dtype_name(ScalarType t) {
   switch (t) {
     case ScalarType::Float: return "float32";
     case ScalarType::Double: return "float64";
@@ -70,7 +71,11 @@ inline const char* dtype_name(ScalarType t) {
     case ScalarType::Int: return "int32";
     case ScalarType::Long: return "int64";
     case ScalarType::Bool: return "bool";
-    default: return "a dtype that myops does not know";
+    default: {  // "UInt16", "Float8_e4m3fn"
+      std::string name = torch::headeronly::toString(t);
+      for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+      return name;
+    }
   }
 }
 

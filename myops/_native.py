@@ -160,6 +160,18 @@ def build_info() -> dict[str, Any]:
     }
 
 
+def _dtype_code(name: str, dtype: torch.dtype) -> int:
+    if dtype not in DTYPE_CODES:
+        raise NotImplementedError(f"myops.{name} is not implemented for dtype {str(dtype).removeprefix('torch.')}")
+    return DTYPE_CODES[dtype]
+
+
+def _check_counts(**counts: tuple[int, int]) -> None:
+    for name, (value, least) in counts.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, but got {value}")
+
+
 def plan(
     m: int,
     n: int,
@@ -176,11 +188,17 @@ def plan(
     """How the CPU engine would compute an (m, k) @ (k, n) product, as one line. Runs no kernel.
 
     `isa_level` may be any level, also one this machine lacks: planning is a pure function.
+
+    Raises:
+        NotImplementedError: a dtype without a kernel.
+        ValueError: an unknown level; a size or thread count below 1 (k: below 0), for which there is nothing to plan.
     """
     require()
+    threads = torch.get_num_threads() if threads is None else threads
+    _check_counts(m=(m, 1), n=(n, 1), k=(k, 0), batch=(batch, 1), threads=(threads, 1))
     text = _library().myops_plan(
-        (isa_level or isa()).encode(), DTYPE_CODES[dtype], batch, m, n, k, transpose_a, transpose_b,
-        threads or torch.get_num_threads(), batch_invariant,
+        (isa_level or isa()).encode(), _dtype_code("plan", dtype), batch, m, n, k, transpose_a, transpose_b,
+        threads, batch_invariant,
     )  # fmt: skip
     if text is None:
         raise ValueError(f"isa_level must be baseline, avx2, avx512, avx512_bf16, amx or neon, but got {isa_level!r}")
@@ -188,12 +206,18 @@ def plan(
 
 
 def peak_gflops(dtype: torch.dtype = torch.float32, threads: int = 1, seconds: float = 0.1) -> float:
-    """Measured multiply-add peak of the level in use, in GFLOP/s over all `threads`: the roof of the benchmarks."""
+    """Measured multiply-add peak of the level in use, in GFLOP/s over all `threads`: the roof of the benchmarks.
+
+    Raises:
+        NotImplementedError: a dtype without a kernel.
+        ValueError: no threads.
+    """
     require()
-    rates = [0.0] * threads
+    _check_counts(threads=(threads, 1))
+    code, rates = _dtype_code("peak_gflops", dtype), [0.0] * threads
 
     def work(i: int) -> None:
-        rates[i] = _library().myops_peak_rate(DTYPE_CODES[dtype], seconds)
+        rates[i] = _library().myops_peak_rate(code, seconds)
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
     for worker in workers:

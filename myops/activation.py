@@ -118,7 +118,8 @@ class Activated(Operator):
         self.save(ctx, *flat, result if ctx.activation else None)
 
     def backward(self, ctx: Any, *grads: Any, **none: Any) -> tuple[Tensor | None, ...]:
-        a, b, kept = ctx.saved_tensors
+        # Where only the addend needs a gradient nothing is kept, and nothing is gone after the first backward.
+        a, b, kept = ctx.saved_tensors if ctx.keeps else (None, None, None)
         return self.sum_backward(ctx, (a, b), through(ctx, grads[0], kept))
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:

@@ -8,7 +8,8 @@ arguments and ignores the dtype of the autocast context. Names that move in a fu
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,7 @@ from torch._C import (
     _set_fwd_grad_enabled,
     _set_grad_enabled,
 )
+from torch._C._functorch import unwrap_if_dead
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
@@ -48,8 +50,18 @@ def _local_keys() -> tuple[DispatchKeySet, DispatchKeySet]:
     return _dispatch_tls_local_include_set(), _dispatch_tls_local_exclude_set()
 
 
-with ThreadPoolExecutor(1) as _fresh_thread:
-    _USUAL_KEYS = _fresh_thread.submit(_local_keys).result()
+def _keys_of_a_fresh_thread() -> tuple[DispatchKeySet, DispatchKeySet]:
+    found: list[tuple[DispatchKeySet, DispatchKeySet]] = []
+    thread = Thread(target=lambda: found.append(_local_keys()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+_USUAL_KEYS = _keys_of_a_fresh_thread()
+without_autocast = partial(
+    _ExcludeDispatchKeyGuard, DispatchKeySet(DispatchKey.AutocastCPU) | DispatchKeySet(DispatchKey.AutocastCUDA)
+)
 
 
 def needs_graph(args: tuple[Any, ...]) -> bool:
@@ -69,17 +81,28 @@ def keep_factors(ctx: Any, a: Tensor, b: Tensor, *more: Tensor | None, first: in
     # In a graph that Dynamo captured, torch.func.jvp does not count levels; but there no argument needs a gradient.
     tangents = forward_ad._current_level >= 0 or not any(ctx.needs_input_grad)
     kept = (a if needs_b or tangents else None, b if needs_a or tangents else None, *more)
+    ctx.keeps = any(t is not None for t in kept)
     ctx.save_for_backward(*kept)
     ctx.save_for_forward(*kept)
 
 
 def call_by_shortest_way(row: Row, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The operator, past the Python kernel on the Autograd key: 3 us less."""
+    if torch.is_grad_enabled():
+        args = alive(args)
     if not is_recorded(args):
         return call_unrecorded(row.call, args, kwargs)
     if _local_keys() == _USUAL_KEYS and not _has_torch_function(args):  # nothing comes before the Autograd key
         return row.record(args, kwargs)
     return row.call(*args, **kwargs)
+
+
+def alive(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`args` without the wrappers of transforms of torch.func that have ended, which do not say what requires grad.
+
+    Whatever a backward gets out of a vjp function's graph is such a wrapper.
+    """
+    return tuple([unwrap_if_dead(value) if value.__class__ is Tensor else value for value in args])
 
 
 def is_recorded(args: tuple[Any, ...]) -> bool:
@@ -137,26 +160,30 @@ class Signature:
 def recorder(op: OpOverload, row: Row) -> Kernel:
     """`op` of (args, kwargs), with `row.backward` and `row.jvp` recorded, as the Autograd kernel has them."""
     signature, call = Signature(op), without_wrapper(op)
+    single = len(op._schema.returns) == 1
 
     class Function(_SingleLevelFunction):
         @staticmethod
-        def forward(ctx: Any, *flat: Any) -> Any:
+        def forward(ctx: Any, *inputs: Any) -> Any:
             # Function.apply has switched gradients off, and puts that back itself. The levels of torch.func below this
-            # one still need theirs: without this, second derivatives by nested transforms are silently zero.
-            _set_grad_enabled(True)
-            _set_fwd_grad_enabled(True)
+            # one get what the caller had: without it, second derivatives by nested transforms are silently zero.
+            *flat, gradients, tangents = inputs
+            _set_grad_enabled(gradients)
+            _set_fwd_grad_enabled(tangents)
+            if single:
+                ctx.set_materialize_grads(False)
             guard = _AutoDispatchBelowAutograd()
             try:
                 result = signature.call(call, flat)
             finally:
                 del guard
-            row.keep(ctx, flat, result)
+            row.keep(ctx, tuple(flat), result)
             return result
 
         @staticmethod
         def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-            grads = row.backward(ctx, *outer)
-            return grads + (None,) * (len(signature.names) - len(grads))
+            grads = () if single and outer[0] is None else row.backward(ctx, *outer)
+            return grads + (None,) * (len(signature.names) + 2 - len(grads))
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
@@ -174,7 +201,7 @@ def recorder(op: OpOverload, row: Row) -> Kernel:
     def record(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if (other := row.with_graph(args, kwargs)) is not None:
             return other
-        flat = signature.flatten(args, kwargs)
+        flat = (*signature.flatten(args, kwargs), torch.is_grad_enabled(), forward_ad._is_fwd_grad_enabled())
         if not _are_functorch_transforms_active():
             return apply(*flat)
         with enable_single_level_autograd_function():
@@ -204,11 +231,12 @@ def out_kernel(op: OpOverload, row: Operator) -> Kernel:
 
     def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> None:
         out = kwargs["out"]
-        if (torch.is_grad_enabled() and _any_requires_grad(*args, out)) or has_tangents((*args, out)):
-            raise RuntimeError(
-                f"{row.name}(): functions with out=... arguments don't support automatic differentiation, "
-                "but one of the arguments requires grad."
-            )
+        words = f"{row.name}(): functions with out=... arguments don't support automatic differentiation"
+        if torch.is_grad_enabled() and _any_requires_grad(*args, out):
+            raise RuntimeError(f"{words}, but one of the arguments requires grad.")
+        if has_tangents((*args, out)):
+            raise NotImplementedError(f"{words}, but one of the arguments has a tangent.")
+        check_writable(out)
         try:
             redispatch(keyset & _BELOW_VERSIONS, *args, **kwargs)
         except RuntimeError as error:
@@ -227,6 +255,7 @@ def in_place_kernel(op: OpOverload, functional: OpOverload, row: Operator) -> Ke
             if needs_graph(args):
                 args[0].copy_(check_in_place(args[0], functional(*args, **kwargs), row.name))
                 return
+            check_writable(args[0])
             redispatch(keyset & _BELOW_VERSIONS, *args, **kwargs)
         except RuntimeError as error:
             raise translate(error, row.name, args) from None
@@ -271,6 +300,15 @@ def lazy_bit_kernel(op: OpOverload, resolve: Callable[[Tensor], Tensor]) -> Kern
                 target.copy_(result)
 
     return kernel
+
+
+def check_writable(target: Tensor) -> None:
+    """Refuses a tensor of inference mode outside of it, where torch writes first and then refuses."""
+    if target.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed. You can make a clone to get a "
+            "normal tensor before doing inplace update."
+        )
 
 
 def check_in_place(target: Tensor, result: Tensor, name: str) -> Tensor:

@@ -5,15 +5,17 @@ The common call (real scalars, no `out`) is one registered operator and nothing 
 
 from __future__ import annotations
 
+import numbers
 import warnings
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active
 
 from . import _native
-from .autograd import call_by_shortest_way
+from .autograd import call_by_shortest_way, check_in_place
 from .errors import translate
 from .registration import COMPONENTS, OPERATORS, Operator, Row, fits_float
 
@@ -25,16 +27,29 @@ def unless_one(**scalars: Number) -> dict[str, Number]:
     return {name: value for name, value in scalars.items() if value.__class__ is not int or value != 1}
 
 
+def as_numbers(scalars: dict[str, Any]) -> bool:
+    """Makes Python's numbers of tensors and NumPy's complex; whether all of them cross as floats."""
+    exact = True
+    for name, value in scalars.items():
+        if value.__class__ is float:
+            continue
+        if value.__class__ is not int:
+            if isinstance(value, Tensor):  # read now: it may change before the backward
+                value = scalars[name] = value.item()
+            elif isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):
+                value = scalars[name] = complex(value)
+        exact = exact and fits_float(value)
+    return exact
+
+
 def call(row: Row, *args: Any, **scalars: Any) -> Tensor:
     if _native.cpu_error is not None:
         _native.require()
-    for value in scalars.values():
-        if value.__class__ is not float and not fits_float(value):
-            return row.packet.Scalar(*args, **scalars)
+    exact = as_numbers(scalars)
     if torch.compiler.is_compiling():  # an error has Dynamo's type there, and our words
-        return row.op(*args, **scalars)
+        return row.op(*args, **scalars) if exact else row.packet.Scalar(*args, **scalars)
     try:
-        return call_by_shortest_way(row, args, scalars)
+        return call_by_shortest_way(row, args, scalars) if exact else row.packet.Scalar(*args, **scalars)
     except RuntimeError as error:
         raise translate(error, row.name, args) from None
 
@@ -71,7 +86,7 @@ def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
                 stacklevel=3,
             )
         out.resize_(shape)
-    exact = all(map(fits_float, scalars.values()))
+    exact = as_numbers(scalars)
     try:
         (row.packet.out if exact else row.packet.Scalar_out)(*args, **scalars, out=out)
     except RuntimeError as error:
@@ -81,10 +96,14 @@ def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
 
 def call_in_place(row: Operator, input: Tensor, *args: Any, **scalars: Any) -> Tensor:
     _native.require()
-    exact = all(map(fits_float, scalars.values()))
-    packet = row.in_place_packet
+    # torch.func takes an operator that returns nothing for one that writes nothing, and would lose what this one writes.
+    functional = _are_functorch_transforms_active()
+    packet = row.packet if functional else row.in_place_packet
+    overload = packet.default if as_numbers(scalars) else packet.Scalar
     try:
-        (packet.default if exact else packet.Scalar)(input, *args, **scalars)
+        result = overload(input, *args, **scalars)
+        if functional:
+            input.copy_(check_in_place(input, result, row.name))
     except RuntimeError as error:
         raise translate(error, f"{row.name}_", (input, *args)) from None
     return input

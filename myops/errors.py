@@ -23,7 +23,7 @@ def translate(error: RuntimeError, name: str, args: tuple[Any, ...]) -> Exceptio
         if isinstance(value, Tensor) and value.layout != torch.strided:
             return NotImplementedError(
                 f"myops.{name} takes strided tensors, but argument {position} has layout {value.layout}; "
-                "see torch.sparse.mm for sparse operands"
+                "see myops.sparse.mm for sparse operands"
             )
     if "is not implemented for" in str(error) and not isinstance(error, NotImplementedError):
         return NotImplementedError(str(error))

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import _native, override_sparse
 from .activation import GELU, GELU_TANH, RELU
-from .autograd import without_wrapper
+from .autograd import without_autocast, without_wrapper
 from .registration import OPERATORS
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,14 @@ def _activated(form: Callable[[str], Callable[..., Tensor]]) -> Callable[[str], 
     return build
 
 
-def _as_it_is(function: Callable[..., Any]) -> Callable[[str], Callable[..., Any]]:
-    return lambda name: function
+def _sparse(function: Callable[..., Any]) -> Callable[[str], Callable[..., Any]]:
+    """`function`, which calls operators that autocast knows from overloads of which it knows some only."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with without_autocast():
+            return function(*args, **kwargs)
+
+    return lambda name: call
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def _sparse_reroutes() -> Iterator[Reroute]:
         ("sparse.sampled_addmm", "sparse_sampled_addmm", ours.sampled_addmm, _COMPRESSED),
         ("sparse.sampled_addmm", "sparse_sampled_addmm.out", ours.sampled_addmm_out, _COMPRESSED),
     ):
-        yield Reroute(name, overload, _as_it_is(function), keys)
+        yield Reroute(name, overload, _sparse(function), keys)
 
 
 # Never linear or matmul: an override of these loses their gradients.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .autograd import call_unrecorded, is_recorded, needs_graph
+from .autograd import alive, call_unrecorded, is_recorded, needs_graph
 from .calls import Number, call
 from .csr import CSR
 from .ops._csr import rows_of
@@ -262,6 +262,8 @@ def _csr_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
     for t in strided:
         if (t.__class__ is not Tensor and t.__class__ is not Parameter) or t.layout is not torch.strided:
             return None
+    if torch.is_grad_enabled():
+        args = alive(args)
     if is_recorded(args):
         return None
     try:

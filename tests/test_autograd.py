@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -429,3 +430,155 @@ def test_a_recorded_call_that_fails_changes_no_mode() -> None:
         with pytest.raises(RuntimeError, match="cannot be multiplied"):
             myops.mm(dual, x)
         assert forward_ad.unpack_dual(myops.mm(dual, x.mT)).tangent is not None
+
+
+def test_gradients_of_a_vjp_function_reach_what_it_closed_over(device: str) -> None:
+    """A gradient penalty: saved tensors are wrappers of a transform that has ended."""
+    x, w = torch.randn(2, 3, device=device), torch.randn(3, 3, device=device, requires_grad=True)
+    pattern = torch.eye(3, device=device).to_sparse_csr()
+    sparse = myops.CSR.from_torch(pattern)
+    for ours, native in (
+        (lambda t: myops.linear(t, w).pow(2), lambda t: torch.nn.functional.linear(t, w).pow(2)),
+        (
+            lambda t: myops.linear(t, w, activation="gelu"),
+            lambda t: torch.nn.functional.gelu(torch.nn.functional.linear(t, w)),
+        ),
+        (lambda t: myops.mm(t, w).pow(2), lambda t: torch.mm(t, w).pow(2)),
+        (lambda t: (sparse @ (t.mT * w[:, :2])).pow(2), lambda t: (t.mT * w[:, :2]).pow(2)),
+    ):
+        found = []
+        for f in (ours, native):
+            _, back = torch.func.vjp(f, x)
+            (grad,) = back(torch.ones_like(f(x)))
+            found.append(torch.autograd.grad(grad.pow(2).sum(), w)[0])
+        assert found[1].abs().sum() > 0
+        torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_tensor_that_left_its_transform_still_has_gradients(device: str) -> None:
+    w, v = (torch.ones(3, 3, device=device, requires_grad=True) for _ in range(2))
+    left: list[Tensor] = []
+    torch.func.grad(lambda x: (left.append(x), x.sum())[1])(w)
+    for other in (v, v.detach()):
+        w.grad = None
+        myops.mm(left[0], other).sum().backward()
+        assert w.grad is not None
+
+
+def test_no_grad_inside_a_transform(device: str) -> None:
+    x = torch.arange(9.0, device=device).view(3, 3)
+
+    def constant(product: Any) -> Callable[[Tensor], Tensor]:
+        def f(a: Tensor) -> Tensor:
+            with torch.no_grad():
+                y = product(a, a)
+            return (y * a).sum()
+
+        return f
+
+    for outer in (torch.func.jacrev, torch.func.jacfwd):
+        ours, native = (outer(torch.func.jacrev(constant(product)))(x) for product in (myops.mm, torch.mm))
+        torch.testing.assert_close(ours, native)
+    w = torch.ones(3, 3, device=device, requires_grad=True)
+
+    def with_aux(z: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            y = myops.mm(w, w)
+        return (y * z).sum(), y
+
+    assert not torch.func.grad(with_aux, has_aux=True)(x)[1].requires_grad
+
+
+def test_in_place_forms_under_transforms(device: str) -> None:
+    x, captured = torch.randn(4, 3, 3, device=device), torch.zeros(3, 3, device=device)
+
+    def mutates(w: Tensor) -> Tensor:
+        myops.add_(captured, w)
+        return captured.sum()
+
+    with pytest.raises(RuntimeError, match="mutate a captured Tensor"):
+        torch.func.grad(mutates)(x[0])
+
+    def f(write: Any, a: Tensor) -> Tensor:
+        return write(a.clone(), a, a, beta=0.5).sum()
+
+    ours, native = (
+        torch.func.grad(lambda a, write=write: f(write, a))(x[0]) for write in (myops.addmm_, torch.Tensor.addmm_)
+    )
+    torch.testing.assert_close(ours, native)
+    batch = torch.vmap(lambda a: myops.add_(a.clone(), a, alpha=2))(x)
+    torch.testing.assert_close(batch, 3 * x)
+
+
+class NoGradient(torch.autograd.Function):
+    """A node whose gradient is not defined."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        return None
+
+
+def test_undefined_gradients_stay_undefined(row: Operator) -> None:
+    sample = differentiable(row, "cpu", torch.float64)[0]
+    result = getattr(torch.ops.myops, row.name)(*sample.args, **sample.kwargs)
+    NoGradient.apply(result).sum().backward()
+    assert all(a.grad is None for a in sample.args if isinstance(a, Tensor))
+
+
+def test_tangents_are_tensors_of_their_own(row: Operator) -> None:
+    """In place on the result changes nobody's tangent."""
+    for sample in differentiable(row, "cpu", torch.float64):
+        for i, arg in enumerate(sample.args):
+            if not isinstance(arg, Tensor):
+                continue
+            with forward_ad.dual_level():
+                tangent = torch.ones_like(arg)
+                args = list(sample.args)
+                args[i] = forward_ad.make_dual(arg.detach(), tangent)
+                with torch.no_grad():
+                    result = getattr(myops, row.name)(*args, **sample.kwargs)
+                    result.mul_(3)
+                assert torch.equal(tangent, torch.ones_like(tangent)), sample.name
+
+
+def test_tensors_as_scalars_are_read_at_the_call() -> None:
+    alpha, x, w = torch.tensor(2.0), torch.ones(2, 2), torch.ones(2, 2, requires_grad=True)
+    for call in (lambda: myops.add(x, w, alpha=alpha), lambda: myops.addmm(x, x, w, alpha=alpha)):
+        alpha.fill_(2)
+        w.grad = None
+        y = call()
+        alpha.fill_(5)
+        y.sum().backward()
+        assert w.grad.unique().tolist() == ([2.0] if y[0, 0] == 3 else [4.0])
+    c = torch.ones(2, 2, dtype=torch.complex64)
+    for number in (np.complex128(1j), np.complex64(1j), torch.tensor(1j)):
+        assert torch.equal(myops.add(c, c, alpha=number), c + 1j * c)
+        assert torch.equal(myops.addmm(c, c, c, beta=number), torch.addmm(c, c, c, beta=1j))
+        assert torch.equal(myops.add(c, c, alpha=number, out=torch.empty_like(c)), c + 1j * c)
+        assert torch.equal(myops.add_(c.clone(), c, alpha=number), c + 1j * c)
+
+
+def test_inference_tensors_are_not_written_outside_of_inference_mode() -> None:
+    with torch.inference_mode():
+        target = torch.zeros(2, 2)
+        myops.add_(target, torch.ones(2, 2))
+    x = torch.ones(2, 2)
+    for call in (
+        lambda: myops.add_(target, x),
+        lambda: myops.addmm_(target, x, x),
+        lambda: myops.mm(x, x, out=target),
+    ):
+        with pytest.raises(RuntimeError, match="Inplace update to inference tensor outside InferenceMode"):
+            call()
+    assert torch.equal(target, x)
+
+
+def test_backward_twice_where_nothing_is_kept() -> None:
+    bias, x = torch.ones(2, requires_grad=True), torch.ones(2, 2)
+    for y in (myops.addmm(bias, x, x), myops.linear(x, x, bias)):
+        first, second = (torch.autograd.grad(y.sum(), bias)[0] for _ in range(2))
+        assert torch.equal(first, second)

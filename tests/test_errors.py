@@ -9,9 +9,11 @@ import expecttest
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 import myops
-from myops.registration import Operator
+from myops.registration import COMPONENTS, OPERATORS, Operator
 
 
 def native(name: str) -> Any:
@@ -52,6 +54,23 @@ def test_fakes_refuse_the_same_calls(row: Operator) -> None:
         args = [a.to("meta") if isinstance(a, Tensor) else a for a in call.sample.args]
         with pytest.raises(call.exception):
             getattr(myops, row.name)(*args, **call.sample.kwargs)
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, *COMPONENTS])
+@pytest.mark.parametrize("other", [torch.float8_e4m3fn, torch.uint16, torch.complex32])
+def test_fakes_refuse_dtypes_without_a_kernel_in_its_words(name: str, other: torch.dtype) -> None:
+    row = OPERATORS.get(name) or COMPONENTS[name]
+    sample = next(iter(row.samples("cpu", torch.float64)))
+
+    def call(args: list[Any]) -> str:
+        with pytest.raises(NotImplementedError, match=f"of dtype {str(other).removeprefix('torch.')}") as raised:
+            row.op(*args, **sample.kwargs)
+        return str(raised.value)
+
+    args = [a.to(other) if isinstance(a, Tensor) and a.dtype == torch.float64 else a for a in sample.args]
+    words = call(args)
+    with FakeTensorMode(shape_env=ShapeEnv()) as mode:
+        assert call([mode.from_tensor(a) if isinstance(a, Tensor) else a for a in args]) == words
 
 
 def test_fakes_agree_with_kernels(row: Operator, dtype: torch.dtype) -> None:
@@ -130,6 +149,21 @@ def test_other_arguments_are_type_errors() -> None:
     ):
         with pytest.raises(TypeError, match=words):
             call()
+
+
+def test_plan_and_peak_refuse_what_has_none() -> None:
+    for sizes, words in (((0, 2, 3), "m must"), ((2, -1, 3), "n must"), ((2, 3, -1), "k must be at least 0")):
+        with pytest.raises(ValueError, match=words):
+            myops.plan(*sizes)
+    for counts in ({"batch": 0}, {"threads": 0}):
+        with pytest.raises(ValueError, match="must be at least 1, but got 0"):
+            myops.plan(2, 3, 4, **counts)
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        myops.peak_gflops(threads=0)
+    assert myops.plan(2, 3, 0)
+    for function in (lambda: myops.plan(2, 3, 4, dtype=torch.bool), lambda: myops.peak_gflops(torch.bool)):
+        with pytest.raises(NotImplementedError, match="not implemented for dtype bool"):
+            function()
 
 
 def test_dtypes_that_differ_come_before_a_dtype_without_a_kernel() -> None:

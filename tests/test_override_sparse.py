@@ -368,3 +368,25 @@ def test_training_follows_native(layout: str) -> None:
         ours = train()
     assert ours == pytest.approx(native, rel=1e-10)
     assert counts()["sparse.mm"] + counts()["sparse.addmm"] >= 4 * 4
+
+
+def test_autocast_changes_what_it_changes_natively() -> None:
+    """It knows mm, addmm and bmm, and no other overload of them; ours below it have autocast kernels of their own."""
+    dense = torch.randn(6, 6)
+    csr, coo, x = dense.relu().to_sparse_csr(), dense.relu().to_sparse(), torch.randn(6, 6)
+    calls: list[Any] = [
+        lambda: torch.sparse.mm(csr, x, "mean"),
+        lambda: torch.sparse.mm(csr, x, "amax"),
+        lambda: torch.sparse.mm(coo, coo).to_dense(),
+        lambda: torch.sparse.sampled_addmm(csr, x, x).to_dense(),
+        lambda: torch.mm(csr, x, out=torch.empty(6, 6)),
+        lambda: torch.ones(6, 6).addmm_(coo, x),
+        lambda: torch.addmm(x, csr, x, out=torch.empty(6, 6)),
+        lambda: torch.bmm(torch.stack([coo, coo]), torch.stack([x, x]), out=torch.empty(2, 6, 6)),
+    ]
+    for call in calls:
+        with torch.autocast("cpu", torch.bfloat16):
+            native = call()
+            with myops.use(strict=True):
+                ours = call()
+        torch.testing.assert_close(ours, native)

@@ -138,7 +138,7 @@ extern "C" {
 __attribute__((visibility("default"), used)) extern const char myops_build_torch[] =
     "myops built with torch " MYOPS_QUOTED(MYOPS_BUILD_TORCH);
 
-// The ISA level in use; nullptr where MYOPS_ISA names one that is not available (myops_error says so).
+// The ISA level in use; nullptr where MYOPS_ISA names one that is not available.
 __attribute__((visibility("default"))) const char* myops_isa() {
   try {
     return myops::cpu::engine().traits.name;

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._gemm import check_device, check_same_dtype, name_of, tensor
+from ._gemm import check_device, check_dtype, check_same_dtype, name_of, tensor
 
 
 def check_pattern(crow: Tensor, crow_name: str, col: Tensor, col_name: str) -> None:
@@ -32,8 +32,7 @@ def check_values(op: str, values: Tensor, name: str, crow: Tensor, crow_name: st
             f"but got {values.shape[0]}"
         ),
     )
-    if values.dtype == torch.bool:
-        raise NotImplementedError(f"myops.{op} is not implemented for {name} of dtype bool")
+    check_dtype(op, values, name)
 
 
 def check_matrix(t: Tensor, name: str, rows: Any = None, of: str = "") -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._native import DTYPE_CODES
 from ..autograd import keep_factors
 from ..registration import BadCall, Sample
 
@@ -34,6 +35,11 @@ def check(condition: Any, message: Callable[[], str]) -> None:
         raise RuntimeError(message())
 
 
+def check_dtype(op: str, t: Tensor, name: str) -> None:
+    if t.dtype not in DTYPE_CODES:
+        raise NotImplementedError(f"myops.{op} is not implemented for {name} of dtype {name_of(t.dtype)}")
+
+
 def check_same_dtype(a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtype: torch.dtype | None = None) -> None:
     torch._check(
         a.dtype in (b.dtype, out_dtype),
@@ -54,8 +60,7 @@ def check_device(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
 def check_pair(op: str, a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtype: torch.dtype | None) -> torch.dtype:
     """The dtype of the product, after the checks that kernels/gemm_entry.h makes, in its words."""
     check_same_dtype(a, a_name, b, b_name)
-    if a.dtype == torch.bool:
-        raise NotImplementedError(f"myops.{op} is not implemented for {a_name} of dtype bool")
+    check_dtype(op, a, a_name)
     check_device(b, b_name, a, a_name)
     if out_dtype is None or out_dtype == a.dtype:
         return a.dtype
@@ -153,7 +158,7 @@ def addend_grad(grad: Tensor, beta: float, shape: torch.Size, dtype: torch.dtype
 
 
 def total(terms: Iterable[Tensor | None], like: Tensor) -> Tensor:
-    """Sum of the tangents that exist; zeros like `like` where none does."""
+    """Sum of the tangents that exist, each a tensor of its own; zeros like `like` where none does."""
     result: Tensor | None = None
     for term in terms:
         if term is not None:

@@ -12,7 +12,7 @@ from torch._prims_common import compute_elementwise_output_strides
 
 from ..calls import Number, call, call_in_place, call_out, ops, unless_one
 from ..registration import BadCall, Operator, Sample, register
-from ._gemm import addend_grad, bad, batched, layouts, sample, tensor, total, whole
+from ._gemm import addend_grad, bad, batched, check_dtype, layouts, sample, tensor, total, whole
 
 
 class Add(Operator):
@@ -33,6 +33,9 @@ class Add(Operator):
 
     def fake(self, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
         shape = self.shape(input, other)
+        for t, name in ((input, "input"), (other, "other")):
+            if t.dtype != torch.bool:
+                check_dtype(self.name, t, name)
         dtype = result_dtype(input, other)
         if dtype == torch.complex32:
             raise NotImplementedError("myops.add is not implemented for a result of dtype complex32")
@@ -63,10 +66,13 @@ class Add(Operator):
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
         shape = torch.broadcast_shapes(*ctx.shapes)
-        d_input, d_other = (None if t is None else t.to(ctx.dtype).expand(shape) for t in tangents)
-        present = d_input if d_input is not None else d_other
+        first, second = (
+            None if t is None else t.to(ctx.dtype).expand(shape) * scale
+            for t, scale in zip(tangents, (1, ctx.alpha), strict=True)
+        )
+        present = first if first is not None else second
         assert present is not None
-        return total((d_input, None if d_other is None else d_other * ctx.alpha), present)
+        return total((first, second), present)
 
     def batch(self, size: int, dims: Any, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
         rank = max(t.dim() - (d is not None) for t, d in zip((input, other), dims, strict=True))

@@ -173,7 +173,7 @@ class Addmm(Activated):
         shape = (*mat1.shape[:-1], mat2.shape[-1])
         addend = None
         if d_input is not None and ctx.beta != 0:
-            addend = (d_input.to(ctx.out_dtype) * ctx.beta).expand(shape)
+            addend = d_input.to(ctx.out_dtype).expand(shape) * ctx.beta
         terms = (addend, product_tangent(self.product, mat1, mat2, d1, d2, ctx.out_dtype, ctx.alpha))
         return total(terms, mat1.new_zeros(shape, dtype=ctx.out_dtype))
 

@@ -92,7 +92,7 @@ class Linear(Activated):
         d_input, d_weight, d_bias = tangents
         shape = result_shape(input, weight, None)
         product = product_tangent(ops.linear, input, weight, d_input, d_weight, input.dtype)
-        return total((product, None if d_bias is None else d_bias.expand(shape)), input.new_zeros(shape))
+        return total((product, None if d_bias is None else d_bias.expand(shape) * 1), input.new_zeros(shape))
 
     def batch(
         self, size: int, dims: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: int = 0

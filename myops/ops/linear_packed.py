@@ -14,11 +14,12 @@ from ..activation import activations_of, apply, check_activation, keyword
 from ..autograd import refuse_gradients
 from ..calls import call, ops
 from ..registration import BadCall, Row, Sample, implement, register_plain, register_row
-from ._gemm import bad, batched, check_bias, name_of, sample, sum_to, tensor
+from ._gemm import bad, batched, check_bias, check_dtype, name_of, sample, sum_to, tensor
 
 
 def _fake_pack(weight: Tensor) -> Tensor:
     torch._check(weight.dim() == 2, lambda: f"weight must be a matrix, got {weight.dim()}-D tensor")
+    check_dtype("pack_weight", weight, "weight")
     size = _native.panel_bytes(weight.dtype, int(weight.shape[0]), int(weight.shape[1]))
     return weight.new_empty((size,), dtype=torch.uint8)
 

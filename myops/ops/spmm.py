@@ -32,6 +32,7 @@ from ._gemm import (
     batched_addend,
     check_addend,
     check_device,
+    check_dtype,
     check_same_dtype,
     sample,
     tensor,
@@ -150,7 +151,7 @@ class Spmm(Row):
         terms = [
             None if d_values is None else ops.spmm(crow, col, d_values, dense, None, *t, **keywords),
             None if d_dense is None else ops.spmm(crow, col, values, d_dense, None, *t, **keywords),
-            None if d_input is None else (d_input * ctx.beta).expand(m, dense.shape[1]),
+            None if d_input is None else d_input.expand(m, dense.shape[1]) * ctx.beta,
         ]
         return total(terms, values.new_zeros((m, dense.shape[1])))
 
@@ -507,8 +508,7 @@ class Sddmm(Row):
             a.shape[1] == b.shape[1],
             lambda: f"a and b must have the same number of columns, but got {a.shape[1]} and {b.shape[1]}",
         )
-        if a.dtype == torch.bool:
-            raise NotImplementedError("myops.sddmm is not implemented for a of dtype bool")
+        check_dtype("sddmm", a, "a")
         return a.new_empty(col.shape[0])
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
