@@ -173,8 +173,8 @@ inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int di
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle;
   const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, like.get_device_index(), &handle));
+  MYOPS_CHECK(aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, like.get_device_index(), &handle) == 0,
+              "not enough memory for a tensor of shape ", shape_text(sizes, dims), " and dtype ", dtype_name(type));
   return Tensor(handle);
 }
 
@@ -198,8 +198,9 @@ inline void check_out(const Tensor& out, const int64_t* sizes, int dims, ScalarT
   for (int i = 0; same && i < dims; ++i) same = out.size(i) == sizes[i];
   MYOPS_CHECK(same, "Expected ", name, " to have shape ", shape_text(sizes, dims), ", but got ",
               shape_text(out.sizes().data(), static_cast<int>(out.dim())));
+  const bool empty = out.numel() == 0;
   for (int i = 0; i < dims; ++i)
-    MYOPS_CHECK(sizes[i] <= 1 || out.stride(i) != 0, "unsupported operation: ", name,
+    MYOPS_CHECK(empty || sizes[i] <= 1 || out.stride(i) != 0, "unsupported operation: ", name,
                 " is an expanded tensor, more than one of its elements refers to a single memory location. Please "
                 "clone() it before the call");
 }
@@ -209,7 +210,7 @@ inline void check_out(const Tensor& out, const int64_t* sizes, int dims, ScalarT
 // fits.
 inline void check_scalar(double value, const char* name, DType type) {
   if (is_integral(type)) {
-    MYOPS_CHECK(value == std::trunc(value), "For integral tensors, argument ", name,
+    MYOPS_CHECK(std::isfinite(value) && value == std::trunc(value), "For integral tensors, argument ", name,
                 " must not be a floating point number, but got ", value);
     MYOPS_CHECK(std::fabs(value) <= 9007199254740992.0, name, " = ", value,
                 " is beyond 2^53, where this overload cannot carry integers exactly; call myops.* or the .Scalar "

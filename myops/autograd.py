@@ -167,7 +167,7 @@ def recorder(op: OpOverload, row: Row) -> Kernel:
         def forward(ctx: Any, *inputs: Any) -> Any:
             # Function.apply has switched gradients off, and puts that back itself. The levels of torch.func below this
             # one get what the caller had: without it, second derivatives by nested transforms are silently zero.
-            *flat, gradients, tangents = inputs
+            flat, (gradients, tangents) = inputs[:-2], inputs[-2:]
             _set_grad_enabled(gradients)
             _set_fwd_grad_enabled(tangents)
             if single:
@@ -177,7 +177,7 @@ def recorder(op: OpOverload, row: Row) -> Kernel:
                 result = signature.call(call, flat)
             finally:
                 del guard
-            row.keep(ctx, tuple(flat), result)
+            row.keep(ctx, flat, result)
             return result
 
         @staticmethod

@@ -5,7 +5,6 @@ The common call (real scalars, no `out`) is one registered operator and nothing 
 
 from __future__ import annotations
 
-import numbers
 import warnings
 from functools import partial
 from typing import Any
@@ -28,16 +27,13 @@ def unless_one(**scalars: Number) -> dict[str, Number]:
 
 
 def as_numbers(scalars: dict[str, Any]) -> bool:
-    """Makes Python's numbers of tensors and NumPy's complex; whether all of them cross as floats."""
+    """Makes Python's numbers of tensors and NumPy's; whether all of them cross as floats."""
     exact = True
     for name, value in scalars.items():
         if value.__class__ is float:
             continue
-        if value.__class__ is not int:
-            if isinstance(value, Tensor):  # read now: it may change before the backward
-                value = scalars[name] = value.item()
-            elif isinstance(value, numbers.Complex) and not isinstance(value, numbers.Real):
-                value = scalars[name] = complex(value)
+        if value.__class__ is not int and hasattr(value, "item"):  # a tensor may change before the backward
+            value = scalars[name] = value.item()
         exact = exact and fits_float(value)
     return exact
 
@@ -96,7 +92,7 @@ def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
 
 def call_in_place(row: Operator, input: Tensor, *args: Any, **scalars: Any) -> Tensor:
     _native.require()
-    # torch.func takes an operator that returns nothing for one that writes nothing, and would lose what this one writes.
+    # torch.func takes an operator that returns nothing for one that writes nothing, and would lose what it writes.
     functional = _are_functorch_transforms_active()
     packet = row.packet if functional else row.in_place_packet
     overload = packet.default if as_numbers(scalars) else packet.Scalar

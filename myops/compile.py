@@ -63,6 +63,7 @@ def backend(
     from torch._inductor import config, list_mode_options
     from torch._inductor.compile_fx import compile_fx
 
-    patches = {**(list_mode_options(mode) if mode else {}), **(options or {})}
+    given = {key.replace("-", "_"): value for key, value in (options or {}).items()}  # as Inductor spells them too
+    patches = {**(list_mode_options(mode) if mode else {}), **given}
     patches[FIELD] = inductor_pass(before=patches.get(FIELD, getattr(config, FIELD)))
     return compile_fx(module, inputs, config_patches=patches)

@@ -93,6 +93,8 @@ class CSR(torch.Tensor):
         """
         from .sparse import csr_parts
 
+        if not isinstance(matrix, Tensor):
+            raise TypeError(f"matrix must be a Tensor, but got {type(matrix).__name__}")
         if isinstance(matrix, CSR):
             return matrix.with_transpose() if transpose else matrix
         if matrix.layout == torch.strided:
@@ -122,8 +124,9 @@ class CSR(torch.Tensor):
 
     def to_dense(self, *args: Any, **kwargs: Any) -> Tensor:
         """The matrix as a strided tensor, repeated entries added up; differentiable."""
-        from .ops._csr import dense_of
+        from .ops._csr import check_inside, dense_of
 
+        check_inside(self.col, self.shape[1], "col")
         return dense_of(self.crow, self.col, self.values, self.shape[1]).to(*args, **kwargs)
 
     def with_transpose(self) -> CSR:
@@ -198,6 +201,10 @@ class CSR(torch.Tensor):
         product = _PRODUCTS.get(func)
         if product is not None:
             return product(*args, **(kwargs or {}))
+        if func in _WANT_GRAD and (*args[1:], *(kwargs or {}).values(), True)[0]:
+            raise RuntimeError(
+                "a myops.CSR requires grad where its values do: A.with_values(values), with values that require grad"
+            )
         result = super().__torch_function__(func, types, args, kwargs or {})
         if func in _CONVERSIONS and isinstance(result, CSR) and result is not args[0]:
             values = args[0].values  # once more, above the parts, where autograd records it
@@ -213,7 +220,7 @@ class CSR(torch.Tensor):
         packet = func.overloadpacket
         if packet in _ON_PARTS:
             return args[0]._map(func, args[1:], kwargs)
-        if packet is torch.ops.aten.copy_:
+        if packet is torch.ops.aten.copy_ and isinstance(args[0], CSR):
             return args[0]._copy(args[1])
         raise NotImplementedError(
             f"myops.CSR has no {func}; it has products (@, torch.mm, torch.sparse.mm, torch.addmm), to(), clone() and "
@@ -242,6 +249,14 @@ class CSR(torch.Tensor):
                 mine.copy_(other)
         return self
 
+    def share_memory_(self) -> CSR:
+        for name in self._names():
+            getattr(self, name).share_memory_()
+        return self
+
+    def is_shared(self) -> bool:
+        return all(getattr(self, name).is_shared() for name in self._names())
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         parts = [getattr(self, name) for name in _PARTS]
         return CSR, (*parts, self._size(), *(getattr(self, name) for name in _TRANSPOSE))
@@ -260,13 +275,14 @@ class CSR(torch.Tensor):
     __hash__ = torch.Tensor.__hash__
 
 
+_WANT_GRAD = {torch.Tensor.requires_grad_, torch.Tensor.requires_grad.__set__}  # type: ignore[attr-defined]
 _CONVERSIONS = {
     torch.clone, torch.Tensor.clone, torch.Tensor.to, torch.Tensor.type, torch.Tensor.double, torch.Tensor.float,
     torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.cpu, torch.Tensor.cuda,
 }  # fmt: skip
 _ON_PARTS = {
     torch.ops.aten.detach, torch.ops.aten.clone, torch.ops.aten.alias, torch.ops.aten._to_copy,
-    torch.ops.aten.lift_fresh,
+    torch.ops.aten.lift_fresh, torch.ops.aten.empty_like,
 }  # fmt: skip
 torch.serialization.add_safe_globals([CSR])  # plain tensors and two numbers: torch.load(weights_only=True) may
 
@@ -297,10 +313,6 @@ def _addmm(input: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Tens
 
 def _transpose(a: CSR) -> CSR:
     return a.transpose_csr()
-
-
-def _own(name: str) -> Callable[..., Any]:
-    return lambda a, *args, **kwargs: getattr(CSR, name)(a, *args, **kwargs)
 
 
 _PRODUCTS: dict[Any, Callable[..., Any]] = {

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import torch
+
 from .registration import COMPONENTS, OPERATORS
 
 # A mesh dimension over a dimension of the product: rows of the left operand, columns of the right one, the batch, or
@@ -71,6 +73,14 @@ def _rows(n: int, right: int, depth: int) -> list[Choice]:
     ]
 
 
+def _sum(a: Any, b: Any, **scalars: Any) -> list[tuple[list[Any], list[Any]]]:
+    from torch.distributed.tensor import Partial, Replicate, Shard
+
+    shape, others = torch.broadcast_shapes(a.shape, b.shape), [None] * len(scalars)
+    results = (Replicate(), Partial(), *map(Shard, range(len(shape))))
+    return [([out], [_addend(out, a.shape, shape), _addend(out, b.shape, shape), *others]) for out in results]
+
+
 def _linear(x: Any, w: Any, *bias: Any, **scalars: Any) -> list[tuple[list[Any], list[Any]]]:
     shape, others = (*x.shape[:-1], *w.shape[:-1]), [None] * len(scalars)
     return [
@@ -96,7 +106,7 @@ def _matmul(a: Any, b: Any) -> list[tuple[list[Any], list[Any]]]:
 
 
 RULES: dict[str, Callable[..., Any]] = {
-    "mm": _plain, "addmm": _added, "bmm": _plain, "baddbmm": _added, "linear": _linear, "matmul": _matmul
+    "add": _sum, "mm": _plain, "addmm": _added, "bmm": _plain, "baddbmm": _added, "linear": _linear, "matmul": _matmul
 }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def rewrite(graph: fx.Graph, patterns: Patterns | None = None) -> Counter[str]:
             name = PRODUCTS[node.target]
             scalars: dict[str, Any] = {key: float(value) for key, value in node.kwargs.items()}
             with graph.inserting_before(node):
-                _replace(node, graph.call_function(OPERATORS[name].op, node.args, scalars))
+                _replace(node, _call(graph, OPERATORS[name].op, node.args, scalars))
             made[name] += 1
     for node in list(graph.nodes):
         value = _value(node)
@@ -129,19 +129,22 @@ def _add_to_product(graph: fx.Graph, add: fx.Node) -> Counter[str]:
         if path is None:
             continue
         product, shape = path[-1], path[-1].meta["val"].shape
-        addend, result = _value(other), add.meta["val"]
-        if addend is None or addend.dtype != product.meta["val"].dtype or addend.device != result.device:
+        viewed, addend, result = _value(one), _value(other), add.meta["val"]
+        if viewed is None or addend is None or other is one:
+            continue
+        if addend.dtype != viewed.dtype or addend.device != result.device:
             continue
         if len(path) == 1:
             fits = addend.dim() <= len(shape) and _same(result.shape, shape)
         else:  # only a row is the same on both sides of a view
-            fits = addend.dim() == 1 and _same(addend.shape, shape[-1:]) and _same(result.shape[-1:], shape[-1:])
+            columns = shape[-1:]
+            fits = addend.dim() == 1 and _same(addend.shape, columns) and _same(viewed.shape[-1:], columns)
         if not fits:
             continue
         plain = next(name for name in ADDED if product.target is OPERATORS[name].op)
         name = ADDED[plain]
         with graph.inserting_before(add):
-            new = graph.call_function(OPERATORS[name].op, (other, *product.args))
+            new = _call(graph, OPERATORS[name].op, (other, *product.args), {})
             new.meta = _meta(product)
             for view in reversed(path[:-1]):
                 new = graph.create_node("call_function", view.target, (new, *view.args[1:]))
@@ -193,7 +196,9 @@ def _activate(graph: fx.Graph, last: fx.Node, activation: int, found: dict[fx.No
         views.append(product)
         product = product.args[0]
     plain = next((name for name in ACTIVATED if product.target is OPERATORS[name].op), None)
-    if plain is None or "activation" in product.kwargs or (plain == "mm" and len(product.args) > 2):
+    if plain is None or product.kwargs.get("activation") or (plain == "mm" and len(product.args) > 2):
+        return Counter()
+    if product.meta["val"].dtype != last.meta["val"].dtype:  # casts on the way, from one dtype to another
         return Counter()
     computing = [value for pattern, value in found.items() if pattern.op != "placeholder"]
     inside = {product, *views, *computing}
@@ -206,7 +211,7 @@ def _activate(graph: fx.Graph, last: fx.Node, activation: int, found: dict[fx.No
             columns = graph.call_function(aten.permute.default, (args[1], [1, 0]))
             columns.meta["val"] = args[1].meta["val"].permute(1, 0)  # type: ignore[union-attr]
             args = (args[0], columns)
-        new = graph.call_function(row.op, args, {**product.kwargs, "activation": activation})
+        new = _call(graph, row.op, args, {**product.kwargs, "activation": activation})
         new.meta = _meta(product)
         if is_read:
             value = product.meta["val"]
@@ -226,6 +231,12 @@ def _activate(graph: fx.Graph, last: fx.Node, activation: int, found: dict[fx.No
     made = Counter([row.name])
     made.subtract([plain])
     return made
+
+
+def _call(graph: fx.Graph, op: Any, args: Any, kwargs: dict[str, Any]) -> fx.Node:
+    """A call with every keyword: AOTInductor, as Inductor before it, wants the defaults of integers spelled out."""
+    defaults = {a.name: a.default_value for a in op._schema.arguments if a.kwarg_only and a.has_default_value()}
+    return graph.call_function(op, args, {**defaults, **kwargs})
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _disabled_torch_function_impl
 
 from . import _native
 from .activation import keyword
@@ -26,19 +27,28 @@ from .packed import PackedWeight, pack_weight
 
 log = logging.getLogger(__name__)
 
+_PLAIN = (torch.nn.Parameter, Tensor)
 HF_CONV1D = "transformers.pytorch_utils"
 
 
 class Linear(torch.nn.Linear):
     """`torch.nn.Linear` through `myops.linear`: `input @ weight.T + bias`, the same parameters and state_dict.
 
-    An input that is sparse or nested goes to torch's own function.
+    An input or weight that is sparse or nested, or a weight of a class with functions of its own (quantized ones), goes
+    to torch's function.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.layout is not torch.strided or input.is_nested:
-            return torch.nn.functional.linear(input, self.weight, self.bias)
-        return linear(input, self.weight, self.bias)
+        weight = self.weight
+        if (
+            not isinstance(input, Tensor)
+            or input.layout is not torch.strided
+            or input.is_nested
+            or weight.layout is not torch.strided
+            or (weight.__class__ not in _PLAIN and type(weight).__torch_function__ is not _disabled_torch_function_impl)
+        ):
+            return torch.nn.functional.linear(input, weight, self.bias)
+        return linear(input, weight, self.bias)
 
 
 class PackedLinear(torch.nn.Module):
@@ -60,12 +70,12 @@ class PackedLinear(torch.nn.Module):
         self.out_features, self.in_features = packed.shape
         self.dtype = packed.dtype
         self.register_buffer("panels", packed.panels)
-        self.bias = None if bias is None else torch.nn.Parameter(bias.detach())
+        self.bias = None if bias is None else torch.nn.Parameter(bias.detach(), requires_grad=bias.requires_grad)
 
     @classmethod
     def from_linear(cls, module: torch.nn.Linear, activation: str = "none") -> PackedLinear:
         """The same layer, its weight packed, and what follows it."""
-        return cls(module.weight, module.bias, activation)
+        return cls(module.weight, module.bias, activation).train(module.training)
 
     @property
     def packed(self) -> PackedWeight:
@@ -75,12 +85,27 @@ class PackedLinear(torch.nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         return linear_packed(input, self.panels, self.bias, self.out_features, self.dtype, self.activation)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.panels = self.packed.panels  # of a machine with another instruction set
+
     def extra_repr(self) -> str:
-        return f"{self.packed}, bias={self.bias is not None}, activation={self.activation}"
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
+            f"dtype={dtype}, activation={self.activation}"
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         weight, panels = state_dict.pop(prefix + "weight", None), state_dict.get(prefix + "panels")
-        if weight is not None:
+        if weight is not None and weight.shape != (self.out_features, self.in_features):
+            *_, errors = args
+            errors.append(
+                f"size mismatch for {prefix}weight: copying a param with shape {weight.shape} from checkpoint, the "
+                f"shape in current model is {torch.Size((self.out_features, self.in_features))}."
+            )
+            panels = self.panels
+        elif weight is not None:
             panels = pack_weight(weight.detach().to(self.dtype)).panels
         if panels is not None:
             packed = PackedWeight(panels, (self.out_features, self.in_features), self.dtype)
@@ -133,7 +158,7 @@ def _why_not(module: torch.nn.Module) -> str | None:
     if "forward" in vars(module):
         return "its forward is patched on the instance"
     for name, parameter in module.named_parameters(recurse=False):
-        if type(parameter) not in (torch.nn.Parameter, Tensor):
+        if type(parameter) not in _PLAIN:
             return f"its {name} is a {type(parameter).__name__}"
         if parameter.dtype not in _native.DTYPE_CODES:
             return f"its {name} is of dtype {parameter.dtype}"

@@ -353,6 +353,9 @@ def _fold_scalars(row: Operator, target: OpOverload) -> autograd.Kernel:
                 exact[name] = float(value)
                 continue
             operand = row.folded(position, *args)
+            if operand.dtype == torch.bool and not isinstance(value, complex):
+                exact[name] = float(bool(value))  # any number but 0 is true
+                continue
             if isinstance(value, int) and (operand.is_floating_point() or operand.is_complex()):
                 exact[name] = float(value)  # which is what torch makes of it
                 continue

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .autograd import alive, call_unrecorded, is_recorded, needs_graph
-from .calls import Number, call
+from .calls import Number, as_numbers, call
 from .csr import CSR
-from .ops._csr import rows_of
-from .ops._gemm import name_of
+from .ops._csr import check_inside, rows_of
+from .ops._gemm import WIDE, name_of, to
 from .registration import COMPONENTS, define_composite, define_front, fits_float
 
 _spmm = COMPONENTS["spmm"]
@@ -152,7 +152,7 @@ def _assemble(layout: torch.layout, indices: Any, values: Tensor, size: Any) -> 
 
 def _values_of(matrix: Tensor) -> Tensor:
     if not matrix.requires_grad:
-        return _stored_values(matrix)
+        return _stored_values(matrix).detach()  # a view of a sparse tensor has no conj() in a backward
     return _Values.apply(matrix) if torch.is_grad_enabled() else _stored_values(matrix.detach())
 
 
@@ -177,11 +177,18 @@ def _coo_parts(matrix: Tensor) -> Parts:
 
 def _block_parts(matrix: Tensor) -> Parts:
     """Blocks as single entries."""
+    by_row = matrix.layout == torch.sparse_bsr
     outer, inner = _indices(matrix)
     values = _values_of(matrix)
     height, width = values.shape[1:]
-    blocks = rows_of(outer, inner.shape[0])
-    block_row, block_col = (blocks, inner) if matrix.layout == torch.sparse_bsr else (inner, blocks)
+    if max(matrix.shape) > torch.iinfo(inner.dtype).max:  # blocks may count where elements do not
+        outer, inner = outer.long(), inner.long()
+    # Sorted by the inner index, which checks both; then the outer one of every block, put back in order.
+    _, found, perm = torch.ops.myops.csr_transpose(
+        outer, inner, matrix.shape[1] // width if by_row else matrix.shape[0] // height
+    )
+    blocks = torch.empty_like(found).scatter_(0, perm.long(), found)
+    block_row, block_col = (blocks, inner) if by_row else (inner, blocks)
     i, j = (torch.arange(n, dtype=inner.dtype, device=inner.device) for n in (height, width))
     row = (block_row.view(-1, 1, 1) * height + i.view(-1, 1)).expand(values.shape).reshape(-1)
     col = (block_col.view(-1, 1, 1) * width + j).expand(values.shape).reshape(-1)
@@ -231,12 +238,20 @@ def _typed(t: Any) -> Tensor:
     return t.values if isinstance(t, CSR) else t
 
 
-def _check_inner(a: Any, b: Any) -> None:
+def _check_tensors(**operands: Any) -> None:
+    for name, t in operands.items():
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name} must be a Tensor, but got {type(t).__name__}")
+
+
+def _check_inner(a: Any, b: Any, names: tuple[str, str] = ("a", "b")) -> None:
+    _check_tensors(**dict(zip(names, (a, b), strict=True)))
     x, y = _shape(a), _shape(b)
+    both = " and ".join(names)
     if len(x) != 2 or len(y) != 2:
-        raise RuntimeError(f"a and b must be matrices, got {_describe(a)} and {_describe(b)}")
+        raise RuntimeError(f"{both} must be matrices, got {_describe(a)} and {_describe(b)}")
     if x[1] != y[0]:
-        raise RuntimeError(f"a and b shapes cannot be multiplied ({x[0]}x{x[1]} and {y[0]}x{y[1]})")
+        raise RuntimeError(f"{both} shapes cannot be multiplied ({x[0]}x{x[1]} and {y[0]}x{y[1]})")
 
 
 def _check_types(a: Any, b: Any, names: str = "a and b") -> None:
@@ -350,9 +365,24 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
     return torch.ops.myops.spmm_extremum(parts.crow, parts.col, parts.values, b, minimum=reduce == "amin")[0]
 
 
-def _scaled(parts: Parts, alpha: Number) -> tuple[Parts, float]:
+def _number(value: Any, name: str, like: Any) -> Any:
+    """A scalar of any kind as one of Python's: an integer only as large as it is exact, or of an integer dtype."""
+    if value.__class__ is float or (value.__class__ is int and fits_float(value)):
+        return value
+    scalar = {name: value}
+    as_numbers(scalar)
+    value = scalar[name]
+    if not isinstance(value, int | float | complex):
+        raise TypeError(f"{name} must be a number, but got {type(value).__name__}")
+    if isinstance(value, complex) and value.imag == 0:
+        return value.real
+    inexact = isinstance(like, Tensor) and (like.dtype.is_floating_point or like.dtype.is_complex)
+    return float(value) if isinstance(value, int) and inexact else value
+
+
+def _scaled(parts: Parts, alpha: Any) -> tuple[Parts, float]:
     """A complex or very large integral alpha goes into the values."""
-    if isinstance(alpha, complex) or not fits_float(alpha):
+    if not fits_float(alpha):
         values = parts.values * alpha
         return Parts(parts.crow, parts.col, values, parts.rows, parts.cols, parts.transposed, parts.ready), 1.0
     return parts, float(alpha)
@@ -368,15 +398,14 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
     Returns:
         (M, N), strided, rounded once after the addition. Gradients and errors are those of `mm`.
     """
-    alpha, beta = (s.real if isinstance(s, complex) and s.imag == 0 else s for s in (alpha, beta))
-    if isinstance(beta, complex) or not fits_float(beta):
-        input, beta = input * beta, 1
-    if not isinstance(alpha, complex) and fits_float(alpha):
-        result = _csr_mm((a, b, input), beta=float(beta), alpha=float(alpha))
+    factor, weight = _number(alpha, "alpha", input), _number(beta, "beta", input)
+    if isinstance(input, Tensor) and not fits_float(weight):
+        input, weight = input * weight, 1
+    if fits_float(factor):
+        result = _csr_mm((a, b, input), beta=float(weight), alpha=float(factor))
         if result is not None:
             return result
-    if not isinstance(input, Tensor):
-        raise TypeError(f"input must be a Tensor, but got {type(input).__name__}")
+    _check_tensors(input=input)
     _check_inner(a, b)
     _check_types(a, b)
     if is_sparse(input) or is_sparse(a) == is_sparse(b):
@@ -386,11 +415,11 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
         )
     _check_types(input, a, "input and a")
     if is_sparse(a):
-        left, scale = _scaled(_parts(a, "a"), alpha)
-        return _times_dense(left, b, input, float(beta), scale)
-    right, scale = _scaled(_parts(b, "b").t(), alpha)
+        left, scale = _scaled(_parts(a, "a"), factor)
+        return _times_dense(left, b, input, float(weight), scale)
+    right, scale = _scaled(_parts(b, "b").t(), factor)
     flipped = input.expand(torch.broadcast_shapes(input.shape, (a.shape[0], b.shape[1]))).mT
-    return _times_dense(right, a.mT, flipped, float(beta), scale).mT
+    return _times_dense(right, a.mT, flipped, float(weight), scale).mT
 
 
 def _times(values: Tensor, scalar: Number, name: str) -> Tensor:
@@ -402,15 +431,20 @@ def _times(values: Tensor, scalar: Number, name: str) -> Tensor:
     return product
 
 
+def _unread(t: Tensor) -> Tensor:
+    """Zeros in the place of `t`, whatever it holds, with a gradient of zeros."""
+    return t.masked_fill(torch.ones((), dtype=torch.bool, device=t.device), 0)
+
+
 def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Any:
     """`alpha * (mat1 @ mat2)` at the entries of `input`, plus `beta * input`; as `torch.sparse.sampled_addmm`.
 
     Args:
         input: (M, N), CSR, CSC, coalesced COO or `myops.CSR`. Its values are never read where beta == 0.
-        mat1, mat2: (M, K) and (K, N), strided, any strides.
+        mat1, mat2: (M, K) and (K, N), strided, any strides. Never read where alpha == 0.
 
     Returns:
-        The pattern and layout of `input`. Differentiable in all three, to any order.
+        The pattern and layout of `input`, 16-bit floats rounded once. Differentiable in all three, to any order.
 
     Raises:
         RuntimeError: another layout of `input`, or shapes, dtypes or devices that do not fit.
@@ -419,7 +453,7 @@ def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, a
         raise RuntimeError(f"input must be COO, CSR, CSC or myops.CSR, got {_describe(input)}")
     if not isinstance(input, CSR) and input.layout == torch.sparse_coo and not input.is_coalesced():
         raise RuntimeError("input must be coalesced: call input.coalesce() first")
-    _check_inner(mat1, mat2)
+    _check_inner(mat1, mat2, ("mat1", "mat2"))
     _check_types(mat1, mat2, "mat1 and mat2")
     _check_types(input, mat1, "input and mat1")
     parts = _parts(input, "input")
@@ -428,10 +462,17 @@ def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, a
             f"input must have the shape of mat1 @ mat2, [{mat1.shape[0]}, {mat2.shape[1]}], but got {list(input.shape)}"
         )
     left, right = (mat2.mT, mat1) if parts.transposed else (mat1, mat2.mT)
-    values = torch.ops.myops.sddmm(parts.crow, parts.col, left, right, *parts.ready)
-    values = _times(values, alpha, "alpha")
-    if beta != 0:
-        values = values + _times(parts.values, beta, "beta")
+    added, dtype = parts.values, parts.values.dtype
+    if alpha == 0:
+        left, right = _unread(left), _unread(right)
+    if beta == 0:
+        added = _unread(added)
+    if dtype in WIDE and dtype.is_floating_point and (alpha, beta) != (1, 0):  # rounded once
+        left, right, added = left.float(), right.float(), added.float()
+    values = _times(torch.ops.myops.sddmm(parts.crow, parts.col, left, right, *parts.ready), alpha, "alpha")
+    if beta != 0 or added.requires_grad:
+        values = values + _times(added, beta, "beta")
+    values = to(values, dtype)
     if isinstance(input, CSR):
         return input.with_values(values)
     return _assemble(input.layout, _indices(input), values, input.shape)
@@ -463,12 +504,16 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
             a = a.coalesce()
         if a.dense_dim() != 0:
             raise RuntimeError("a must have scalar entries, but it is hybrid")
-        item, row, col = a._indices()
+        item, row, col = a._indices()  # what is outside of its own item would be inside of the next
+        check_inside(row, m, "row")
+        check_inside(col, k, "col")
         values, col = _values_of(a), item * k + col
         parts = _sorted_by_row(item * m + row, col, values, batch * m, batch * k)
     else:
         crow, col = _indices(a)
         nnz = col.shape[1]
+        check_inside(col, k, "col")
+        torch._assert_async(((crow[:, 0] == 0) & (crow[:, -1] == nnz)).all(), "crow must begin with 0 and end with nnz")
         if crow.dtype == torch.int32 and max(batch * k, batch * nnz, batch * m) > torch.iinfo(torch.int32).max:
             crow, col = crow.long(), col.long()
         offset = torch.arange(batch, dtype=crow.dtype, device=crow.device).view(-1, 1)

@@ -93,6 +93,7 @@ def work(rank: int, port: int, way: str, folder: str) -> None:
 
 
 OPERANDS = {
+    "add": [(4, 6), (6,)],
     "mm": [(4, 6), (6, 8)],
     "addmm": [(8,), (4, 6), (6, 8)],
     "bmm": [(2, 4, 6), (2, 6, 8)],
@@ -110,7 +111,9 @@ def sharded(rank: int, folder: str) -> None:
     mesh, kept = init_device_mesh("cpu", (WORLD,)), set()
     activated = [(name, activation) for name in ("addmm", "baddbmm", "linear") for activation in (RELU, GELU, SILU)]
     for name, activation in [*((name, 0) for name in OPERANDS), *activated]:
-        shapes, scalars = OPERANDS[name], {"beta": 0.5, "alpha": 2.0} if "add" in name else {}
+        shapes, scalars = OPERANDS[name], {"beta": 0.5, "alpha": 2.0} if "addmm" in name or "addbmm" in name else {}
+        if name == "add":
+            scalars = {"alpha": 2.0}
         if activation:
             scalars["activation"] = activation
         torch.manual_seed(7)

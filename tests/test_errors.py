@@ -284,3 +284,15 @@ def test_out_takes_no_tangent(device: str) -> None:
                 call(dual, a, out=out)
             assert bool((out == 7).all())
             call(a, a, out=out)
+
+
+def test_an_empty_result_is_written_whatever_its_strides() -> None:
+    out = torch.zeros(0, 1).expand(0, 5)
+    assert myops.mm(torch.ones(0, 3), torch.ones(3, 5), out=out) is out
+    assert myops.add_(out, 1) is out
+
+
+def test_a_result_that_does_not_fit_into_memory() -> None:
+    a = torch.ones(1, 1).expand(2**23, 1)
+    with pytest.raises(RuntimeError, match=re.escape("not enough memory for a tensor of shape [8388608, 8388608]")):
+        myops.mm(a, a.t())

@@ -174,6 +174,22 @@ def test_aot_inductor(tmp_path: Path) -> None:
     assert done.stdout.strip() == "loaded", done.stderr
 
 
+@pytest.mark.parametrize("activation", [torch.nn.Identity(), torch.nn.GELU()])
+def test_aot_inductor_of_torchs_own_layers(activation: torch.nn.Module, tmp_path: Path) -> None:
+    """What the graph pass calls has every default spelled out, which the package reads back."""
+    model = torch.nn.Sequential(torch.nn.Linear(8, 6), activation).eval().requires_grad_(False)
+    x = torch.randn(5, 8)
+    package = torch._inductor.aoti_compile_and_package(
+        torch.export.export(model, (x,)),
+        package_path=str(tmp_path / "model.pt2"),
+        inductor_configs={"post_grad_custom_post_pass": myops.inductor_pass()},
+    )
+    compiled = torch._inductor.aoti_load_package(package)
+    with torch.profiler.profile() as profiler:
+        torch.testing.assert_close(compiled(x), model(x))
+    assert "myops::addmm" in {event.name for event in profiler.events()}
+
+
 # TorchScript, deprecated since torch 2.11 but still in use.
 
 

@@ -39,7 +39,7 @@ def fresh_dynamo() -> Iterator[None]:
 def products(graph: fx.Graph) -> list[str]:
     """The products of a graph, in order, ours and torch's, with a + where there is an activation."""
     calls = [node for node in graph.nodes if node.op == "call_function"]
-    names = [str(node.target).removesuffix(".default") + "+" * ("activation" in node.kwargs) for node in calls]
+    names = [str(node.target).removesuffix(".default") + "+" * bool(node.kwargs.get("activation")) for node in calls]
     return [name for name in names if name.partition(".")[2].partition(".")[0].removesuffix("+") in PRODUCTS]
 
 
@@ -404,6 +404,36 @@ def test_code_from_the_cache_is_on_myops() -> None:
         training_step(plain, x)
         counted = calls_in(lambda: training_step(plain, x))
         assert not any(name.startswith("myops") for name in counted), "code of the backend was served without it"
+
+
+def test_sums_that_only_look_like_addends() -> None:
+    """A row that widens a view of the product, and a product that is added to itself."""
+    a, b, c = torch.randn(4, 5), torch.randn(5, 6), torch.randn(6)
+    for f in (
+        lambda a, b, c: (a @ b).view(-1, 1) + c,
+        lambda a, b, c: (a @ b).view(4, 6, 1) + c,
+        lambda a, b, c: (lambda h: h + h)((a[:1] @ b).view(-1)),
+        lambda a, b, c: (lambda h: h + h)(torch.nn.functional.linear(a[:1].view(1, 1, 5), b.mT).reshape(6)),
+    ):
+        torch._dynamo.reset()
+        torch.testing.assert_close(torch.compile(f, backend=backend)(a, b, c), f(a, b, c))
+
+
+@pytest.mark.parametrize("form", [torch.nn.functional.gelu, torch.nn.functional.silu])
+def test_activations_between_casts_keep_the_dtype(form: Callable[[Tensor], Tensor]) -> None:
+    for given, to in ((torch.float16, torch.bfloat16), (torch.float64, torch.float16), (torch.bfloat16, torch.float16)):
+        a, b = torch.randn(4, 5).to(given), torch.randn(5, 6).to(given)
+        f = lambda a, b, to=to: form((a @ b).float()).to(to) @ torch.ones(6, 2, dtype=to)  # noqa: E731
+        torch._dynamo.reset()
+        got = torch.compile(f, backend=backend)(a, b)
+        assert got.dtype == to
+        torch.testing.assert_close(got, f(a, b), rtol=2e-2, atol=2e-2)
+
+
+def test_options_with_dashes() -> None:
+    compiled = torch.compile(model(), backend=backend, options={"max-autotune": False})
+    x = torch.randn(6, 8, dtype=torch.float64)
+    torch.testing.assert_close(compiled(x), model()(x))
 
 
 def test_kill_switch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import pickle
+import re
 import subprocess
 import sys
 import warnings
@@ -247,3 +249,69 @@ def test_inputs_and_weights_of_other_layouts() -> None:
     with pytest.warns(UserWarning, match=r"weight is of layout torch\.sparse_csr"):
         swap_(native)
     assert type(native) is nn.Linear
+
+
+def test_packed_layer_is_the_same_layer() -> None:
+    linear = nn.Linear(5, 3).requires_grad_(False).eval()
+    packed = myops.nn.PackedLinear.from_linear(linear)
+    assert not packed.training
+    assert not packed(torch.ones(2, 5)).requires_grad
+    assert myops.nn.PackedLinear.from_linear(nn.Linear(5, 3)).training
+
+
+def test_packed_layer_that_holds_nothing_yet() -> None:
+    layer = myops.nn.PackedLinear.from_linear(nn.Linear(5, 3)).to("meta").to_empty(device="cpu")
+    assert "in_features=5, out_features=3" in repr(copy.deepcopy(layer))
+    other = nn.Linear(5, 3)
+    layer.load_state_dict(other.state_dict())
+    torch.testing.assert_close(layer(torch.ones(2, 5)), other(torch.ones(2, 5)))
+
+
+ON_ANOTHER_LEVEL = """
+import sys, torch, myops
+layer, x, y = torch.load(sys.argv[1], weights_only=False)
+torch.testing.assert_close(layer(x), y)
+print(myops.isa())
+"""
+
+
+def test_packed_layer_is_repacked_where_it_is_unpickled(tmp_path: Path) -> None:
+    linear, x, path = nn.Linear(40, 30), torch.randn(2, 40), tmp_path / "layer.pt"
+    torch.save((myops.nn.PackedLinear.from_linear(linear), x, linear(x).detach()), path)
+    for level in myops.isa_levels():
+        done = subprocess.run(
+            [sys.executable, "-c", ON_ANOTHER_LEVEL, str(path)],
+            cwd=Path(myops.__file__).parents[1], env={**os.environ, "MYOPS_ISA": level}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.stdout.strip() == level, done.stderr
+
+
+class Quantized(Tensor):
+    """A weight with functions of its own, as quantization libraries have."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.functional.linear:
+            return torch.zeros(*args[0].shape[:-1], args[1].shape[0]) + 7
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_weights_that_came_after_the_swap() -> None:
+    x = torch.randn(2, 5)
+    layer = nn.Linear(5, 3)
+    swap_(layer)
+    expected = layer(x)
+    layer.weight = nn.Parameter(layer.weight.detach().to_sparse_csr())
+    torch.testing.assert_close(layer(x), expected)
+    layer.weight = nn.Parameter(torch.ones(3, 5).as_subclass(Quantized), requires_grad=False)
+    assert torch.equal(layer(x), torch.full((2, 3), 7.0))
+
+
+@pytest.mark.parametrize("wrong", [None, [1.0], 3])
+def test_an_input_that_is_no_tensor(wrong: Any) -> None:
+    layer = nn.Linear(5, 3)
+    with pytest.raises(TypeError) as native:
+        layer(wrong)
+    swap_(layer)
+    with pytest.raises(TypeError, match=re.escape(str(native.value))):
+        layer(wrong)

@@ -7,6 +7,7 @@ is off, plus one rounding of the result.
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 from typing import Any
 
 import numpy
@@ -484,3 +485,31 @@ def test_large_integers_scale_sums_of_floats() -> None:
     a = torch.full((2, 2), 2.0**-24, dtype=torch.float16)
     c = torch.ones(2, 2, dtype=torch.float16)
     torch.testing.assert_close(myops.addmm(c, a, a, alpha=2**54), torch.addmm(c, a, a, alpha=2**54))
+
+
+@pytest.mark.parametrize("other", [-0.0, torch.tensor([-0.0]), torch.full((1, 1), -0.0)])
+def test_negative_zeros_stay(other: Any) -> None:
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        x = torch.full((3, 37), -0.0, dtype=dtype)
+        y = other.to(dtype) if isinstance(other, Tensor) else other
+        assert myops.add(x, y).signbit().all()
+
+
+def test_alpha_of_bool_beyond_what_a_float_holds() -> None:
+    x = torch.tensor([True, False])
+    for alpha in (2**53 + 1, 2**62, -(2**60)):
+        assert torch.equal(myops.add(x, x, alpha=alpha), x)
+        assert torch.equal(myops.add_(x.clone(), x, alpha=alpha), x)
+        assert torch.equal(myops.add(x, x, alpha=alpha, out=torch.empty(2, dtype=torch.int8)), x.to(torch.int8))
+
+
+def test_a_number_plus_a_tensor() -> None:
+    for number in (1, 2.5, True, 1j, numpy.float64(2)):
+        for x in (torch.arange(3), torch.rand(3), torch.tensor([True, False]), torch.tensor(3)):
+            got, expected = myops.add(number, x), torch.add(number, x)
+            assert got.dtype == expected.dtype
+            assert torch.equal(got, expected)
+    for bad in (Fraction(1, 2), [1.0], "1"):
+        for call in (lambda bad=bad: myops.add(torch.ones(2), bad), lambda bad=bad: myops.add(bad, torch.ones(2))):
+            with pytest.raises(TypeError, match="must be a Tensor or a number"):
+                call()

@@ -9,6 +9,7 @@ import itertools
 import re
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from conftest import wide
@@ -470,3 +471,102 @@ def test_sampled_scalars_that_do_not_fit(kind: torch.dtype, scalar: complex, nam
     a = torch.ones(2, 2, dtype=kind)
     with pytest.raises(RuntimeError, match=f"argument {name} must not be"):
         myops.sparse.sampled_addmm(a.to_sparse_csr(), a, a, **{name: scalar})
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_csc], ids=str)
+def test_gradients_beside_a_constant_complex_matrix(layout: torch.layout) -> None:
+    """Values of a constant are a view of a sparse tensor, which has no conj() of its own."""
+    a = torch.randn(4, 4, dtype=torch.complex128)
+    x = torch.randn(4, 3, dtype=torch.complex128, requires_grad=True)
+    constant = a.to_sparse(layout=layout)
+    for ours, dense in (
+        (lambda: myops.sparse.mm(constant, x), lambda: a @ x),
+        (lambda: myops.sparse.addmm(x, constant, x, alpha=2j), lambda: x + 2j * (a @ x)),
+        (lambda: myops.sparse.mm(x.mT, constant), lambda: x.mT @ a),
+    ):
+        grads = [torch.autograd.grad(f().abs().sum(), x)[0] for f in (ours, dense)]
+        torch.testing.assert_close(*grads)
+    trained = constant.clone().requires_grad_()
+    grad = torch.autograd.grad(myops.sparse.mm(trained, constant).to_dense().abs().sum(), trained)[0]
+    leaf = a.clone().requires_grad_()
+    torch.testing.assert_close(grad.to_dense(), torch.autograd.grad((leaf @ a).abs().sum(), leaf)[0])
+
+
+@pytest.mark.parametrize("outer", [[0, -5, 2], [0, 100000, 2], [0, 1, 1], [1, 1, 2]], ids=str)
+@pytest.mark.parametrize("layout", [torch.sparse_bsr, torch.sparse_bsc], ids=str)
+def test_malformed_blocks_are_errors(layout: torch.layout, outer: list[int]) -> None:
+    size = (2, 3) if layout == torch.sparse_bsr else (3, 2)
+    a = torch.sparse_compressed_tensor(
+        torch.tensor(outer), torch.tensor([0, 1]), torch.ones(2, 1, 1), size, layout=layout, check_invariants=False
+    )
+    for _ in range(20):
+        with pytest.raises(RuntimeError, match="must start at 0, never decrease and end at 2"):
+            myops.sparse.mm(a, torch.ones(size[1], 2))
+
+
+def test_more_columns_than_int32_indices_count() -> None:
+    n = 2**30 + 8
+    x = torch.zeros(4 * n, 1, dtype=torch.int8)  # of which one page is touched
+    x[-4:] = 1
+    ones, first = torch.ones(1, 1, 4, dtype=torch.int8), torch.tensor([0, 1], dtype=torch.int32)
+    blocks = torch.sparse_compressed_tensor(
+        first, torch.tensor([n - 1], dtype=torch.int32), ones, (1, 4 * n), layout=torch.sparse_bsr
+    )
+    assert myops.sparse.mm(blocks, x).item() == 4
+    negative = torch.sparse_csr_tensor(
+        first, torch.tensor([-(2**30)], dtype=torch.int32), ones.view(4)[:1], (1, 4 * n), check_invariants=False
+    )
+    with pytest.raises(RuntimeError, match="col holds an index outside"):
+        myops.sparse.mm(negative, x)
+
+
+@pytest.mark.parametrize("at", [(0, 1, 4), (0, 1, -1), (0, 2, 0), (1, -1, 0)], ids=str)
+def test_an_index_of_one_item_is_not_one_of_the_next(at: tuple[int, int, int]) -> None:
+    indices = torch.tensor([(0, 0, 0), at]).mT
+    a = torch.sparse_coo_tensor(indices, torch.ones(2), (2, 2, 3), check_invariants=False)
+    with pytest.raises(RuntimeError, match="holds an index outside of"):
+        myops.sparse.bmm(a, torch.ones(2, 3, 2))
+    crow = torch.tensor([[0, 1, 1], [0, 0, 1]])
+    a = torch.sparse_csr_tensor(crow, torch.tensor([[3], [0]]), torch.ones(2, 1), (2, 2, 3), check_invariants=False)
+    with pytest.raises(RuntimeError, match="col holds an index outside of"):
+        myops.sparse.bmm(a, torch.ones(2, 3, 2))
+
+
+@pytest.mark.parametrize("narrow", [torch.float16, torch.bfloat16], ids=str)
+def test_sampled_sums_of_sixteen_bits_are_rounded_once(narrow: torch.dtype) -> None:
+    pattern = torch.eye(2, dtype=narrow).to_sparse_csr()
+    m = torch.full((2, 2), 300.0, dtype=narrow)
+    got = myops.sparse.sampled_addmm(pattern, m, m, alpha=0.001, beta=0).values()  # the product itself is 180,000
+    assert torch.equal(got, torch.full((2,), 180.0, dtype=narrow))
+    got = myops.sparse.sampled_addmm(pattern, m, m, alpha=1 / 180_000, beta=1).values()
+    assert torch.equal(got, torch.full((2,), 2.0, dtype=narrow))
+
+
+def test_sampled_scalars_that_are_zero_read_nothing() -> None:
+    nan = torch.full((2, 2), float("nan"), requires_grad=True)
+    pattern = torch.eye(2).to_sparse_csr().requires_grad_()
+    got = myops.sparse.sampled_addmm(pattern, nan, nan, alpha=0)
+    assert torch.equal(got.values(), torch.ones(2))
+    assert torch.autograd.grad(got.to_dense().sum(), nan)[0].eq(0).all()
+    empty = (pattern.detach() * float("nan")).requires_grad_()
+    got = myops.sparse.sampled_addmm(empty, torch.ones(2, 2), torch.ones(2, 2), beta=0)
+    assert torch.equal(got.detach().values(), torch.full((2,), 2.0))
+    assert torch.autograd.grad(got.to_dense().sum(), empty)[0].values().eq(0).all()
+
+
+def test_what_is_no_tensor_or_number() -> None:
+    a, x = torch.eye(2).to_sparse_csr(), torch.ones(2, 2)
+    calls: list[tuple[Any, str]] = [
+        (lambda: myops.sparse.mm(a, 3), "b must be a Tensor, but got int"),
+        (lambda: myops.sparse.mm(None, x), "a must be a Tensor, but got NoneType"),
+        (lambda: myops.sparse.sampled_addmm(a, x, [1]), "mat2 must be a Tensor, but got list"),
+        (lambda: myops.sparse.addmm(x, a, x, beta="2"), "beta must be a number, but got str"),
+        (lambda: myops.sparse.addmm(x, a, x, alpha=[2]), "alpha must be a number, but got list"),
+        (lambda: myops.CSR.from_torch(numpy.ones((2, 2))), "matrix must be a Tensor, but got ndarray"),
+    ]
+    for call, words in calls:
+        with pytest.raises(TypeError, match=words):
+            call()
+    half = a.to(torch.float16)
+    assert not myops.sparse.addmm(x.half() * 0, half, x.half() * 0, alpha=2**60).any()
+    assert torch.equal(myops.sparse.addmm(x, a, x, alpha=torch.tensor(2.0), beta=numpy.float32(3)), x * 5)

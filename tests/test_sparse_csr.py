@@ -331,3 +331,46 @@ def test_values_that_require_grad_stay_outside_of_graphs(backend: str) -> None:
     inside = torch.compile(lambda v, x: pattern_only.with_values(v) @ x, fullgraph=True, backend=backend)
     inside(values, x).sum().backward()
     assert torch.equal(values.grad, torch.full((2,), 3.0))
+
+
+def test_a_flag_that_would_train_nothing_is_refused() -> None:
+    a, _ = example()
+    for call in (
+        lambda: a.requires_grad_(),
+        lambda: setattr(a, "requires_grad", True),
+        lambda: nn.Parameter(a),
+        lambda: a.requires_grad_(requires_grad=True),
+    ):
+        with pytest.raises(RuntimeError, match="requires grad where its values do"):
+            call()
+    assert not a.requires_grad_(False).requires_grad
+    assert not nn.Parameter(a, requires_grad=False).requires_grad
+
+
+def test_shared_memory_and_empty_copies() -> None:
+    a, dense = example()
+    if a.device.type == "cpu":
+        assert not a.is_shared()
+        assert a.share_memory_() is a
+        assert a.is_shared()
+    module = nn.Module()
+    module.register_buffer("a", a)
+    empty = module.to("meta").to_empty(device=dense.device).a
+    assert isinstance(empty, myops.CSR)
+    assert empty.shape == a.shape
+    with pytest.raises(NotImplementedError, match=r"myops.CSR has no aten.copy_"):
+        torch.empty(dense.shape).copy_(example()[0])
+
+
+def test_a_copy_needs_the_same_size() -> None:
+    a, _ = example()
+    other = myops.CSR.from_torch(torch.eye(3, dtype=torch.float64))
+    with pytest.raises(RuntimeError, match="cannot copy"):
+        a.copy_(other)
+
+
+@pytest.mark.parametrize("col", [3, -1])
+def test_to_dense_checks_columns(col: int) -> None:
+    a = myops.CSR(torch.tensor([0, 1, 2, 2]), torch.tensor([col, 0]), torch.ones(2), (3, 3))
+    with pytest.raises(RuntimeError, match="col holds an index outside of"):
+        a.to_dense()

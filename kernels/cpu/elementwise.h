@@ -128,7 +128,7 @@ inline void add_direct(const S* x, const S* y, T alpha, S* d, int64_t n) {
   if constexpr (std::is_arithmetic_v<T>) {
     using Vec = typename Isa::template Vec<T>;
     constexpr int L = Isa::template lanes<T>;
-    const Vec one = (Vec{} + load_scalar<T>(*y)) * alpha;
+    const Vec one = (load_scalar<T>(*y) - Vec{}) * alpha;  // which leaves -0 what it is
     for (; i + L <= n; i += L) {
       const Vec term = OneY ? one : load_converted<Isa, T, S>(y + i, L) * alpha;
       store_exact<Isa, T, S>(d + i, load_converted<Isa, T, S>(x + i, L) + term, L);

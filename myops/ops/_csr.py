@@ -41,6 +41,11 @@ def check_matrix(t: Tensor, name: str, rows: Any = None, of: str = "") -> None:
         torch._check(t.shape[0] == rows, lambda: f"{name} must have {rows} rows, {of}, but got shape {list(t.shape)}")
 
 
+def check_inside(index: Tensor, size: Any, name: str) -> None:
+    """For what no kernel of ours checks. On a GPU a failure stops the grid, and nothing waits for it."""
+    torch._assert_async(((index >= 0) & (index < size)).all(), f"{name} holds an index outside of [0, {size})")
+
+
 def padded(args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
     """`args` with None for what was left out."""
     return args + (None,) * (count - len(args))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,11 +137,13 @@ def result_dtype(input: Tensor, other: Tensor) -> torch.dtype:
 _add = register(Add())
 
 
-def as_tensor(input: Tensor, other: Number) -> Tensor:
+def as_tensor(number: Number, like: Tensor, name: str) -> Tensor:
     """A number as a 0-dim CPU tensor of the dtype that it gives the sum: torch's promotion of Python's and NumPy's."""
-    if isinstance(other, numbers.Number) and not isinstance(other, (int, float, complex)):
-        other = other.item()
-    return torch.full((), other, dtype=dtype_with_number(input.dtype, other), device="cpu")
+    if not isinstance(number, int | float | complex):
+        if not hasattr(number, "item"):  # which NumPy's have
+            raise TypeError(f"myops.add: {name} must be a Tensor or a number, but got {type(number).__name__}")
+        number = number.item()
+    return torch.full((), number, dtype=dtype_with_number(like.dtype, number), device="cpu")
 
 
 def check_alpha(input: Tensor, other: Tensor, alpha: bool) -> None:
@@ -161,11 +162,11 @@ def dtype_with_number(dtype: torch.dtype, number: Number) -> torch.dtype:
     return torch.int64 if dtype == torch.bool and not isinstance(number, bool) else dtype
 
 
-def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1, out: Tensor | None = None) -> Tensor:
+def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1, out: Tensor | None = None) -> Tensor:
     """`input + alpha * other` with broadcasting and type promotion; the counterpart of `torch.add`.
 
     Args:
-        input: any shape, strides and dtype.
+        input: any shape, strides and dtype; or a number, where `other` is a tensor.
         other: broadcastable with `input`, of its device; a Python number or a 0-dim CPU tensor goes with any device.
         alpha: any real number; complex for complex results; integral for integral results.
         out: written to and returned; any dtype that the result can be cast to; resized, with torch's warning, where its
@@ -178,10 +179,12 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1, out: Tensor
         RuntimeError: shapes that do not broadcast, devices that differ, an alpha that the dtype cannot hold, or `out`
             with an argument that requires grad.
     """
-    if not isinstance(other, Tensor):
-        other = as_tensor(input, other)
+    if not isinstance(input, Tensor) and isinstance(other, Tensor):
+        input = as_tensor(input, other, "input")
+    elif not isinstance(other, Tensor) and isinstance(input, Tensor):
+        other = as_tensor(other, input, "other")
     if isinstance(alpha, bool):
-        check_alpha(input, other, alpha)
+        check_alpha(input, other, alpha)  # type: ignore[arg-type]
     if out is None:
         return call(_add, input, other, **unless_one(alpha=alpha))
     return call_out(_add, out, input, other, alpha=alpha)
@@ -190,7 +193,7 @@ def add(input: Tensor, other: Tensor | Number, *, alpha: Number = 1, out: Tensor
 def add_(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     """`add` written to `input`, whose shape and dtype the result must fit; returns `input`."""
     if not isinstance(other, Tensor):
-        other = as_tensor(input, other)
+        other = as_tensor(other, input, "other")
     if isinstance(alpha, bool):
         check_alpha(input, other, alpha)
     return call_in_place(_add, input, other, alpha=alpha)

@@ -35,7 +35,7 @@ static inline bool columns_inside(const I* col, int64_t n, int64_t cols) {
   using U = std::make_unsigned_t<I>;
   U largest = 0;  // a negative one is huge
   for (int64_t e = 0; e < n; ++e) largest = static_cast<U>(col[e]) > largest ? static_cast<U>(col[e]) : largest;
-  return n == 0 || static_cast<uint64_t>(largest) < static_cast<uint64_t>(cols);
+  return n == 0 || (static_cast<uint64_t>(largest) < static_cast<uint64_t>(cols) && static_cast<I>(largest) >= 0);
 }
 
 // Whether rows [0, n) begin and end in order, given that the first begins and the last ends inside the entries.
