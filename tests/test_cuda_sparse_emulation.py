@@ -127,7 +127,7 @@ def test_mean(ops: Any, kind: torch.dtype) -> None:
 # Rows that end with the steps of a team (5, a row's end among them) or one off, many empty ones, long ones anywhere.
 MIXED = [
     [4] * 400, [5] * 333, [9, 0] * 150, [0] * 3000, [0] * 1500 + [700] + [0] * 1500, [79] * 20, [80] * 20,
-    [1279, 0, 1280, 1281, 1], [4000, 3],
+    [1279, 0, 1280, 1281, 1], [4000, 3], [3, 0, 2] + [0] * 900 + [5, 9] + [0] * 901 + [1] * 3 + [0, 0, 0, 2],
     *(torch.tensor([0, 0, 1, 2, 5, 30, 400])[torch.randint(7, (120,))].tolist() for _ in range(4)),
 ]  # fmt: skip
 
@@ -224,6 +224,20 @@ def test_plan_of_rows(
     library.emulation_rows_plan(*(ctypes.c_int64(x) for x in (rows, rows, nnz, n, vector)), result)
     steps = 256 // lanes * team_steps
     assert list(result) == [lanes, team_steps, steps, tiles, -(-(rows + nnz) // steps)]
+
+
+@pytest.mark.parametrize(("vector", "size", "sum_size"), [(4, 4, 4), (8, 2, 4), (2, 8, 8), (1, 16, 16)])
+def test_plan_of_dots(library: Any, vector: int, size: int, sum_size: int) -> None:
+    """Every entry is in a span, and the sums of a block take little of what a multiprocessor has."""
+    for nnz in (1, 7, 100_000, 1_200_000, 2_400_000, 5_000_000, 2**31):
+        plan = (ctypes.c_int64 * 3)()
+        sizes = 100_000, 100_000, nnz, vector, size, sum_size
+        library.emulation_sddmm_plan(*(ctypes.c_int64(x) for x in sizes), plan)
+        span, tile, blocks = plan
+        assert (blocks - 1) * 32 * span < nnz <= blocks * 32 * span
+        assert 8 <= span <= 1024 // sum_size
+        assert span % 8 == 0
+        assert tile == 16 * vector
 
 
 # ---- Transposes ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 
 #include "../../kernels/cuda/gemm/gemm.h"
 #include "../../kernels/cuda/sparse/rows.h"
+#include "../../kernels/cuda/sparse/sddmm.cuh"
 #include "../../kernels/cuda/sparse/sort.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -63,6 +64,16 @@ EXPORT void emulation_rows_plan(int64_t rows, int64_t cols, int64_t nnz, int64_t
   A.rows = rows, A.cols = cols, A.nnz = nnz;
   const myops::RowsPlan p = myops::plan_rows(A, n, vector);
   const int64_t values[] = {1 << p.group_shift, p.team_steps, p.steps, p.tiles, p.chunks};
+  std::memcpy(plan, values, sizeof(values));
+}
+
+// plan: entries of a team, columns at a time, blocks.
+EXPORT void emulation_sddmm_plan(int64_t rows, int64_t cols, int64_t nnz, int64_t vector, int64_t bytes,
+                                 int64_t sum_bytes, int64_t* plan) {
+  myops::Csr A;
+  A.rows = rows, A.cols = cols, A.nnz = nnz;
+  const myops::SddmmPlan p = myops::plan_sddmm(A, vector, bytes, sum_bytes);
+  const int64_t values[] = {p.span, p.tile, p.blocks};
   std::memcpy(plan, values, sizeof(values));
 }
 

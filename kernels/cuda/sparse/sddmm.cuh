@@ -19,9 +19,10 @@ namespace myops {
 constexpr int kDotLanes = 8, kDots = 8;  // equal: one dot is left to each lane
 constexpr int kDotTeams = kThreads / kDotLanes;
 constexpr int kDotBlocks = 3;  // on a multiprocessor at once
-constexpr int64_t kSpansWanted = 132 * kDotBlocks * kDotTeams, kMostSpan = 256;
-constexpr int64_t kDotTileBytes = 1 << 19;  // of B, that mostly stay in the L1 cache
-constexpr int64_t kDotLongRows = 64;        // entries on average, for that
+constexpr int64_t kSpansWanted = 132 * kDotBlocks * kDotTeams;
+constexpr int64_t kMostSumBytes = 32 * 1024;  // of a block: three fit in the 100 KB of the smallest multiprocessors
+constexpr int64_t kDotTileBytes = 1 << 19;    // of B, that mostly stay in the L1 cache
+constexpr int64_t kDotLongRows = 64;          // entries on average, for that
 
 struct SddmmPlan {
   int span = 0;      // entries of a team
@@ -29,11 +30,12 @@ struct SddmmPlan {
   int64_t blocks = 0;
 };
 
-// bytes: of an element of B.
-inline SddmmPlan plan_sddmm(const Csr& A, int64_t vector, int64_t bytes) {
+// bytes: of an element of B; sum_bytes: of a dot.
+inline SddmmPlan plan_sddmm(const Csr& A, int64_t vector, int64_t bytes, int64_t sum_bytes) {
   SddmmPlan plan;
   int64_t span = blocks_of(blocks_of(A.nnz, kSpansWanted), kDots) * kDots;
-  if (span > kMostSpan) span = kMostSpan;
+  const int64_t most = kMostSumBytes / (kDotTeams * sum_bytes);
+  if (span > most) span = most;
   plan.span = static_cast<int>(span);
   const int64_t narrow = kDotLanes * vector;
   plan.tile = A.nnz >= A.rows * kDotLongRows && A.cols * narrow * bytes <= kDotTileBytes ? narrow : 2 * narrow;
@@ -102,7 +104,13 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename Element<kType>::Acc)
       int n = 0;
       uint32_t col = 0;
       if (e < count) {
-        while (row_end <= e && row + 1 < p.A.rows) row_end = end_in_span(++row);
+        for (int tries = 0; row_end <= e && row + 1 < p.A.rows; ++tries) {
+          ++row;
+          if (tries == 2)  // many empty rows
+            row += lower_bound(shared_load(&shared.of[1]) - row, begin + e + 1,
+                               [&](int64_t i) { return end_of(row + i); });
+          row_end = end_in_span(row);
+        }
         n = row_end - e < 1 ? 1 : row_end - e < kDots ? row_end - e : kDots;
         const int64_t at = load_index(p.A.col, p.A.wide, begin + e + (lane < n ? lane : n - 1));
         if (inside(at, p.A.cols))
@@ -144,10 +152,11 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename Element<kType>::Acc)
 
 template <DType kType, int kVector>
 cudaError_t launch_dots(const Sddmm& p, const SparseSession& session) {
+  constexpr int kSumBytes = sizeof(typename Element<kType>::Acc);
   if (p.A.cols > kMostColumns) return cudaErrorInvalidValue;
-  const SddmmPlan plan = plan_sddmm(p.A, kVector, element_size(kType));
+  const SddmmPlan plan = plan_sddmm(p.A, kVector, element_size(kType), kSumBytes);
   const size_t sums = p.N > plan.tile ? kDotTeams * plan.span : 1;  // the emulation knows no empty shared memory
-  const size_t shared = sums * sizeof(typename Element<kType>::Acc);
+  const size_t shared = sums * kSumBytes;
   return launch_kernel(&sampled_dots<kType, kVector>, grid_of(plan.blocks), dim3(kThreads), shared, session.stream, p,
                        plan, session.findings);
 }
