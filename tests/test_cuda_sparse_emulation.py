@@ -351,6 +351,13 @@ def widen(value: Any) -> Any:
     return whole(value) if isinstance(value, Tensor) else value
 
 
+@pytest.mark.parametrize("columns", [327_680, 327_681, 392_000, 393_216, 393_217])
+def test_spgemm_around_what_a_kernel_has_without_asking(ops: Any, columns: int) -> None:
+    """The bits of so many columns are 40 to 48 KB, beside which the kernel has static shared memory."""
+    args = sparse_operands([0, 50, 3, 1], 40, columns, torch.float32, torch.int32, 9)
+    same(ops.spgemm(*args), torch.ops.myops.spgemm(*args))
+
+
 def test_spgemm_on_little_shared_memory(ops: Any, library: Any) -> None:
     """The largest rows that a block sorts depend on the device; the result does not."""
     args = sparse_operands([500, 200, 100, 30], 40, 300, torch.complex128, torch.int32, 9)

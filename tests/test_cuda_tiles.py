@@ -882,6 +882,22 @@ def test_each_barrier_and_wait_is_needed(library, kernel):
             assert found != "", f"{kernel} without {call} number {place}, seed {seed}"
 
 
+def test_an_error_is_told_once(ops, library):
+    """What a launch leaves behind as the thread's last error is not what the next one fails by."""
+    a, b = integers((130, 64), torch.bfloat16, 1), integers((64, 130), torch.bfloat16, 2)
+    library.emulation_forget_calls()
+    library.emulation_machine(2, 90)
+    try:
+        ops.mm(a, b)
+        assert library.emulation_leave_out(b"wgmma_fence", 0) == 1
+        with pytest.raises(RuntimeError, match="wgmma without wgmma_fence"):
+            ops.mm(a, b)
+    finally:
+        library.emulation_leave_out(b"wgmma_fence", -1)
+        library.emulation_machine(132, 80)
+    same(ops.add(a, a), a + a)
+
+
 def test_turned_add_needs_its_barrier(ops, library):
     x, y = integers((40, 70), torch.float32, 1), integers((70, 40), torch.float32, 2)
     library.emulation_forget_calls()

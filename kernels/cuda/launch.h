@@ -5,6 +5,17 @@
 // Hence the rules for kernels: no inline PTX, no __shared__ keyword, every access to shared memory through the former
 // two functions, and every access to global memory that is wider than an element through the latter two.
 #pragma once
+#include <cstddef>
+
+namespace myops {
+
+// What a kernel has of shared memory without asking is 48 KB, its static part among them, which a launch does not know:
+// it asks for its dynamic part from 40 KB on. A kernel that has both has less than 8 KB of static memory.
+constexpr size_t kUnaskedShared = 48 * 1024;
+constexpr bool asks_for_shared(size_t dynamic_bytes) { return dynamic_bytes > kUnaskedShared - 8 * 1024; }
+
+}  // namespace myops
+
 #ifndef MYOPS_CUDA_EMULATION
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -47,10 +58,9 @@ __device__ __forceinline__ void store_pack(Element* address, const T& pack) {
   *reinterpret_cast<T*>(address) = pack;
 }
 
-// What a kernel has of shared memory without asking is 48 KB.
 template <class Kernel>
 cudaError_t allow_shared(Kernel* kernel, size_t shared_bytes) {
-  if (shared_bytes <= 48 * 1024) return cudaSuccess;
+  if (!asks_for_shared(shared_bytes)) return cudaSuccess;
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
 }
 

@@ -13,6 +13,7 @@
 #include <tuple>
 #include <type_traits>
 
+#include "../../kernels/cuda/launch.h"  // what of it is plain C++
 #include "half.h"
 #include "scheduler.h"
 
@@ -242,10 +243,11 @@ cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid
                            cudaStream_t, const Arguments&... arguments) {
   using emulation::Scheduler;
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
+  const auto device_bytes = static_cast<size_t>(emulation::shared_memory);
   if (threads == 0 || threads * static_cast<unsigned>(cluster) > Scheduler::kMaxThreads || grid.x == 0 || grid.y == 0 ||
-      grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 || shared_bytes > Scheduler::kMaxShared ||
+      grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 || shared_bytes > device_bytes ||
       cluster < 1 || cluster > Scheduler::kMaxCluster || grid.x % static_cast<unsigned>(cluster) != 0)
-    return cudaErrorInvalidConfiguration;
+    return emulation::last_error = cudaErrorInvalidConfiguration;
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<std::decay_t<Parameters>...> arguments;
@@ -254,20 +256,25 @@ cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid
     Call* c = static_cast<Call*>(p);
     std::apply(c->kernel, c->arguments);
   };
-  emulation::last_fault = Scheduler::get().run_grid(grid, block, shared_bytes, run_thread, &call, cluster);
-  return emulation::last_fault.empty() ? cudaSuccess : cudaErrorLaunchFailure;
+  emulation::last_fault = Scheduler::get().run_grid(grid, block, shared_bytes,
+                                                    asks_for_shared(shared_bytes) ? device_bytes : kUnaskedShared,
+                                                    run_thread, &call, cluster);
+  if (emulation::last_fault.empty()) return cudaSuccess;
+  return emulation::last_error = cudaErrorLaunchFailure;
 }
 
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                           cudaStream_t stream, const Arguments&... arguments) {
-  return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+  launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+  return cudaGetLastError();
 }
 
 template <class... Parameters, class... Arguments>
-cudaError_t launch_kernel_early(bool, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+cudaError_t launch_kernel_early(bool early, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                                 cudaStream_t stream, const Arguments&... arguments) {
-  return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+  if (early) return launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+  return launch_kernel(kernel, grid, block, shared_bytes, stream, arguments...);
 }
 
 }  // namespace myops

@@ -72,14 +72,14 @@ class Scheduler {
   void set_seed(uint64_t seed) { random_ = seed * 2 + 1; }
 
   // Runs body(argument) in every thread of the grid. Returns the message of the first fault, or an empty string.
-  // cluster: neighbours along x that run together.
-  std::string run_grid(Dim3 grid, Dim3 block, size_t dynamic_bytes, void (*body)(void*), void* argument,
-                       int cluster = 1) {
+  // shared_limit: of dynamic and static bytes together. cluster: neighbours along x that run together.
+  std::string run_grid(Dim3 grid, Dim3 block, size_t dynamic_bytes, size_t shared_limit, void (*body)(void*),
+                       void* argument, int cluster = 1) {
     std::lock_guard<std::mutex> lock(mutex_);
     fault_.clear();
     grid_size = grid, block_size = block;
     body_ = body, argument_ = argument;
-    dynamic_bytes_ = dynamic_bytes;
+    dynamic_bytes_ = dynamic_bytes, shared_limit_ = shared_limit;
     cluster_ = cluster;
     block_threads_ = static_cast<int>(block.x * block.y * block.z);
     threads_ = cluster * block_threads_;
@@ -185,7 +185,8 @@ class Scheduler {
     const size_t offset = (shared_used_ + alignment - 1) / alignment * alignment;
     static_bytes_ += bytes;
     if (static_bytes_ > kMaxStaticShared) fault("more than 48 KB of static shared memory");
-    if (offset + bytes > kMaxShared) fault("more than 227 KB of shared memory");
+    if (dynamic_bytes_ + static_bytes_ > shared_limit_ || offset + bytes > kMaxShared)
+      fault("more shared memory than the launch asked for, or the device has");
     statics_.push_back({key, offset});
     shared_used_ = offset + bytes;
     return memory(rank()) + offset;
@@ -481,7 +482,7 @@ class Scheduler {
   jmp_buf main_;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
-  size_t dynamic_bytes_ = 0, static_bytes_ = 0, shared_used_ = 0, poisoned_ = kMaxShared + kGuard;
+  size_t dynamic_bytes_ = 0, shared_limit_ = 0, static_bytes_ = 0, shared_used_ = 0, poisoned_ = kMaxShared + kGuard;
   int threads_ = 0, current_ = 0, cluster_ = 1, block_threads_ = 1;
   Dim3 first_block_;
   uint32_t epoch_ = 0, block_epoch_ = 0;  // barriers passed since the start, and at the start of this block

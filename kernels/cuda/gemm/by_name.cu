@@ -103,7 +103,9 @@ MYOPS_EXPORT const char* myops_cuda_gemm(int type, const int64_t* sizes, const i
     if (plan.blocks > max_blocks) plan.blocks = max_blocks < cluster ? cluster : max_blocks / cluster * cluster;
     error = launch_gemm(g, plan, workspace, static_cast<cudaStream_t>(stream));
   }
-  return keep(error == cudaSuccess ? describe(plan) : std::string("error: ") + cudaGetErrorString(error));
+  if (error == cudaSuccess) return keep(describe(plan));
+  cudaGetLastError();  // told here, and not again by the next launch
+  return keep(std::string("error: ") + cudaGetErrorString(error));
 }
 
 // 1 where the product goes to torch's kernels, 0 where to this library's. mode: own, native or auto.

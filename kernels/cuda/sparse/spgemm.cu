@@ -651,12 +651,6 @@ struct HugeRows {
   std::vector<int64_t> starts_on_host;
 };
 
-// What a kernel with a little static shared memory asks for: launch_kernel asks the driver beyond 48 KB alone.
-size_t dynamic_bytes(int64_t bytes) {
-  constexpr int64_t kUnasked = 48 * 1024, kStatic = 1024;
-  return static_cast<size_t>(bytes > kUnasked - kStatic && bytes <= kUnasked ? kUnasked + 16 : bytes);
-}
-
 template <class T>
 cudaError_t read_back(T* to, const T* from, int64_t count, const SparseSession& session) {
   MYOPS_CUDA_TRY(cudaMemcpyAsync(to, from, count * sizeof(T), cudaMemcpyDeviceToHost, session.stream));
@@ -815,9 +809,8 @@ class Multiplication {
     const int64_t columns = std::min(p_.B.cols, capacity_.of[bin]);
     return launch_kernel(&fill_rows<Acc, kPlain>,
                          dim3(static_cast<unsigned>(rows_in(bin)), static_cast<unsigned>(blocks_of(columns, capacity))),
-                         dim3(static_cast<unsigned>(parts * kWarpSize)),
-                         dynamic_bytes(fill_bytes<Acc>(capacity, parts, words)), session_.stream, p_, list(bin),
-                         static_cast<int>(capacity), static_cast<int>(words));
+                         dim3(static_cast<unsigned>(parts * kWarpSize)), fill_bytes<Acc>(capacity, parts, words),
+                         session_.stream, p_, list(bin), static_cast<int>(capacity), static_cast<int>(words));
   }
 
   // Counts (lengths) or fills (from lengths, which by then say where rows begin) the rows of all bins.
@@ -838,9 +831,8 @@ class Multiplication {
   cudaError_t launch_blocks(int bin) {
     const int64_t capacity = capacity_.of[bin];
     return launch_kernel(&block_rows<Summed, Key, kFill>, grid_of(static_cast<int64_t>(bins_.rows[bin])),
-                         dim3(static_cast<unsigned>(capacity / kOwn)),
-                         dynamic_bytes(block_bytes<Summed, Key, kFill>(capacity)), session_.stream, p_, list(bin),
-                         static_cast<int>(capacity), bits_for(capacity));
+                         dim3(static_cast<unsigned>(capacity / kOwn)), block_bytes<Summed, Key, kFill>(capacity),
+                         session_.stream, p_, list(bin), static_cast<int>(capacity), bits_for(capacity));
   }
 
   cudaError_t huge_pass(bool fill) {
