@@ -7,12 +7,13 @@
 namespace myops {
 
 cudaError_t make_tensor_map(const TensorMapSpec& spec, TensorMap* map) {
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found;
-  const cudaError_t error =
-      cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found);
-  if (error != cudaSuccess) return error;
-  if (found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
+  static void* const function = [] {  // asked for once: a launch makes up to five maps
+    void* found = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+    return found;
+  }();
+  if (function == nullptr) return cudaErrorNotSupported;
   const cuuint32_t box[5] = {spec.box[0], spec.box[1], 1, 1, 1}, element_strides[5] = {1, 1, 1, 1, 1};
   cuuint64_t size[5], stride[4];
   for (int i = 0; i < 5; ++i) size[i] = spec.size[i];
