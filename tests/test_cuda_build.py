@@ -105,3 +105,6 @@ def test_unit_compiles_without_spills(unit, tmp_path):
         missing = [name for name in INSTRUCTIONS[unit][1] if name not in code]
         assert not missing, f"{unit} does not use {missing}"
         assert not re.search(r"\b(LDL|STL)\b", code), f"{unit} uses local memory"
+        # ACQBULK waits for the kernel in front: a fence before it would be paid at every launch.
+        prologues = [kernel.split("ACQBULK")[0] for kernel in code.split("Function :")[1:] if "UTMALDG" in kernel]
+        assert not any("MEMBAR" in prologue for prologue in prologues), f"{unit} fences all memory at its start"

@@ -562,6 +562,8 @@ def test_wgmma_layouts(library, kind, size):
         library, f"{size} wgmma", a[:, :1].expand(3, 40, 70), b[:1].expand(3, 70, 24), column_major=True
     )
     same(got, reference(None, a[:, :1].expand(3, 40, 70), b[:1], 0, 1, kind))
+    got, _ = run_kernel(library, f"{size} wgmma", a[:, :, :0], b[:, :0])  # there are no maps of operands
+    same(got, torch.zeros(3, 40, 24, dtype=kind))
 
 
 @pytest.mark.parametrize(
@@ -684,6 +686,13 @@ def test_plan_on_a_hopper(library):
         assert on(kind, 4096, 4096, 4096)["kernel"] == "wgmma"
     assert on(torch.int32, 4096, 4096, 4096, capability=80)["kernel"] == "limb"
     assert on(torch.int32, 128, 128, 128)["kernel"] == "limb"  # a launch that packs costs more
+    # Numbers of tiles and coordinates of items have 32 bits.
+    assert on(torch.bfloat16, 129, 8, 8, 2**30 - 1, batch_invariant=True)["kernel"] == "wgmma"
+    assert on(torch.bfloat16, 129, 8, 8, 2**30, batch_invariant=True)["kernel"] == "mma"
+    for kind in (torch.bfloat16, torch.int8):
+        assert on(kind, 64, 64, 64, 2**31 - 1, kernel="narrow wgmma")["kernel"] == "wgmma"
+        with pytest.raises(AssertionError, match="does not take this problem"):
+            on(kind, 64, 64, 64, 2**31, kernel="narrow wgmma")
 
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
@@ -824,7 +833,7 @@ SYNCHRONISED = {
         300,
         900,
         1,
-        ["barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_commit", "wgmma_wait"],
+        ["barrier_init_fence", "barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_commit", "wgmma_wait"],
     ),
     "small mma: packed": (torch.bfloat16, 72, 70, 150, 1, ["barrier"]),
     "small wgmma": (
@@ -842,7 +851,15 @@ SYNCHRONISED = {
         140,
         520,
         1,
-        ["barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_fence", "wgmma_commit", "wgmma_wait"],
+        [
+            "barrier_init_fence",
+            "barrier_wait",
+            "barrier_arrive",
+            "barrier_arrive_at",
+            "wgmma_fence",
+            "wgmma_commit",
+            "wgmma_wait",
+        ],
     ),
     "large wgmma": (
         torch.bfloat16,
@@ -850,7 +867,16 @@ SYNCHRONISED = {
         800,
         304,
         1,
-        ["barrier_wait", "barrier_arrive", "barrier_arrive_at", "wgmma_fence", "wgmma_commit", "wgmma_wait", *STORES],
+        [
+            "barrier_init_fence",
+            "barrier_wait",
+            "barrier_arrive",
+            "barrier_arrive_at",
+            "wgmma_fence",
+            "wgmma_commit",
+            "wgmma_wait",
+            *STORES,
+        ],
     ),
 }
 

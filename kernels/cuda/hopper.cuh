@@ -24,7 +24,7 @@ struct alignas(8) SharedBarrier {
   uint64_t state;
 };
 
-// One thread, once; then barrier_init_fence and __syncthreads before anyone else uses it.
+// One thread, once; then barrier_init_fence and __syncthreads or cluster_sync_relaxed before anyone else uses it.
 __device__ __forceinline__ void barrier_init(SharedBarrier* barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
 }
@@ -119,6 +119,11 @@ __device__ __forceinline__ uint32_t cluster_rank() {
 // All threads of the cluster meet. A block must not end while another one may reach its shared memory.
 __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
+}
+// The same, where nothing was written that others read but barriers, which barrier_init_fence has put in order: the
+// former waits for every store of the thread (MEMBAR.ALL.GPU).
+__device__ __forceinline__ void cluster_sync_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
 }
 // Arrives at the barrier at the same place in the block of that rank.
 __device__ __forceinline__ void barrier_arrive_at(SharedBarrier* barrier, uint32_t rank) {

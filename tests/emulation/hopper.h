@@ -9,7 +9,7 @@
 // operands of a wgmma in flight, a wgmma of what a copy has not delivered, a missing wgmma_fence, descriptors on which
 // the lanes of a warp differ, copies under way at the end of a cluster, misaligned maps and tiles, a tma_store of what
 // store_matrices wrote with no async_proxy_fence by its thread in between, a block that ends while another may still
-// reach its shared memory.
+// reach its shared memory, a relaxed meeting of the cluster before barrier_init_fence, a prefetch of no map.
 //
 // Layouts of descriptors, swizzle and sums are a reading of the PTX ISA; benchmarks/gpu.py compares them with a GPU.
 // Included by cuda_emulation.h.
@@ -60,7 +60,8 @@ class Hopper {
     int count, pending;
     int64_t bytes;
     unsigned phase;
-    uint32_t epoch;  // of its initialisation, which others see from the next barrier of the block on
+    uint32_t epoch;                     // of its initialisation, which others see from the next barrier of the block on
+    bool fenced = false, seen = false;  // seen: from a relaxed meeting of the cluster on, before which it was fenced
   };
 
   struct Copy {
@@ -134,7 +135,7 @@ class Hopper {
 
   Barrier& barrier(const void* address) {
     const auto found = barriers_.find(address);
-    if (found == barriers_.end() || found->second.epoch == Scheduler::get().epoch())
+    if (found == barriers_.end() || (found->second.epoch == Scheduler::get().epoch() && !found->second.seen))
       Scheduler::get().fault("a shared barrier is used before its initialisation");
     return found->second;
   }
@@ -143,6 +144,18 @@ class Hopper {
     Scheduler::get().shared_offset(address);  // in this block
     if (!barriers_.insert({address, {count, count, 0, 0, Scheduler::get().epoch()}}).second)
       Scheduler::get().fault("a shared barrier is initialised twice");
+  }
+
+  // What this block has initialised.
+  void fence_initialisations() {
+    for (auto& [address, barrier] : barriers_) barrier.fenced |= of_this_block(address);
+  }
+  void meet(const char* file, int line) {
+    for (const auto& [address, barrier] : barriers_)
+      if (of_this_block(address) && !barrier.fenced)
+        Scheduler::get().fault("a relaxed meeting of the cluster before barrier_init_fence");
+    Scheduler::get().cluster_barrier(true, file, line);
+    for (auto& [address, barrier] : barriers_) barrier.seen = true;
   }
 
   void arrive(const void* address) {
@@ -349,6 +362,8 @@ class Hopper {
   }
 
  private:
+  static bool of_this_block(const void* shared) { return Scheduler::get().owner(shared) == Scheduler::get().rank(); }
+
   static void check_tile(const Copy& copy) {
     Scheduler& scheduler = Scheduler::get();
     scheduler.cluster_offset(copy.target + copy.bytes - 1);
@@ -392,7 +407,9 @@ class Hopper {
 namespace myops {
 
 inline void barrier_init(SharedBarrier* barrier, int count) { emulation::Hopper::get().init(barrier, count); }
-inline void barrier_init_fence() {}
+inline void barrier_init_fence(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (!emulation::left_out("barrier_init_fence", file, line)) emulation::Hopper::get().fence_initialisations();
+}
 
 inline void barrier_arrive(SharedBarrier* barrier, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
   if (!emulation::left_out("barrier_arrive", file, line)) emulation::Hopper::get().arrive(barrier);
@@ -436,11 +453,16 @@ inline void async_proxy_fence(const char* file = __builtin_FILE(), int line = __
 
 inline int computed_here(int x) { return x; }
 inline void tma_prefetch(const TensorMap*, const int32_t (&)[5]) {}
-inline void prefetch_map(const TensorMap*) {}
+inline void prefetch_map(const TensorMap* map) {
+  if (map->spec.box[0] == 0) emulation::Scheduler::get().fault("a prefetch of no map");
+}
 
 inline uint32_t cluster_rank() { return static_cast<uint32_t>(emulation::Scheduler::get().rank()); }
 inline void cluster_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  emulation::Scheduler::get().cluster_barrier(file, line);
+  emulation::Scheduler::get().cluster_barrier(false, file, line);
+}
+inline void cluster_sync_relaxed(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  emulation::Hopper::get().meet(file, line);
 }
 inline void barrier_arrive_at(SharedBarrier* barrier, uint32_t rank, const char* file = __builtin_FILE(),
                               int line = __builtin_LINE()) {

@@ -124,9 +124,9 @@ class Scheduler {
   // ---- Synchronisation -------------------------------------------------------------------------------------------
 
   void barrier(const char* file, int line) { wait_at(State::at_barrier, "barrier", file, line); }
-  // Waits for all threads of the cluster.
-  void cluster_barrier(const char* file, int line) {
-    wait_at(State::at_cluster_barrier, "cluster_barrier", file, line);
+  // Waits for all threads of the cluster. relaxed: their accesses are in no order.
+  void cluster_barrier(bool relaxed, const char* file, int line) {
+    wait_at(relaxed ? State::at_relaxed_barrier : State::at_cluster_barrier, "cluster_barrier", file, line);
   }
 
   // Gives `value` to the lanes of `mask` and returns the 32 values given; all lanes of the mask must come.
@@ -255,7 +255,7 @@ class Scheduler {
   }
 
  private:
-  enum class State { ready, at_barrier, at_cluster_barrier, in_warp, asleep, finished };
+  enum class State { ready, at_barrier, at_cluster_barrier, at_relaxed_barrier, in_warp, asleep, finished };
 
   struct Fiber {
     ucontext_t start;  // enters fiber_main on the fiber's own stack
@@ -382,7 +382,7 @@ class Scheduler {
 
   void run_cluster() {
     ++clusters_run_;
-    block_epoch_ = ++epoch_;
+    block_epoch_ = epoch_ + 1, epoch_ += 2;  // the former is that of what copies deliver, before any thread's
     statics_.clear();
     static_bytes_ = 0;
     shared_used_ = dynamic_bytes_;
@@ -425,7 +425,8 @@ class Scheduler {
     bool released = false;
     for (int r = 0; r < cluster_; ++r)
       released |= release(State::at_barrier, "__syncthreads", r * block_threads_, (r + 1) * block_threads_);
-    return released || release(State::at_cluster_barrier, "cluster_sync", 0, threads_);
+    return released || release(State::at_cluster_barrier, "cluster_sync", 0, threads_) ||
+           release(State::at_relaxed_barrier, "cluster_sync_relaxed", 0, threads_);
   }
 
   // What the fibers wait for in vain.
@@ -463,7 +464,7 @@ class Scheduler {
     if (finished > 0) record("divergence: some threads ended, the others wait at " + text.str());
     if (!one_place) record("divergence: threads wait at different " + text.str());
     if (!fault_.empty()) return false;
-    ++epoch_;
+    if (kind != State::at_relaxed_barrier) ++epoch_;
     for (int t = first; t < last; ++t) make_ready(t);
     return true;
   }

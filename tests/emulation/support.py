@@ -104,16 +104,18 @@ def contiguous(m, n, k):
 
 
 def plan(
-    library, kind, m, n, k, batch=1, strides=None, multiprocessors=132, capability=80, batch_invariant=False, tf32=False
-):
+    library, kind, m, n, k, batch=1, strides=None, kernel="", multiprocessors=132, capability=80, batch_invariant=False,
+    tf32=False,
+):  # fmt: skip
     """The plan of a product as a dictionary; strides: row, column and batch of A, B and D."""
     sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
     strides = (ctypes.c_int64 * 9)(*(strides or contiguous(m, n, k)))
     return parse(
         library.myops_cuda_plan(
-            DTYPE_CODES[kind], sizes, strides, b"", multiprocessors, capability, int(batch_invariant), int(tf32)
+            DTYPE_CODES[kind], sizes, strides, kernel.encode(), multiprocessors, capability, int(batch_invariant),
+            int(tf32),
         )
-    )
+    )  # fmt: skip
 
 
 def parse(text):

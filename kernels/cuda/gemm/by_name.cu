@@ -52,7 +52,7 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     *plan = plan_tensor(g, GemmKernel::mma, size, machine.multiprocessors);
   } else if (kind == "wgmma" && takes_limb_wgmma(g, size, machine)) {
     *plan = plan_limb_wgmma(g, size, machine.multiprocessors);
-  } else if (kind == "wgmma" && tensor_floats && machine.capability == 90) {
+  } else if (kind == "wgmma" && tensor_floats && machine.capability == 90 && numbers_wgmma_tiles(g)) {
     *plan = plan_tensor(g, GemmKernel::wgmma, size, machine.multiprocessors);
   } else {
     return false;

@@ -28,6 +28,12 @@ constexpr WgmmaShape wgmma_shape(TileSize size) {
 }
 constexpr int kWgmmaBatchDims = 3;  // of a tensor map beside its matrix
 
+// Whether the tiles of wgmma, of a cluster 128 x 128 at least, have numbers of 32 bits, and the items coordinates.
+// Larger batches, of 4 GB of D at least, are for mma, batch_invariant or not.
+inline bool numbers_wgmma_tiles(const Gemm& g) {
+  return ceil_divide(g.M, 128) * ceil_divide(g.N, 128) * g.batch() < int64_t(1) << 31;
+}
+
 // An operand seen as lines (rows of A, columns of B) by K, and the copy of it that is aligned. Rows of `from` and `to`
 // are lines. A batch dimension of stride 0 has one item here.
 struct PackOperand {
@@ -132,7 +138,7 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
   constexpr int64_t kMostCoordinates = int64_t(1) << 31;  // of a tensor map's dimension
   const bool hopper = machine.capability == 90 && has_tensor_floats(problem) && problem.batch_dims <= kWgmmaBatchDims &&
                       problem.M < kMostCoordinates - 2 * kWgmmaTileM && problem.N < kMostCoordinates - 256 &&
-                      problem.K < kMostCoordinates - 64;
+                      problem.K < kMostCoordinates - 64 && numbers_wgmma_tiles(problem);
   GemmPlan best;
   double best_cost = 0;
   for (const Candidate& c : kCandidates) {

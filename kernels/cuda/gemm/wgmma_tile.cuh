@@ -83,14 +83,15 @@ struct WgmmaPipeline {
     return unaligned + (Layout::kAlignment - shared_address(unaligned) % Layout::kAlignment) % Layout::kAlignment;
   }
 
-  // init: of further barriers, by one thread.
+  // init: of further barriers, by one thread. loads: whether there is anything to load, and the maps are such.
   template <class Init>
-  __device__ __forceinline__ WgmmaPipeline(const TensorMap* map_a, const TensorMap* map_b, const Init& init)
+  __device__ __forceinline__ WgmmaPipeline(const TensorMap* map_a, const TensorMap* map_b, const Init& init,
+                                           bool loads = true)
       : stages(aligned(dynamic_shared<char>())),
         full(reinterpret_cast<SharedBarrier*>(stages + Layout::kBarriersAt)),
         empty(full + kStages),
         rank(kCluster > 1 ? static_cast<int>(cluster_rank()) : 0) {
-    if (threadIdx.x == kWgmmaThreads - 1) {
+    if (threadIdx.x == kWgmmaThreads - 1 && loads) {
       prefetch_map(map_a);
       prefetch_map(map_b);
     }
@@ -103,7 +104,7 @@ struct WgmmaPipeline {
       barrier_init_fence();
     }
     if constexpr (kCluster > 1)
-      cluster_sync();
+      cluster_sync_relaxed();
     else
       __syncthreads();
     wait_for_previous_kernel();
@@ -147,27 +148,29 @@ __device__ __forceinline__ uint64_t stage_descriptor(const char* tile, int step)
 }
 
 // The batch coordinates of an item in an operand's map, where a broadcast dimension has one item.
-__device__ __forceinline__ void batch_coordinates(const Gemm& g, const MatrixView& v, int64_t item, int32_t (&at)[3]) {
+__device__ __forceinline__ void batch_coordinates(const Gemm& g, const MatrixView& v, uint32_t item, int32_t (&at)[3]) {
 #pragma unroll
   for (int i = 2; i >= 0; --i) {
     at[i] = 0;
     if (i >= g.batch_dims) continue;
-    const int64_t outer = item / g.batch_size[i];
-    if (v.batch_stride[i] != 0) at[i] = static_cast<int32_t>(item - outer * g.batch_size[i]);
+    const uint32_t size = static_cast<uint32_t>(g.batch_size[i]), outer = i == 0 ? 0 : item / size;
+    if (v.batch_stride[i] != 0) at[i] = static_cast<int32_t>(item - outer * size);
     item = outer;
   }
 }
 
-// Where a block is in the walk over the tiles of D.
+// Where a block is in the walk over the tiles of D: three divisions, one after the other, which the first load of a
+// tile waits for. In 32 bits, which suffice (numbers_wgmma_tiles).
 template <TileSize kSize>
 struct WgmmaTile {
   using Layout = WgmmaLayout<kSize>;
-  int64_t item;
+  uint32_t item;
   int32_t row, col;
 
   __device__ __forceinline__ WgmmaTile(const GemmPlan& plan, int64_t index, int rank) {
-    const TileIndex tile = tile_at(index, plan.tiles_m, plan.tiles_n);
-    item = tile.item;
+    const TileIndex tile =
+        tile_at(static_cast<uint32_t>(index), static_cast<uint32_t>(plan.tiles_m), static_cast<uint32_t>(plan.tiles_n));
+    item = static_cast<uint32_t>(tile.item);
     constexpr WgmmaShape shape = Layout::kShape;
     static_assert(shape.cluster_m == 1 || shape.cluster_n == 1, "ranks run along one side");
     row = (static_cast<int32_t>(tile.m) * shape.cluster_m + rank % shape.cluster_m) * Layout::kTileM;
@@ -259,12 +262,19 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
   tma_store_wait();
 }
 
-// A C that is one row: a warp copies its part of it, kTileN columns, before it multiplies, so that nobody waits for it.
+// A C that is one row: a warp loads its part of it, kTileN columns, before it multiplies and keeps it in shared memory
+// after, so that nobody waits for it.
 template <class In, int kTileN>
-__device__ __forceinline__ void copy_row(const Gemm& g, In* copy, int64_t item, int32_t col) {
+__device__ __forceinline__ void load_row(const Gemm& g, In (&part)[kTileN / 32], int64_t item, int32_t col) {
   const In* const row = static_cast<const In*>(g.C.data) + batch_offset(g, g.C, item);
-  for (int i = static_cast<int>(threadIdx.x) % 32; i < kTileN; i += 32)
-    shared_store(&copy[i], col + i < g.N ? row[(col + i) * g.C.col_stride] : In{});
+  col += static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int i = 0; i < kTileN / 32; ++i) part[i] = col + 32 * i < g.N ? row[(col + 32 * i) * g.C.col_stride] : In{};
+}
+template <class In, int kTileN>
+__device__ __forceinline__ void keep_row(const In (&part)[kTileN / 32], In* copy) {
+#pragma unroll
+  for (int i = 0; i < kTileN / 32; ++i) shared_store(&copy[static_cast<int>(threadIdx.x) % 32 + 32 * i], part[i]);
   __syncwarp();
 }
 
@@ -372,10 +382,11 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   using In = typename Element<kIn>::Type;
   constexpr int kStages = Layout::kStages, kTileN = Layout::kTileN, kCluster = Layout::kCluster;
   constexpr bool kStoresTiles = sizeof(In) == 2;
-  const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, [](SharedBarrier* further) {
+  const auto init = [](SharedBarrier* further) {
     barrier_init(further, 1);
     barrier_init(further + 1, kWgmmaWarps);
-  });
+  };
+  const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, init, g.K > 0);
   char *const stages = pipeline.stages, *const staging = stages + Layout::kStagingAt;
   SharedBarrier *const full = pipeline.full, *const empty = pipeline.empty;
   SharedBarrier *const staged = empty + kStages, *const finished = staged + 1;
@@ -395,14 +406,15 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     // A warpgroup's 64 rows are 64 rows of 128 bytes, or one slab.
     const int first_a = warpgroup * 64 * Layout::kRowBytes;
     In* const c_row = reinterpret_cast<In*>(stages + Layout::kRowsAt) + thread / 32 * kTileN;
-    const bool row_c = kStoresTiles && g.C.data != nullptr && g.C.row_stride == 0 && g.c_type == kIn;
+    const bool row_c = kStoresTiles && plan.stores_tiles && g.C.data != nullptr && g.C.row_stride == 0;
     for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
       float sums[kTileN / 2];
 #pragma unroll
       for (int i = 0; i < kTileN / 2; ++i) sums[i] = 0;
+      In part_of_c[kTileN / 32];
       if (row_c) {
         const WgmmaTile<kSize> tile(plan, index, rank);
-        copy_row<In, kTileN>(g, c_row, tile.item, tile.col);
+        load_row<In, kTileN>(g, part_of_c, tile.item, tile.col);
       }
       int previous = -1;
       for (int step = 0; step < steps; ++step, ring.advance()) {
@@ -426,10 +438,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         if (previous >= 0) pipeline.release(previous);
       }
 
-      const WgmmaTile<kSize> tile(plan, index, rank);  // not kept beside the sums
       char* const mine = staging + warpgroup * 64 * kTileN * 2;
       if constexpr (kStoresTiles) {
         if (plan.stores_tiles) {
+          if (row_c) keep_row<In, kTileN>(part_of_c, c_row);
 #pragma unroll 1
           for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
             barrier_wait(staged, staged_parity);
@@ -445,6 +457,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
           continue;
         }
       }
+      const WgmmaTile<kSize> tile(plan, index, rank);  // not kept beside the sums
       const int64_t row = tile.row + thread / 32 * 16;
       finish_results<kIn, kTileN>(g, plan, sums, mine, tile.item, row, tile.col);
     }
