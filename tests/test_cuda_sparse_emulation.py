@@ -148,6 +148,17 @@ def test_rows_that_end_anywhere(ops: Any, lengths: list[int]) -> None:
     same(best, COMPONENTS["spmm_extremum"].reference(crow, col, v, x[:, :20], minimum=False))
 
 
+def test_chunks_that_a_block_reads_in_several_batches(ops: Any, library: Any) -> None:
+    """Long rows have the largest chunks, of more entries than threads have loads under way."""
+    m, k, n, row = 270, 30, 1024, 200
+    plan = (ctypes.c_int64 * 5)()
+    library.emulation_rows_plan(*(ctypes.c_int64(x) for x in (m, k, m * row, n, 4)), plan)
+    assert plan[2] > 8 * 256
+    crow, col = rows_of_lengths([row] * m, k, torch.int32)
+    v, x = values(col.numel(), torch.float32, 1), matrix(k, n, torch.float32, 2)
+    same(ops.spmm(crow, col, v, x), (dense_of(crow, col, whole(v), k) @ whole(x)).float())
+
+
 @INDEX
 @pytest.mark.parametrize("kind", [k for k in DTYPES if not k.is_complex], ids=str)
 def test_extremum(ops: Any, kind: torch.dtype, index: torch.dtype) -> None:

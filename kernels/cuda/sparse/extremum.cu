@@ -45,7 +45,7 @@ struct Best {
   static constexpr int kVector = kNeighbours;
   static constexpr bool kWraps = is_integral(kType);
 
-  __device__ __forceinline__ static int64_t value_of(const Extremum&, int64_t entry) { return entry; }
+  __device__ __forceinline__ static const void* permutation(const Extremum&) { return nullptr; }
   __device__ __forceinline__ static State start(const Extremum&) { return {T{}, -1}; }
   __device__ __forceinline__ static void add(const Extremum& p, State& best, int64_t entry, Stored v, Stored x) {
     T product = static_cast<T>(static_cast<U>(widen<T>(v)) * static_cast<U>(widen<T>(x)));

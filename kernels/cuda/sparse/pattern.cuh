@@ -47,19 +47,17 @@ struct Range {
   __device__ __forceinline__ int64_t size() const { return end - begin; }
 };
 
-// The entries of row i; whether crow can be right there. Else a finding, and no entries.
-__device__ __forceinline__ bool read_range(const Csr& A, int64_t i, Range& r, unsigned* findings) {
-  r = {load_index(A.crow, A.wide, i), load_index(A.crow, A.wide, i + 1)};
+// Whether these can be the entries of row i. Else a finding.
+__device__ __forceinline__ bool check_range(const Csr& A, int64_t i, const Range& r, unsigned* findings) {
   const bool starts = i != 0 || r.begin == 0, ends = i + 1 != A.rows || r.end == A.nnz;
   if (r.begin >= 0 && r.begin <= r.end && r.end <= A.nnz && starts && ends) return true;
   report(findings, Status::bad_crow);
-  r = {};
   return false;
 }
+// The entries of row i, none where crow is wrong there.
 __device__ __forceinline__ Range row_range(const Csr& A, int64_t i, unsigned* findings) {
-  Range r;
-  read_range(A, i, r, findings);
-  return r;
+  const Range r = {load_index(A.crow, A.wide, i), load_index(A.crow, A.wide, i + 1)};
+  return check_range(A, i, r, findings) ? r : Range();
 }
 
 // How many of n sorted numbers are below `value`; at(i) reads number i.

@@ -52,6 +52,68 @@ struct Chunk {
         bad(reinterpret_cast<uint32_t*>(rows + 2)) {}
 };
 
+// Reads and checks the entries of a chunk and the ends of its rows; whether something is wrong. A thread has the loads
+// of its first row and of kBatch entries under way before it waits for one, so Index is the type in memory: a
+// conversion beside each load would wait for it.
+template <class Index, class Reduction>
+__device__ __forceinline__ bool fill_chunk(const typename Reduction::Problem& p, const Chunk<Reduction>& chunk,
+                                           int64_t first, int entries, int64_t first_row, int rows, bool& opened,
+                                           unsigned* findings) {
+  using T = typename Reduction::Stored;
+  constexpr int kBatch = sizeof(Index) + sizeof(T) <= 8 ? 8 : 4;
+  const int thread = static_cast<int>(threadIdx.x);
+  const Index *const crow = static_cast<const Index*>(p.A.crow) + first_row, *const cols =
+                                                                                 static_cast<const Index*>(p.A.col) +
+                                                                                 first;
+  const Index* const perm = static_cast<const Index*>(Reduction::permutation(p));
+  const T* const values = static_cast<const T*>(p.values);
+  const Index first_begin = crow[0];
+  Index row_begin = 0, row_end = 0;
+  if (thread < rows) row_begin = crow[thread], row_end = crow[thread + 1];
+  bool bad = false;
+#pragma unroll 1
+  for (int i = thread; i < entries; i += kBatch * kThreads) {
+    const auto each = [&](const auto& body) {
+#pragma unroll
+      for (int u = 0; u < kBatch; ++u)
+        if (i + u * kThreads < entries) body(u, i + u * kThreads);
+    };
+    Index col[kBatch];
+    T value[kBatch];
+    each([&](int u, int e) { col[u] = cols[e]; });
+    if (perm == nullptr) {
+      each([&](int u, int e) { value[u] = values[first + e]; });
+    } else {
+      Index at[kBatch];
+      each([&](int u, int e) { at[u] = perm[first + e]; });
+      each([&](int u, int) {
+        const bool there = inside(at[u], p.A.nnz);
+        bad = bad || !there;
+        value[u] = values[there ? at[u] : 0];
+      });
+    }
+    each([&](int u, int e) {
+      bad = bad || !inside(col[u], p.A.cols);
+      shared_store(&chunk.values[e], value[u]);
+      shared_store(&chunk.cols[e], static_cast<uint32_t>(col[u]));
+    });
+  }
+  if (bad) report(findings, Status::bad_col);
+#pragma unroll 1
+  for (int i = thread; i < rows; i += kThreads) {
+    if (i != thread) row_begin = crow[i], row_end = crow[i + 1];
+    const int64_t end = row_end - first;
+    if (!check_range(p.A, first_row + i, {row_begin, row_end}, findings) || !inside(end, entries + 1)) bad = true;
+    shared_store(&chunk.ends[i], static_cast<uint16_t>(end));
+  }
+  if (first_begin > first) {
+    bad = true;
+    report(findings, Status::bad_crow);
+  }
+  opened = first_begin < first;
+  return bad;
+}
+
 // Adds entries [from, to) of the chunk to the states of kVector columns, at B.
 template <class Reduction>
 __device__ __forceinline__ void walk(const typename Reduction::Problem& p, const Chunk<Reduction>& chunk, int64_t first,
@@ -120,28 +182,9 @@ __global__ void __launch_bounds__(kThreads, kRowBlocks<Reduction>)
     return report(findings, Status::bad_crow);
   const int entries = static_cast<int>(last - first), rows = static_cast<int>(last_row - first_row);
 
-  bool bad = false;
-  const T* const values = static_cast<const T*>(p.values);
-  for (int i = thread; i < entries; i += kThreads) {
-    const int64_t at = Reduction::value_of(p, first + i), col = load_index(p.A.col, p.A.wide, first + i);
-    const bool there = inside(at, p.A.nnz);
-    bad = bad || !there || !inside(col, p.A.cols);
-    if (there) shared_store(&chunk.values[i], values[at]);
-    shared_store(&chunk.cols[i], static_cast<uint32_t>(col));
-  }
-  if (bad) report(findings, Status::bad_col);
-#pragma unroll 1
-  for (int i = thread; i < rows; i += kThreads) {
-    Range range;
-    if (!read_range(p.A, first_row + i, range, findings) || !inside(range.end - first, entries + 1)) bad = true;
-    shared_store(&chunk.ends[i], static_cast<uint16_t>(range.end - first));
-  }
-  const int64_t first_begin = load_index(p.A.crow, p.A.wide, first_row);
-  if (first_begin > first) {
-    bad = true;
-    report(findings, Status::bad_crow);
-  }
-  const bool opened = first_begin < first;  // the first row began in an earlier chunk
+  bool opened;  // the first row began in an earlier chunk
+  const bool bad = p.A.wide ? fill_chunk<int64_t>(p, chunk, first, entries, first_row, rows, opened, findings)
+                            : fill_chunk<int32_t>(p, chunk, first, entries, first_row, rows, opened, findings);
   const bool warp_bad = __ballot_sync(kAllLanes, bad) != 0;
   if (thread % kWarpSize == 0) shared_store(&chunk.bad[warp], static_cast<uint32_t>(warp_bad));
   __syncthreads();

@@ -31,9 +31,7 @@ struct Sum {
   using State = Acc;
   static constexpr int kVector = kNeighbours;
 
-  __device__ __forceinline__ static int64_t value_of(const Spmm& p, int64_t entry) {
-    return p.perm == nullptr ? entry : load_index(p.perm, p.A.wide, entry);
-  }
+  __device__ __forceinline__ static const void* permutation(const Spmm& p) { return p.perm; }
   __device__ __forceinline__ static State start(const Spmm&) { return Acc{}; }
   __device__ __forceinline__ static void add(const Spmm&, State& sum, int64_t, Stored v, Stored x) {
     multiply_add(sum, widen<Acc>(v), widen<Acc>(x));
