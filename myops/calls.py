@@ -32,8 +32,10 @@ def as_numbers(scalars: dict[str, Any]) -> bool:
     for name, value in scalars.items():
         if value.__class__ is float:
             continue
-        if value.__class__ is not int and hasattr(value, "item"):  # a tensor may change before the backward
-            value = scalars[name] = value.item()
+        if isinstance(value, complex):
+            value = scalars[name] = complex(value)
+        elif not isinstance(value, int | float) and hasattr(value, "item"):
+            value = scalars[name] = value.item()  # of a tensor now: it may change before the backward
         exact = exact and fits_float(value)
     return exact
 

@@ -243,6 +243,9 @@ def test_inputs_and_weights_of_other_layouts() -> None:
     jagged = torch.nested.nested_tensor(parts, layout=torch.jagged)
     for mine, theirs in zip(layer(jagged).unbind(), native(jagged).unbind(), strict=True):
         torch.testing.assert_close(mine, theirs)
+    strided = torch.nested.nested_tensor(parts)
+    for mine, theirs in zip(layer(strided).unbind(), native(strided).unbind(), strict=True):
+        torch.testing.assert_close(mine, theirs)
     csr = parts[0].to_sparse_csr()
     torch.testing.assert_close(layer(csr), native(csr))
     native.weight = nn.Parameter(native.weight.detach().to_sparse_csr())

@@ -137,6 +137,11 @@ def result_dtype(input: Tensor, other: Tensor) -> torch.dtype:
 _add = register(Add())
 
 
+def is_tensor(operand: Any) -> bool:
+    """Whether torch takes it for a tensor: one, or what stands for one by `__torch_function__`."""
+    return isinstance(operand, Tensor) or hasattr(operand, "__torch_function__")
+
+
 def as_tensor(number: Number, like: Tensor, name: str) -> Tensor:
     """A number as a 0-dim CPU tensor of the dtype that it gives the sum: torch's promotion of Python's and NumPy's."""
     if not isinstance(number, int | float | complex):
@@ -179,10 +184,10 @@ def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1, ou
         RuntimeError: shapes that do not broadcast, devices that differ, an alpha that the dtype cannot hold, or `out`
             with an argument that requires grad.
     """
-    if not isinstance(input, Tensor) and isinstance(other, Tensor):
-        input = as_tensor(input, other, "input")
-    elif not isinstance(other, Tensor) and isinstance(input, Tensor):
-        other = as_tensor(other, input, "other")
+    if not is_tensor(input) and isinstance(other, Tensor):
+        input = as_tensor(input, other, "input")  # type: ignore[arg-type]
+    elif not is_tensor(other) and isinstance(input, Tensor):
+        other = as_tensor(other, input, "other")  # type: ignore[arg-type]
     if isinstance(alpha, bool):
         check_alpha(input, other, alpha)  # type: ignore[arg-type]
     if out is None:
