@@ -68,9 +68,11 @@ def whole(device: Device, *shape: int, dtype: torch.dtype, seed: int = 0, limit:
     return t.to(dtype).to(device.name)
 
 
-def random(device: Device, *shape: int, dtype: torch.dtype) -> Tensor:
+def random(device: Device, *shape: int, dtype: torch.dtype, every_value: bool = False) -> Tensor:
+    """Integers from 0 to 99, or from the whole range of their dtype; other numbers of a normal distribution."""
     if not dtype.is_floating_point and not dtype.is_complex:
-        return torch.randint(0, 100, shape, device=device.name).to(dtype)
+        low, high = (torch.iinfo(dtype).min, torch.iinfo(dtype).max) if every_value else (0, 100)
+        return torch.randint(low, high, shape, dtype=dtype, device=device.name)
     if dtype.is_complex or dtype == torch.float64:
         return torch.randn(*shape, device=device.name, dtype=dtype)
     return torch.randn(*shape, device=device.name).to(dtype)

@@ -517,11 +517,13 @@ def test_limb_operators(ops, kind):
     same(ops.matmul(a, b), reference(None, a, b, 0, 1, kind))
 
 
-@pytest.mark.parametrize("kernel", ["small limb", "narrow wgmma"])
-def test_limb_sums_of_int64_do_not_wrap(library, kernel):
-    """The largest bytes everywhere, further along K than 32 bits hold the sums of four products of."""
-    a, b = torch.full((1, 2, 16600), -1, dtype=torch.int64), torch.full((1, 16600, 3), -1, dtype=torch.int64)
-    same(run_kernel(library, kernel, a, b)[0], torch.full((1, 2, 3), 16600, dtype=torch.int64))
+@pytest.mark.parametrize(
+    ("kernel", "value", "k"), [("small limb", -1, 16600), ("narrow wgmma", -0x80808080, 33000)], ids=str
+)
+def test_limb_sums_of_int64_do_not_wrap(library, kernel, value, k):
+    """The largest limbs, 255 or four of -128, further along K than 32 bits hold the sums of four products of."""
+    a, b = torch.full((1, 2, k), value, dtype=torch.int64), torch.full((1, k, 3), value, dtype=torch.int64)
+    same(run_kernel(library, kernel, a, b)[0], torch.full((1, 2, 3), k, dtype=torch.int64) * value * value)
 
 
 @pytest.mark.parametrize("kind", INTEGERS, ids=str)
@@ -543,6 +545,114 @@ def test_limb_wgmma_layouts(library, kind, size):
     rows = a[:, :1].expand(3, 40, 70)
     got, _ = run_kernel(library, f"{size} wgmma", rows, b[:1].expand(3, 70, 24), column_major=True)
     same(got, reference(None, rows, b[:1], 0, 1, kind))
+
+
+# The ends of what 0, 1, 2, ... limbs from -128 to 127 hold, and what is one beyond them.
+LIMB_ENDS = {"0": [0], "1": [-128, 127], "1 and more": [-129, 128], "2": [-32896, 32639], "2 and more": [-32897, 32640]}
+LIMB_ENDS |= {"3": [-0x808080, 0x7F7F7F], "4": [-0x80808080, 0x7F7F7F7F], "4 and more": [-0x80808081, 0x7F7F7F80]}
+LIMB_ENDS |= {"7": [-0x80808080808080, 0x7F7F7F7F7F7F7F], "256": [256], "2^24 + 1": [2**24 + 1]}
+
+
+def limbs_in_use(t):
+    """Which digits from -128 to 127 in base 256 are anywhere not zero: a number's lowest byte, taken away, and so on."""
+    x, used = t.to(torch.int64), []
+    for _ in range(t.dtype.itemsize):
+        digit = x.to(torch.int8).to(torch.int64)
+        used.append(bool(digit.any()))
+        x = x - digit >> 8
+    return used
+
+
+def limb_pairs(a, b):
+    used_a, used_b = limbs_in_use(a), limbs_in_use(b)
+    return sum(used_a[i] and used_b[level - i] for level in range(len(used_a)) for i in range(level + 1))
+
+
+def run_counted(library, kernel, a, b, **options):
+    """The result, and the products that tensor cores computed for it."""
+    before = library.emulation_wgmmas()
+    got, _ = run_kernel(library, kernel, a, b, **options)
+    return got, library.emulation_wgmmas() - before
+
+
+@pytest.mark.parametrize("kind", [torch.int16, torch.int32, torch.int64], ids=str)
+def test_limb_wgmma_skips_zero_planes(library, kind):
+    """Small numbers of either sign, in one operand and in both, take the pairs of limbs that are not zero, and no other."""
+    info, m, k, n = torch.iinfo(kind), 40, 144, 24
+    one = run_counted(library, "narrow wgmma", *(integers((1, *s), torch.int8) for s in ((m, k), (k, n))))[1]
+    assert one > 0
+    torch.manual_seed(12)
+
+    def some(values, *shape):
+        return torch.tensor(values, dtype=kind)[torch.randint(len(values), (1, *shape))]
+
+    ends = {name: v for name, v in LIMB_ENDS.items() if info.min <= v[0] and v[-1] <= info.max}
+    every = int.from_bytes(bytes(range(1, kind.itemsize + 1)), "little")  # limbs that are not zero
+    ends["all"] = [info.min, info.min + 1, -1, 0, 1, every, info.max]
+    pairs = {("1", "1"): 1, ("0", "all"): 0, ("all", "0"): 0, ("256", "1"): 1, ("all", "1"): kind.itemsize}
+    pairs |= {("1", "all"): kind.itemsize, ("all", "all"): kind.itemsize * (kind.itemsize + 1) // 2}
+    for name_a, name_b in sorted({*pairs, *((e, x) for e in ends for x in (e, "1")), *(("1", e) for e in ends)}):
+        a, b = some(ends[name_a], m, k), some(ends[name_b], k, n)
+        expected = pairs.get((name_a, name_b), limb_pairs(a, b))
+        assert limb_pairs(a, b) == expected
+        for layout in ("contiguous", "transposed"):
+            got, products = run_counted(library, "narrow wgmma", lay_out(a, layout), lay_out(b, layout))
+            same(got, reference(None, a, b, 0, 1, kind))
+            assert products == one * expected, (name_a, name_b)
+
+
+@pytest.mark.parametrize("size", WGMMA_SIZES)
+def test_limb_wgmma_skips_by_tiles(library, size):
+    """One large number costs the tiles (and what shares their loads) of its row and its item, wherever it stands."""
+    kind, m, n, k, batch = torch.int32, 600, 700, 140, 2
+    tile_m, tile_n, one = {"large": (256, 256, 2), "small": (128, 128, 1), "narrow": (128, 128, 2)}[size]
+    one *= 2 * 8 * 4  # steps, warps and wgmma of a step, for each block of a tile
+    a, b = integers((batch, m, k), kind, 1, -100, 100), integers((1, k, n), kind, 2, -100, 100).expand(batch, k, n)
+    a[0, 300, 139], a[1, 599, 0], b[0, 60, 699] = 1 << 30, -(1 << 20), 300
+    expected = sum(
+        limb_pairs(a[i, r : r + tile_m], b[i, :, c : c + tile_n])
+        for i, r, c in itertools.product(range(batch), range(0, m, tile_m), range(0, n, tile_n))
+    )
+    tiles = batch * -(-m // tile_m) * -(-n // tile_n)
+    assert tiles < expected < 2 * tiles
+    got, products = run_counted(library, f"{size} wgmma", a, b, max_blocks=4)
+    same(got, reference(None, a, b, 0, 1, kind))
+    assert products == one * expected
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_limb_wgmma_finds_one_number(library, layout):
+    """Whichever thread of the packing kernel has it; and behind more tiles along K than a warp reads at once."""
+    kind, m, k = torch.int32, 40, 144
+    positions = [(i * 7 % m, i * 13 % k) for i in range(48)]
+    a, b = torch.zeros(len(positions), m, k, dtype=kind), integers((1, k, 8), kind, 1)
+    for item, (row, column) in enumerate(positions):
+        a[item, row, column] = 1 << 24
+    got, _ = run_kernel(library, "small wgmma", lay_out(a, layout), b.expand(len(positions), k, 8))
+    same(got, reference(None, a, b, 0, 1, kind))
+    for size in WGMMA_SIZES:
+        a, b = integers((1, 100, 1200), kind, 3), integers((1, 1200, 8), kind, 4)
+        a[0, 99, 1199] = 1 << 30
+        same(run_kernel(library, f"{size} wgmma", lay_out(a, layout), b)[0], reference(None, a, b, 0, 1, kind))
+
+
+@pytest.mark.parametrize("kind", INTEGERS, ids=str)
+def test_limb_wgmma_operators(ops, library, kind):
+    """As the operators choose it on a Hopper: the epilogue, out_dtype, two batch dimensions of which each has a broadcast."""
+    info, wide = torch.iinfo(kind), dict(WIDE).get(kind, kind)
+    assert plan(library, kind, 130, 140, 150, multiprocessors=2, capability=90)["kernel"] == "wgmma"
+    library.emulation_machine(2, 90)
+    try:
+        for low, high in [(max(-100, info.min), 100), (info.min, info.max)]:
+            a, b = integers((130, 150), kind, 1, low, high), integers((150, 140), kind, 2, low, high)
+            c = integers((130, 140), kind, 3, info.min, info.max)
+            same(ops.addmm(c, a, b, beta=-2, alpha=3), reference(c, a, b, -2, 3, kind))
+            same(ops.mm(a, b, wide), reference(None, a, b, 0, 1, wide))
+            same(ops.linear(a, b.t(), activation=1), reference(None, a, b, 0, 1, kind).relu())
+        a, b = integers((2, 1, 130, 150), kind, 4), integers((1, 2, 150, 140), kind, 5)
+        same(ops.matmul(a, b), reference(None, a, b, 0, 1, kind))
+    finally:
+        library.emulation_machine(132, 80)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
@@ -885,7 +995,8 @@ SYNCHRONISED = {
 def test_each_barrier_and_wait_is_needed(library, kernel):
     """Leaves out one call after the other: the emulation finds each one missing, in every order of threads."""
     kind, m, n, k, batch, calls = SYNCHRONISED[kernel]
-    a, b = integers((batch, m, k), kind, 1), integers((batch, k, n), kind, 2)
+    low, high = (-9999, 9999) if kind == torch.int16 else (-3, 4)  # every pair of limbs
+    a, b = integers((batch, m, k), kind, 1, low, high), integers((batch, k, n), kind, 2, low, high)
     expected = reference(None, a, b, 0, 1, kind)
 
     def message():

@@ -93,11 +93,23 @@ inline unsigned __match_any_sync(unsigned mask, int value) {
     if (mask >> i & 1 && lanes[i] == static_cast<uint64_t>(value)) same |= 1u << i;
   return same;
 }
+inline unsigned __reduce_or_sync(unsigned mask, unsigned value) {
+  const uint64_t* lanes = emulation::Scheduler::get().exchange(mask, value, "__reduce_or_sync");
+  unsigned bits = 0;
+  for (int i = 0; i < 32; ++i)
+    if (mask >> i & 1) bits |= static_cast<unsigned>(lanes[i]);
+  return bits;
+}
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
   const uint64_t bytes = uint64_t(y) << 32 | x;
   unsigned result = 0;
   for (int i = 0; i < 4; ++i) result |= static_cast<unsigned>(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
   return result;
+}
+inline unsigned __brev(unsigned bits) {
+  unsigned reversed = 0;
+  for (int i = 0; i < 32; ++i) reversed |= (bits >> i & 1) << (31 - i);
+  return reversed;
 }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline int __ffs(int bits) { return __builtin_ffs(bits); }

@@ -43,6 +43,9 @@ EXPORT void emulation_machine(int multiprocessors, int capability) {
   emulation::multiprocessors = multiprocessors, emulation::capability = capability;
 }
 
+// Products that tensor cores were given by wgmma so far, counted by warps.
+EXPORT int64_t emulation_wgmmas() { return emulation::wgmmas; }
+
 EXPORT void emulation_seed(uint64_t seed) { emulation::Scheduler::get().set_seed(seed); }
 
 // How many places in the source have called `call` so far, of which `place` is left out from now on (-1: none).

@@ -54,6 +54,8 @@ namespace emulation {
 // 128-byte swizzle: bits 4-6 of an address are exchanged by bits 7-9.
 inline uint32_t swizzle(uint32_t address) { return address ^ (address >> 3 & 0x70); }
 
+inline int64_t wgmmas = 0;  // warps that issued one, so far
+
 class Hopper {
  public:
   struct Barrier {
@@ -305,6 +307,7 @@ class Hopper {
         }
       }
       w.products.push_back(std::move(p));
+      ++wgmmas;
     } else if (w.product(l.issued).a != a || w.product(l.issued).b != b) {
       scheduler.fault("wgmma: the lanes of a warp give different descriptors");
     }

@@ -39,6 +39,7 @@ def load_library():
     lib = ctypes.CDLL(str(path))
     for name in ("emulation_planted", "emulation_sort", "myops_cuda_gemm", "myops_cuda_plan"):
         getattr(lib, name).restype = ctypes.c_char_p
+    lib.emulation_wgmmas.restype = ctypes.c_int64
     lib.emulation_from_half.restype = lib.emulation_from_bfloat16.restype = ctypes.c_float
     lib.emulation_to_half.restype = lib.emulation_to_bfloat16.restype = ctypes.c_uint16
     for name in ("emulation_to_half", "emulation_to_bfloat16"):

@@ -5,6 +5,9 @@
 // go through shared memory, so that both sides are read and written along their unit strides. Rows are padded with
 // zeros to 16 bytes.
 //
+// Behind the planes of an item stands which of them have anything in them: of each tile a byte for each warp, a bit for
+// each limb, so that nothing has to be cleared first and no warp waits for another.
+//
 // The bound: every byte is read and written once.
 #include "gemm.h"
 #include "limbs.cuh"
@@ -12,7 +15,7 @@
 namespace myops {
 namespace {
 
-constexpr int kPackWarps = 8, kPackThreads = 32 * kPackWarps, kWords = kLimbTileK / 4;
+constexpr int kPackWarps = kLimbPackWarps, kPackThreads = 32 * kPackWarps, kWords = kLimbTileK / 4;
 static_assert(kWords == 32, "a lane has a word of a row");
 
 struct LimbPacks {
@@ -44,10 +47,12 @@ __global__ void __launch_bounds__(kPackThreads) pack_limbs(const __grid_constant
   }
   const T* const source =
       static_cast<const T*>(p.from.data) + from + line0 * p.from.row_stride + k0 * p.from.col_stride;
-  char* const target = static_cast<char*>(p.to.data) + to + line0 * p.to.row_stride + k0;
+  char* const planes = static_cast<char*>(p.to.data) + to;
+  char* const target = planes + line0 * p.to.row_stride + k0;
   const int lines = p.lines - line0 < kLimbTileLines ? static_cast<int>(p.lines - line0) : kLimbTileLines;
   const int depth = p.K - k0 < kLimbTileK ? static_cast<int>(p.K - k0) : kLimbTileK;
   const bool stores = k0 + 4 * lane < p.to.row_stride;  // this lane's word of a row exists
+  T any = 0;                                            // the bits of this lane's limbs
 
   if (p.along_k) {
     constexpr int kLines = kLimbTileLines / kPackWarps;
@@ -71,7 +76,7 @@ __global__ void __launch_bounds__(kPackThreads) pack_limbs(const __grid_constant
     for (int i = 0; i < kLines; ++i) {
       const int line = warp + i * kPackWarps;
       uint32_t limb[kLimbs];
-      split_limbs(element[i], limb);
+      split_limbs(element[i], limb, &any);
 #pragma unroll
       for (int j = 0; j < kLimbs; ++j)
         if (line < lines && stores)
@@ -91,7 +96,7 @@ __global__ void __launch_bounds__(kPackThreads) pack_limbs(const __grid_constant
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
       uint32_t limb[kLimbs];
-      split_limbs(element[i], limb);
+      split_limbs(element[i], limb, &any);
 #pragma unroll
       for (int j = 0; j < kLimbs; ++j) shared_store(&shared.word[j][lane][warp + i * kPackWarps], limb[j]);
     }
@@ -103,6 +108,11 @@ __global__ void __launch_bounds__(kPackThreads) pack_limbs(const __grid_constant
                    Pack<uint32_t, 1>{{shared_load(&shared.word[j][line][lane])}});
     }
   }
+  uint32_t used = 0;
+#pragma unroll
+  for (int j = 0; j < kLimbs; ++j) used |= static_cast<uint32_t>((any >> 8 * j & 0xff) != 0) << j;
+  used = __reduce_or_sync(~0u, used);
+  if (lane == 0) planes[kLimbs * p.plane + in_item * kPackWarps + warp] = static_cast<char>(used);
 }
 
 }  // namespace

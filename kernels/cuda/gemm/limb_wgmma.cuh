@@ -3,11 +3,13 @@
 //
 // Contract: operands are bytes that run along K; base, pitch and batch strides are multiples of 16. Of wider elements
 // they are planes of limbs (limb_pack.cu), which the tensor maps have as a batch dimension beside the product's own.
+// Limbs are signed digits, so that numbers near zero have zero planes, and products of bytes are signed but for uint8.
 //
 //   The loader and the consumers walk levels from the highest down, then the pairs of limbs of a level, then K: one
-//   product whose K is all pairs. Between levels a consumer shifts its sums by a limb. Sums wrap modulo 2^32, as the
-//   result does; those of int64 move to 64 bits after a level, or after kFoldSteps steps, within which they do not
-//   wrap.
+//   product whose K is all pairs. Pairs with a plane that is zero in the lines of the tile (of all tiles of a cluster,
+//   which share what they load) are left out. Between levels a consumer shifts its sums by a limb. Sums wrap modulo
+//   2^32, as the result does; those of int64 move to 64 bits, with their sign, after a level, or after kFoldSteps
+//   steps, within which they do not wrap.
 //
 // wgmma of bytes has no operand along its lines. Not here: tiles of D by TMA; the epilogue is epilogue.cuh alone,
 // through the warp's own part of shared memory.
@@ -34,13 +36,53 @@ struct LimbWgmmaLayout {
   static constexpr int kStages = kRoom < 8 ? kRoom : 8;
   static constexpr int kStagingAt = kStages * kStageBytes, kBarriersAt = kStagingAt + kStagingBytes;
   static constexpr int kSharedBytes = kBarriersAt + kBarrierBytes + kAlignment;
-  static constexpr int kFoldSteps = 512;  // 512 * 128 * 255^2 < 2^32
+  static constexpr int kFoldSteps = 512;  // 512 * 128 * 128^2 < 2^31
 
   static_assert(2 * kStages * sizeof(SharedBarrier) <= kBarrierBytes, "room for the barriers");
   static_assert(kStages >= 4, "fewer stages do not cover the latency of memory");
 };
 
-// The loader: the stages of all tiles of this block, one after the other.
+// The limbs that are not zero in all of kLines lines from `line` on, a bit each, as limb_pack.cu found them. A warp
+// calls together.
+template <int kLimbs, int kLines>
+__device__ __forceinline__ uint32_t limbs_in_use(const Gemm& g, const MatrixView& v, int64_t lines, int64_t pitch,
+                                                 int64_t item, int line) {
+  static_assert(kLines % kLimbTileLines == 0 && kLimbPackWarps == 8, "whole tiles, whose bytes are two words");
+  const int tiles_k = static_cast<int>(ceil_divide(g.K, kLimbTileK)), left = static_cast<int>(lines) - line;
+  const int tiles = (left < kLines ? left + kLimbTileLines - 1 : kLines) / kLimbTileLines * tiles_k;
+  const char* const found = static_cast<const char*>(v.data) + batch_offset(g, v, item) + kLimbs * pitch * lines +
+                            line / kLimbTileLines * int64_t(tiles_k) * kLimbPackWarps;
+  uint32_t used = 0;
+#pragma unroll 4
+  for (int i = static_cast<int>(threadIdx.x) % 32; i < tiles; i += 32) {
+    const auto tile = load_pack<Pack<uint32_t, 2>>(found + i * kLimbPackWarps);
+    used |= tile.v[0] | tile.v[1];
+  }
+  used |= used >> 16;
+  return __reduce_or_sync(~0u, (used | used >> 8) & 0xff);
+}
+
+// The pairs of limbs that a tile multiplies.
+template <DType kIn, TileSize kSize>
+struct LimbPairs {
+  using Layout = LimbWgmmaLayout<kIn, kSize>;
+  uint32_t a = 1, b = 1u << 31;  // a bit for each limb, of B from the highest down
+
+  __device__ __forceinline__ LimbPairs(const Gemm& g, const WgmmaTile<kSize>& tile, int rank) {
+    constexpr int kLimbs = Layout::kLimbs;
+    constexpr WgmmaShape shape = Layout::kShape;
+    if constexpr (kLimbs > 1) {
+      a = limbs_in_use<kLimbs, shape.cluster_m * Layout::kTileM>(g, g.A, g.M, g.A.row_stride, tile.item,
+                                                                 tile.row - rank % shape.cluster_m * Layout::kTileM);
+      b = __brev(limbs_in_use<kLimbs, shape.cluster_n * Layout::kTileN>(
+          g, g.B, g.N, g.B.col_stride, tile.item, tile.col - rank % shape.cluster_n * Layout::kTileN));
+    }
+  }
+  // Bit i: limb i of A and limb level - i of B.
+  __device__ __forceinline__ uint32_t at(int level) const { return a & b >> (31 - level); }
+};
+
+// The loader, a warp: the stages of all tiles of this block, one after the other.
 template <DType kIn, TileSize kSize>
 __device__ __forceinline__ void load_limb_tiles(const Gemm& g, const GemmPlan& plan, const TensorMap* map_a,
                                                 const TensorMap* map_b, char* stages, SharedBarrier* full,
@@ -52,31 +94,36 @@ __device__ __forceinline__ void load_limb_tiles(const Gemm& g, const GemmPlan& p
   StageRing<Layout::kStages> ring;
   for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
     const WgmmaTile<kSize> tile(plan, index, rank);
+    const LimbPairs<kIn, kSize> pairs(g, tile, rank);
+    if (threadIdx.x % 32 != 0) continue;
     int32_t batch_a[3], batch_b[3];
     batch_coordinates(g, g.A, tile.item, batch_a);
     batch_coordinates(g, g.B, tile.item, batch_b);
 #pragma unroll 1
-    for (int level = kLimbs - 1, i = 0; level >= 0;) {
-      if constexpr (kLimbs > 1) {
+    for (int level = kLimbs - 1; level >= 0; --level) {
+#pragma unroll 1
+      for (uint32_t left = pairs.at(level); left != 0; left &= left - 1) {
+        if constexpr (kLimbs > 1) {
+          const int i = __ffs(static_cast<int>(left)) - 1;
 #pragma unroll
-        for (int d = 0; d < 3; ++d) {  // chosen by value: an index that is not a constant would take local memory
-          batch_a[d] = d == g.batch_dims ? i : batch_a[d];
-          batch_b[d] = d == g.batch_dims ? level - i : batch_b[d];
+          for (int d = 0; d < 3; ++d) {  // chosen by value: an index that is not a constant would take local memory
+            batch_a[d] = d == g.batch_dims ? i : batch_a[d];
+            batch_b[d] = d == g.batch_dims ? level - i : batch_b[d];
+          }
+        }
+#pragma unroll 1
+        for (int step = 0; step < steps; ++step, ring.advance()) {
+          barrier_wait(&empty[ring.slot], ring.parity ^ 1);
+          char* const stage = stages + ring.slot * Layout::kStageBytes;
+          SharedBarrier* const arrived = &full[ring.slot];
+          barrier_arrive_expect(arrived, Layout::kStageBytes);
+          const int k = step * Layout::kDepth;
+          load_stage<true, Layout::kLinesA, (shape.cluster_n > 1)>(stage + a * Layout::kDepth, map_a, arrived,
+                                                                   tile.row + a, k, batch_a);
+          load_stage<true, Layout::kLinesB, (shape.cluster_m > 1)>(stage + Layout::kBytesA + b * Layout::kDepth, map_b,
+                                                                   arrived, tile.col + b, k, batch_b);
         }
       }
-#pragma unroll 1
-      for (int step = 0; step < steps; ++step, ring.advance()) {
-        barrier_wait(&empty[ring.slot], ring.parity ^ 1);
-        char* const stage = stages + ring.slot * Layout::kStageBytes;
-        SharedBarrier* const arrived = &full[ring.slot];
-        barrier_arrive_expect(arrived, Layout::kStageBytes);
-        const int k = step * Layout::kDepth;
-        load_stage<true, Layout::kLinesA, (shape.cluster_n > 1)>(stage + a * Layout::kDepth, map_a, arrived,
-                                                                 tile.row + a, k, batch_a);
-        load_stage<true, Layout::kLinesB, (shape.cluster_m > 1)>(stage + Layout::kBytesA + b * Layout::kDepth, map_b,
-                                                                 arrived, tile.col + b, k, batch_b);
-      }
-      if (++i > level) --level, i = 0;
     }
   }
 }
@@ -130,7 +177,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
 #if MYOPS_HOPPER_CODE
   using Layout = LimbWgmmaLayout<kIn, kSize>;
   using Acc = typename Layout::Acc;
-  using Byte = std::conditional_t<kIn == DType::i8, int8_t, uint8_t>;
+  using Byte = std::conditional_t<kIn == DType::u8, uint8_t, int8_t>;
   constexpr int kStages = Layout::kStages, kTileN = Layout::kTileN, kCluster = Layout::kCluster;
   constexpr int kLimbs = Layout::kLimbs, kSums = kTileN / 2;
   constexpr bool kWide = sizeof(Acc) > 4;
@@ -142,12 +189,13 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
 
   if (warpgroup == kWgmmaConsumers) {
     registers_decrease<56>();
-    if (thread % 128 == 0) load_limb_tiles<kIn, kSize>(g, plan, &map_a, &map_b, stages, full, empty, rank, steps);
+    if (thread % 128 < 32) load_limb_tiles<kIn, kSize>(g, plan, &map_a, &map_b, stages, full, empty, rank, steps);
   } else {
     registers_increase<224>();
     StageRing<kStages> ring;
     const int first_a = warpgroup * 64 * Layout::kDepth;
     for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
+      const LimbPairs<kIn, kSize> pairs(g, WgmmaTile<kSize>(plan, index, rank), rank);
       uint32_t sums[kSums] = {};
       Acc total[kWide ? kSums : 1] = {};
 #pragma unroll 1
@@ -161,7 +209,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
               sums[i] <<= 8;
           }
         }
-        int left = (level + 1) * steps;
+        int left = __popc(pairs.at(level)) * steps;
 #pragma unroll 1
         while (left > 0) {
           const int count = kWide && left > Layout::kFoldSteps ? Layout::kFoldSteps : left;
@@ -186,14 +234,14 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
           if constexpr (kWide) {
 #pragma unroll
             for (int i = 0; i < kSums; ++i) {
-              total[i] += sums[i];
+              total[i] += static_cast<Acc>(static_cast<int32_t>(sums[i]));
               sums[i] = 0;
             }
           }
         }
       }
 
-      const WgmmaTile<kSize> tile(plan, index, rank);
+      const WgmmaTile<kSize> tile(plan, index, rank);  // not kept beside the sums
       char* const mine = stages + Layout::kStagingAt + thread / 32 * 16 * 256;
       const int64_t row = tile.row + thread / 32 * 16;
       if constexpr (kWide)

@@ -1,4 +1,4 @@
-// Integers as their bytes ("limbs") in base 256: what limb_tile.cuh and limb_pack.cu share.
+// Integers as bytes ("limbs") in base 256: what limb_tile.cuh, limb_pack.cu and limb_wgmma.cuh share.
 #pragma once
 #include "../element.cuh"
 
@@ -12,18 +12,28 @@ __device__ __forceinline__ void transpose_bytes(uint32_t (&w)[4]) {
   w[2] = __byte_perm(high0, high1, 0x5410), w[3] = __byte_perm(high0, high1, 0x7632);
 }
 
-// The limbs of four elements, a word each.
+// The limbs of four elements, a word each, as signed digits: x = sum of limb i * 256^i modulo 2^bits. A number from
+// -128 to 127 has zeros above the lowest, which its bytes have only where it is not negative. Of 8 bits, x is its
+// digit. any: has the bits of all limbs besides, each in its byte.
 template <class In>
-__device__ __forceinline__ void split_limbs(const In (&element)[4], uint32_t (&limb)[sizeof(In)]) {
+__device__ __forceinline__ void split_limbs(const In (&element)[4], uint32_t (&limb)[sizeof(In)], In* any) {
+  static_assert(std::is_unsigned_v<In>, "sums wrap");
+  constexpr In kHalves = static_cast<In>(0x8080808080808080);
+  In digits[4];
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    digits[e] = static_cast<In>(element[e] + kHalves) ^ kHalves;
+    *any |= digits[e];
+  }
 #pragma unroll
   for (int half = 0; half < (sizeof(In) > 4 ? 2 : 1); ++half) {
     uint32_t w[4];
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       if constexpr (sizeof(In) > 4)
-        w[e] = static_cast<uint32_t>(static_cast<uint64_t>(element[e]) >> 32 * half);
+        w[e] = static_cast<uint32_t>(digits[e] >> 32 * half);
       else
-        w[e] = static_cast<uint32_t>(element[e]);
+        w[e] = digits[e];
     }
     transpose_bytes(w);
 #pragma unroll

@@ -36,8 +36,9 @@ inline GemmPlan plan_limb(const Gemm& problem, TileSize size) {
 }
 
 // An operand seen as lines (rows of A, columns of B) by K, and the planes of its limbs: bytes along K, `plane` bytes
-// apart, in each item. Rows of `from` and `to` are lines. A batch dimension of stride 0 has one item here.
-constexpr int kLimbTileLines = 32, kLimbTileK = 128;
+// apart, in each item; behind them, of each tile a byte from each warp. Rows of `from` and `to` are lines. A batch
+// dimension of stride 0 has one item here.
+constexpr int kLimbTileLines = 32, kLimbTileK = 128, kLimbPackWarps = 8;
 
 struct LimbPack {
   MatrixView from, to;
@@ -60,7 +61,8 @@ inline LimbPack limb_pack(const Gemm& g, bool is_a) {
   const int64_t pitch = ceil_divide(p.K, 16) * 16;
   p.plane = pitch * p.lines;
   p.to.row_stride = pitch, p.to.col_stride = 1;
-  int64_t step = p.plane * element_size(g.in), items = 1;
+  const int64_t item_tiles = ceil_divide(p.lines, kLimbTileLines) * ceil_divide(p.K, kLimbTileK);
+  int64_t step = p.plane * element_size(g.in) + ceil_divide(item_tiles * kLimbPackWarps, 16) * 16, items = 1;
   p.batch_dims = g.batch_dims;
   for (int i = g.batch_dims - 1; i >= 0; --i) {
     p.batch_size[i] = v.batch_stride[i] == 0 ? 1 : g.batch_size[i];
@@ -68,7 +70,7 @@ inline LimbPack limb_pack(const Gemm& g, bool is_a) {
     step *= p.batch_size[i];
     items *= p.batch_size[i];
   }
-  p.tiles = ceil_divide(p.lines, kLimbTileLines) * ceil_divide(p.K, kLimbTileK) * items;
+  p.tiles = item_tiles * items;
   p.bytes = ceil_divide(step, 256) * 256;
   return p;
 }
