@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   constexpr int kStages = Layout::kStages, kTileN = Layout::kTileN, kCluster = Layout::kCluster;
   constexpr int kLimbs = Layout::kLimbs, kSums = kTileN / 2;
   constexpr bool kWide = sizeof(Acc) > 4;
-  const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, [](SharedBarrier*) {});
+  const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, [](SharedBarrier*) {}, g.K > 0);
   char* const stages = pipeline.stages;
   SharedBarrier *const full = pipeline.full, *const empty = pipeline.empty;
   const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128;
