@@ -1,6 +1,6 @@
 // What the sparse operators share: a CSR pattern out of its tensors, dense operands by rows, and the engines' findings
 // as errors. Backend is Cpu or Cuda: `static Status run(const Problem&, const Tensor& like)` for each problem of
-// sparse_view.h.
+// sparse_view.h that it has a kernel for.
 #pragma once
 #include "sparse_view.h"
 #include "torch_bridge.h"

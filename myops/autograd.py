@@ -1,4 +1,4 @@
-"""The kernels on the Autograd and Autocast keys. The only file that uses private torch names.
+"""The kernels on the Autograd and Autocast keys, out of torch's private names.
 
 Why by hand, and not `torch.library.register_autograd` and `register_autocast`: the former has no forward-mode AD (it
 drops tangents silently), fails under `torch.func`, and costs three times as much a call; the latter refuses keyword
@@ -160,16 +160,18 @@ class Signature:
 def recorder(op: OpOverload, row: Row) -> Kernel:
     """`op` of (args, kwargs), with `row.backward` and `row.jvp` recorded, as the Autograd kernel has them."""
     signature, call = Signature(op), without_wrapper(op)
-    single = len(op._schema.returns) == 1
+    count, single = len(signature.names), len(op._schema.returns) == 1
 
     class Function(_SingleLevelFunction):
         @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            # Function.apply has switched gradients off, and puts that back itself. The levels of torch.func below this
-            # one get what the caller had: without it, second derivatives by nested transforms are silently zero.
-            flat, (gradients, tangents) = inputs[:-2], inputs[-2:]
-            _set_grad_enabled(gradients)
-            _set_fwd_grad_enabled(tangents)
+        def forward(ctx: Any, *flat: Any) -> Any:
+            if len(flat) > count:
+                # Function.apply has switched gradients off, and puts that back itself. The levels of torch.func below
+                # this one get what the caller had: else second derivatives by nested transforms are silently zero.
+                *arguments, gradients, tangents = flat
+                flat = tuple(arguments)
+                _set_grad_enabled(gradients)
+                _set_fwd_grad_enabled(tangents)
             if single:
                 ctx.set_materialize_grads(False)
             guard = _AutoDispatchBelowAutograd()
@@ -183,7 +185,7 @@ def recorder(op: OpOverload, row: Row) -> Kernel:
         @staticmethod
         def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
             grads = () if single and outer[0] is None else row.backward(ctx, *outer)
-            return grads + (None,) * (len(signature.names) + 2 - len(grads))
+            return grads + (None,) * (len(ctx.needs_input_grad) - len(grads))
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
@@ -201,11 +203,11 @@ def recorder(op: OpOverload, row: Row) -> Kernel:
     def record(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if (other := row.with_graph(args, kwargs)) is not None:
             return other
-        flat = (*signature.flatten(args, kwargs), torch.is_grad_enabled(), forward_ad._is_fwd_grad_enabled())
+        flat = signature.flatten(args, kwargs)
         if not _are_functorch_transforms_active():
             return apply(*flat)
         with enable_single_level_autograd_function():
-            return apply(*flat)
+            return apply(*flat, torch.is_grad_enabled(), forward_ad._is_fwd_grad_enabled())
 
     return record
 

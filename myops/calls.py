@@ -43,7 +43,7 @@ def as_numbers(scalars: dict[str, Any]) -> bool:
 def call(row: Row, *args: Any, **scalars: Any) -> Tensor:
     if _native.cpu_error is not None:
         _native.require()
-    exact = as_numbers(scalars)
+    exact = not scalars or as_numbers(scalars)
     if torch.compiler.is_compiling():  # an error has Dynamo's type there, and our words
         return row.op(*args, **scalars) if exact else row.packet.Scalar(*args, **scalars)
     try:

@@ -52,6 +52,7 @@ class PackedWeight:
 
     @property
     def device(self) -> torch.device:
+        """Where the panels are: the CPU, or meta."""
         return self.panels.device
 
     @property
@@ -96,6 +97,9 @@ def pack_weight(weight: Tensor) -> PackedWeight:
     Args:
         weight: (out_features, in_features), any strides, on the CPU. The counterpart of `torch.nn.Linear.weight`; of a
             matrix that is multiplied from the right without being transposed, pack `.mT`.
+
+    Returns:
+        A `PackedWeight`, which shares no memory with `weight` and does not follow it.
 
     Raises:
         RuntimeError: a weight that is no matrix, not on the CPU (the CUDA kernels read a weight where it lies: pass

@@ -22,6 +22,8 @@ from .ops._csr import check_inside, rows_of
 from .ops._gemm import WIDE, name_of, to
 from .registration import COMPONENTS, define_composite, define_front, fits_float
 
+__all__ = ["addmm", "bmm", "mm", "sampled_addmm"]
+
 _spmm = COMPONENTS["spmm"]
 REDUCTIONS = ("sum", "mean", "amax", "amin")
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
@@ -339,6 +341,7 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
         uncoalesced COO operand is coalesced first), its pattern, its index dtype.
 
     Raises:
+        TypeError: an operand that is no tensor.
         RuntimeError: shapes, dtypes or devices that do not fit, hybrid or batched tensors, indices out of range, more
             entries in the result than int32 indices can count.
         NotImplementedError: bool, and complex numbers with amax or amin.
@@ -396,7 +399,11 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
         a, b: as in `mm`, one of them sparse and one strided. Never read where alpha == 0.
 
     Returns:
-        (M, N), strided, rounded once after the addition. Gradients and errors are those of `mm`.
+        (M, N), strided, rounded once after the addition. Gradients are those of `mm`.
+
+    Raises:
+        TypeError: an input that is no tensor, a scalar that is no number.
+        RuntimeError, NotImplementedError: those of `mm`; a sparse input, or not just one sparse matrix.
     """
     factor, weight = _number(alpha, "alpha", input), _number(beta, "beta", input)
     if isinstance(input, Tensor) and not fits_float(weight):

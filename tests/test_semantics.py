@@ -446,7 +446,7 @@ def test_every_layout_pair(device: str) -> None:
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)
 def test_other_isa_levels(level: str) -> None:
-    """The whole file again in a process that is forced to another level of this machine."""
+    """The file again, but for what needs its time, in a process that is forced to another level of this machine."""
     run_on_level(level, __file__, "not materialised")
 
 

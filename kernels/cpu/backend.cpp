@@ -162,12 +162,7 @@ __attribute__((visibility("default"))) const char* myops_plan(const char* isa, i
                                                               int64_t n, int64_t k, int transpose_a, int transpose_b,
                                                               int threads, int batch_invariant) {
   thread_local std::string text;
-  static const myops::cpu::IsaTraits levels[] = {
-      {"baseline", 16, 2, false, false, false, false, false}, {"avx2", 32, 2, false, true, false, false, false},
-      {"avx512", 64, 4, true, true, false, false, false},     {"avx512_bf16", 64, 4, true, true, true, true, false},
-      {"amx", 64, 4, true, true, true, true, true},           {"neon", 16, 4, false, true, false, false, false},
-  };
-  for (const auto& level : levels) {
+  for (const auto& level : myops::cpu::kLevels) {
     if (std::string(level.name) != isa) continue;
     myops::Gemm g;
     g.M = m, g.N = n, g.K = k;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch._prims_common import compute_elementwise_output_strides
 
 from ..calls import Number, call, call_in_place, call_out, ops, unless_one
 from ..registration import BadCall, Operator, Sample, register
-from ._gemm import addend_grad, bad, batched, check_dtype, layouts, sample, tensor, total, whole
+from ._gemm import addend_grad, bad, batched_addend, check_dtype, layouts, sample, tensor, total, whole
 
 
 class Add(Operator):
@@ -77,10 +78,7 @@ class Add(Operator):
         rank = max(t.dim() - (d is not None) for t, d in zip((input, other), dims, strict=True))
 
         def align(t: Tensor, dim: int | None) -> Tensor:
-            if dim is None:
-                return t
-            t = batched(t, dim, size)
-            return t.reshape(size, *(1,) * (rank - t.dim() + 1), *t.shape[1:])
+            return t if dim is None else batched_addend(t, dim, size, rank)
 
         # A batched 0-dim tensor has no dimensions of its own, which promotion looks at: cast first.
         a, b = align(input, dims[0]), align(other, dims[1])
@@ -91,10 +89,7 @@ class Add(Operator):
         return torch.add(input, other, alpha=whole(alpha, torch.result_type(input, other)))
 
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-        count = 2
-        for n in torch.broadcast_shapes(a, b):
-            count *= n
-        return count
+        return 2 * math.prod(torch.broadcast_shapes(a, b))
 
     def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
         def t(*shape: int) -> Tensor:

@@ -351,7 +351,9 @@ def addmm(
 
     Raises:
         RuntimeError: wrong rank, shape, dtype, device or scalar, or `out` with an argument that requires grad.
-        NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
+        NotImplementedError: bool and other dtypes without a kernel, sparse layouts, an activation of complex numbers or
+            one of integers other than relu.
+        ValueError: an unknown activation.
     """
     if out is None:
         return call(_addmm, input, mat1, mat2, out_dtype, **unless_one(beta=beta, alpha=alpha), **keyword(activation))

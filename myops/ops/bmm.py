@@ -210,7 +210,9 @@ def baddbmm(
 
     Raises:
         RuntimeError: wrong rank, shape, dtype, device or scalar, or `out` with an argument that requires grad.
-        NotImplementedError: bool and other dtypes without a kernel, sparse layouts.
+        NotImplementedError: bool and other dtypes without a kernel, sparse layouts, an activation of complex numbers or
+            one of integers other than relu.
+        ValueError: an unknown activation.
     """
     if out is None:
         return call(

@@ -23,6 +23,7 @@ from ..registration import BadCall, Sample
 from ._gemm import (
     bad,
     batched,
+    batched_addend,
     check,
     check_bias,
     check_pair,
@@ -109,8 +110,7 @@ class Linear(Activated):
             flat = ops.bmm(x.flatten(1, -2) if x.dim() > 2 else x.unsqueeze(1), matrix.mT)
             result = flat.reshape(*x.shape[:-1], *(matrix.shape[1:2] if w.dim() == 3 else ()))
         if bias is not None:
-            b = batched(bias, dims[2], size)
-            result = result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:])
+            result = result + batched_addend(bias, dims[2], size, result.dim() - 1)
         return apply(activation, result)
 
     def decompose(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ from ..activation import activations_of, apply, check_activation, keyword
 from ..autograd import refuse_gradients
 from ..calls import call, ops
 from ..registration import BadCall, Row, Sample, implement, register_plain, register_row
-from ._gemm import bad, batched, check_bias, check_dtype, name_of, sample, sum_to, tensor
+from ._gemm import bad, batched, batched_addend, check_bias, check_dtype, name_of, sample, sum_to, tensor
 
 
 def _fake_pack(weight: Tensor) -> Tensor:
@@ -95,10 +95,10 @@ class LinearPacked(Row):
         x = batched(input, dims[0], size)
         if bias is None or dims[2] is None:
             return ops.linear_packed(x, panels, bias, **kwargs)
-        b, activation = batched(bias, dims[2], size), kwargs.pop("activation", 0)
+        activation = kwargs.pop("activation", 0)
         check_activation("linear", activation, input, "input")
         result = ops.linear_packed(x, panels, **kwargs)
-        return apply(activation, result + b.reshape(size, *(1,) * (result.dim() - b.dim()), *b.shape[1:]))
+        return apply(activation, result + batched_addend(bias, dims[2], size, result.dim() - 1))
 
     def flops(self, x: Any, *args: Any, out_features: int, **kwargs: Any) -> int:
         return 2 * out_features * math.prod(x)

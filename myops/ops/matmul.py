@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,10 +116,7 @@ class Matmul(Operator):
 
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
         batch = torch.broadcast_shapes(a[:-2], b[:-2])
-        count = 2 * a[-1] * (a[-2] if len(a) > 1 else 1) * (b[-1] if len(b) > 1 else 1)
-        for n in batch:
-            count *= n
-        return count
+        return 2 * math.prod(batch) * a[-1] * (a[-2] if len(a) > 1 else 1) * (b[-1] if len(b) > 1 else 1)
 
     def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
         for a, b in SHAPES:

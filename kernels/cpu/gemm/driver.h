@@ -62,7 +62,7 @@ inline T scalar(double v) {
 
 inline int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// The operand pointers of one batch item, in bytes from the base.
+// An element of an operand, counted from its base.
 template <class E>
 inline E* at(void* base, int64_t elements) {
   return static_cast<E*>(base) + elements;

@@ -12,15 +12,13 @@ PanelFormat panel_format(DType in, int64_t n, int64_t k, const IsaTraits& isa) {
   f.n = n, f.k = k;
   f.kc = static_cast<int32_t>(max64(1, min64(sums.chain, k)));
   f.dtype = static_cast<int16_t>(in);
-  const int compute_bytes = sums.compute == Compute::f64 || sums.compute == Compute::u64 ? 8 : 4;
-  f.lanes = static_cast<int16_t>(isa.vector_bytes / compute_bytes);
+  f.lanes = static_cast<int16_t>(isa.vector_bytes / compute_bytes(sums.compute));
   f.vectors = static_cast<int16_t>(unit ? kUnitVectors : isa.panel_vectors);
   f.group = static_cast<int16_t>(group_of(sums.compute, in));
   f.depth = unit ? kUnitDepth : 1;
   f.start = sums.compute == Compute::i8_dot;
   // 16-bit floats are widened by the loads of the micro-kernel; short integers are stored as they are computed with.
-  f.bytes =
-      static_cast<int16_t>(f.group > 1 || in == DType::bf16 || in == DType::f16 ? element_size(in) : compute_bytes);
+  f.bytes = static_cast<int16_t>(f.group > 1 || is_16bit(in) ? element_size(in) : compute_bytes(sums.compute));
   return f;
 }
 

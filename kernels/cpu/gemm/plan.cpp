@@ -1,4 +1,4 @@
-// The planning rules. Each threshold says what it was measured on, or that it is a guess.
+// The planning rules. A threshold says what it was measured on; those that say nothing are round guesses.
 #include "plan.h"
 
 #include <sstream>
@@ -29,9 +29,6 @@ constexpr int64_t kKeptBytes = 8 << 20;  // of packed A
 int64_t dot_rows(DType in) { return in == DType::bf16 ? 16 : 8; }
 
 bool unit(int64_t stride, int64_t extent) { return stride == 1 || extent == 1; }
-
-bool is_16bit(DType in) { return in == DType::bf16 || in == DType::f16; }
-int compute_bytes(Compute c) { return c == Compute::f64 || c == Compute::u64 ? 8 : 4; }
 
 // What is rounded to the result's own type after each chain is summed over at most this many terms. More terms are
 // faster (D is read and written less often) and less exact: float32 has 1.2 times the rms error of MKL with 384, 1.6
@@ -89,104 +86,128 @@ Gemm canonical(const Gemm& g, const IsaTraits& isa) {
   return t;
 }
 
-Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
-  Plan p;
-  p.complex = is_complex(g.in);
-  const bool is_16bit = cpu::is_16bit(g.in);
-  p.compute = arithmetic(g.in, g.K, isa).compute;
+namespace {
+
+// make_plan's problem as its steps see it, and the plan as far as they have made it.
+struct Planner {
+  const Gemm& g;
+  const IsaTraits& isa;
+  const int threads;
+  Plan p = {};
+
   // Panels fix the order of the sums; integers are exact in any order.
   const bool ordered = g.b_panels || (g.batch_invariant && !is_integral(g.in));
+  const bool sixteen_bit = is_16bit(g.in);
+  const bool same_type = g.in == DType::f32 || g.in == DType::f64 || g.in == DType::i32 || g.in == DType::i64;
+  const bool a_k_contiguous = unit(g.A.col_stride, g.K), b_k_contiguous = unit(g.B.row_stride, g.K);
+  const bool b_n_contiguous = unit(g.B.col_stride, g.N);
+  bool skinny = false;  // a matrix unit overtakes from the second tile on, the packing of its B included
+
+  int64_t panel() const { return static_cast<int64_t>(p.lanes) * isa.panel_vectors; }
+  bool in_unit() const { return p.compute == Compute::matrix_unit && p.driver == Driver::tiled; }
+  bool own_bytes() const { return group_of(p.compute, g.in) > 1; }  // operands are multiplied in their own type
+  int64_t operand_bytes() const { return own_bytes() ? element_size(g.in) : compute_bytes(p.compute); }
+  int max_rows() const { return in_unit() ? kUnitRows : p.tall > 0 ? p.tall : kMaxRows; }
+
+  void choose_compute();
+  bool takes_dots() const;
+  void choose_packing();
+  void choose_chain();
+  void choose_tile();
+  void choose_blocks();
+  void choose_writing();
+  void choose_parts();
+};
+
+void Planner::choose_compute() {
+  p.complex = is_complex(g.in);
+  p.compute = arithmetic(g.in, g.K, isa).compute;
   if (g.M == 1 && element_size(g.in) == 1 && !g.b_panels) p.compute = Compute::u32;
   p.lanes = isa.vector_bytes / compute_bytes(p.compute);
   p.rows = p.complex ? 2 * g.M : g.M;
   p.cols = p.complex ? 2 * g.N : g.N;
-  const int64_t panel = static_cast<int64_t>(p.lanes) * isa.panel_vectors;
-  const bool same_type = g.in == DType::f32 || g.in == DType::f64 || g.in == DType::i32 || g.in == DType::i64;
+  skinny = g.M <= (p.compute == Compute::matrix_unit ? 1 : 2) * kMaxRows;
+}
 
-  // 1. Dot products: x @ W.T for few rows reads W once, in place.
-  const bool b_k_contiguous = unit(g.B.row_stride, g.K);
-  const bool b_n_contiguous = unit(g.B.col_stride, g.N);
-  const bool dot_type = same_type || is_16bit;
-  if (!ordered && dot_type && b_k_contiguous && !b_n_contiguous && unit(g.A.col_stride, g.K) && g.M <= dot_rows(g.in) &&
-      g.K >= p.lanes && (g.in != DType::f16 || isa.converts_f16)) {
-    p.driver = Driver::dot;
-    p.rule = "dot: few rows against a k-contiguous B";
-    p.chain = p.kc = g.K;
-  } else {
-    p.driver = Driver::tiled;
-    // 2. B in place or packed. In place needs whole vectors or masks, unit stride, and a type the loads convert.
-    // A matrix unit overtakes from the second tile on, the packing of its B included.
-    const bool skinny = g.M <= (p.compute == Compute::matrix_unit ? 1 : 2) * kMaxRows;
-    const bool loads_convert = skinny && ((g.in == DType::bf16 && (!ordered || p.compute == Compute::f32)) ||
-                                          (g.in == DType::f16 && isa.converts_f16));
-    const bool readable =
-        b_n_contiguous && (same_type || p.complex || loads_convert) && (isa.masked_loads || p.cols % p.lanes == 0);
-    // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads, and with
-    // rows of whole cache lines, not all on the same sets of L1, those cost little: 64x4000x64 float32 went from 283 to
-    // 234 us in place, 64x768x768 from 620 to 590, 256^3 from 220 to 208, but 257^3 from 241 to 271 (Golden Cove). A
-    // weight from memory is packed as soon as it is reused at all: in place it is read by short runs, tile after tile
-    // (48x3072x768 float32: 2.3 and 3.3 ms).
-    const int64_t row_bytes = g.B.row_stride * element_size(g.in), b_bytes = g.K * g.N * element_size(g.in);
-    const bool whole_lines = row_bytes % 64 == 0 && row_bytes % 4096 != 0;
-    const bool reused = g.K * g.N > (1 << 20) ? !skinny
-                        : whole_lines         ? g.M > 128 && b_bytes > (256 << 10)
-                                              : g.M > 8 * kMaxRows;
-    const bool worth_packing = g.N > panel && reused;
-    // Of a packed weight: widened in a block, once it is reused enough.
-    const bool worth_widening = is_16bit && p.compute == Compute::f32 && g.M > 8 * kMaxRows;
-    p.pack_b = g.b_panels ? worth_widening : !readable || worth_packing;
-    if (is_16bit && !p.pack_b && !g.b_panels) p.compute = Compute::f32;
-    // 3. A in place or packed: what is not computed in its own type is converted.
-    const int64_t group = group_of(p.compute, g.in) * (p.compute == Compute::matrix_unit ? kUnitDepth : 1);
-    const bool a_converts = !p.complex && !same_type && group == 1;
-    // Groups are read in place where they are whole and neighbours.
-    const bool a_groups = group > 1 && (!unit(g.A.col_stride, g.K) || g.K % group != 0);
-    const bool a_far = !p.complex && !unit(g.A.col_stride, g.K) && g.N > panel && g.K > 32;
-    p.pack_a = a_converts || a_groups || a_far;
-    p.rule = g.b_panels      ? "panels: B was packed before"
-             : !readable     ? "packed B: layout or dtype cannot be read in place"
-             : worth_packing ? "packed B: enough rows reuse it"
-             : skinny        ? "B in place: few rows"
-                             : "B in place: little reuse";
-    // 4. Blocks. Where B streams from memory once, kc is the number of rows read side by side, each by a panel's width.
-    // The prefetcher of the machine follows few, so the driver asks for the next panel (b_ahead); with that, more rows
-    // are better: 16, 32, 64 and 128 of 1x768x768 bfloat16 on one thread took 77, 61, 40 and 44 us, of 1x4096x4096
-    // float32 2.75, 2.78, 2.51 and 2.50 ms (Zen 5; Golden Cove was asked for 8 and 16 alone, 4.5 and 4.4 ms).
-    p.chain = chain_of(p.compute, g.in);
-    p.b_far = g.K * g.N > (1 << 16);
-    if (!p.pack_b && !g.b_panels && skinny && p.b_far)
-      p.kc = 64;
-    else if (p.pack_b && b_n_contiguous && is_16bit && g.M <= 8 * kMaxRows && g.N > panel && g.K * g.N > (1 << 20))
-      p.kc = 256;  // many panels fit L2 and are packed together, in long runs of each row
-    else
-      p.kc = p.chain;
-  }
+// x @ W.T for few rows reads W once, in place.
+bool Planner::takes_dots() const {
+  return !ordered && (same_type || sixteen_bit) && b_k_contiguous && !b_n_contiguous && a_k_contiguous &&
+         g.M <= dot_rows(g.in) && g.K >= p.lanes && (g.in != DType::f16 || isa.converts_f16);
+}
 
-  p.kc = max64(1, min64(p.kc, g.K));
-  p.chain = max64(1, min64(p.chain, g.K));
-  const bool in_unit = p.compute == Compute::matrix_unit && p.driver == Driver::tiled;
-  const int max_vectors = in_unit ? kUnitVectors : isa.panel_vectors;
-  const int64_t width = static_cast<int64_t>(p.lanes) * max_vectors;
+void Planner::choose_packing() {
+  // B in place needs whole vectors or masks, unit stride, and a type that loads convert.
+  const bool loads_convert = skinny && ((g.in == DType::bf16 && (!ordered || p.compute == Compute::f32)) ||
+                                        (g.in == DType::f16 && isa.converts_f16));
+  const bool readable =
+      b_n_contiguous && (same_type || p.complex || loads_convert) && (isa.masked_loads || p.cols % p.lanes == 0);
+  // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads, and with rows
+  // of whole cache lines, not all on the same sets of L1, those cost little: 64x4000x64 float32 went from 283 to 234 us
+  // in place, 64x768x768 from 620 to 590, 256^3 from 220 to 208, but 257^3 from 241 to 271 (Golden Cove). A weight from
+  // memory is packed as soon as it is reused at all: in place it is read by short runs, tile after tile (48x3072x768
+  // float32: 2.3 and 3.3 ms).
+  const int64_t row_bytes = g.B.row_stride * element_size(g.in), b_bytes = g.K * g.N * element_size(g.in);
+  const bool whole_lines = row_bytes % 64 == 0 && row_bytes % 4096 != 0;
+  bool reused = g.M > 8 * kMaxRows;
+  if (g.K * g.N > (1 << 20))
+    reused = !skinny;
+  else if (whole_lines)
+    reused = g.M > 128 && b_bytes > (256 << 10);
+  const bool worth_packing = g.N > panel() && reused;
+  // Of a packed weight: widened in a block, once it is reused enough.
+  const bool worth_widening = sixteen_bit && p.compute == Compute::f32 && g.M > 8 * kMaxRows;
+  p.pack_b = g.b_panels ? worth_widening : !readable || worth_packing;
+  if (sixteen_bit && !p.pack_b && !g.b_panels) p.compute = Compute::f32;
+  // A: what is not computed in its own type is converted; groups are read in place where they are whole and neighbours.
+  const int64_t group = group_of(p.compute, g.in) * (p.compute == Compute::matrix_unit ? kUnitDepth : 1);
+  const bool a_converts = !p.complex && !same_type && group == 1;
+  const bool a_groups = group > 1 && (!a_k_contiguous || g.K % group != 0);
+  const bool a_far = !p.complex && !a_k_contiguous && g.N > panel() && g.K > 32;
+  p.pack_a = a_converts || a_groups || a_far;
+  p.rule = g.b_panels      ? "panels: B was packed before"
+           : !readable     ? "packed B: layout or dtype cannot be read in place"
+           : worth_packing ? "packed B: enough rows reuse it"
+           : skinny        ? "B in place: few rows"
+                           : "B in place: little reuse";
+}
+
+// The order of the sums, and how much of k is packed or read at a time. Where B streams from memory once, kc is the
+// number of rows read side by side, each by a panel's width. The prefetcher of the machine follows few, so the driver
+// asks for the next panel (b_ahead); with that, more rows are better: 16, 32, 64 and 128 of 1x768x768 bfloat16 on one
+// thread took 77, 61, 40 and 44 us, of 1x4096x4096 float32 2.75, 2.78, 2.51 and 2.50 ms (Zen 5; Golden Cove was asked
+// for 8 and 16 alone, 4.5 and 4.4 ms).
+void Planner::choose_chain() {
+  p.chain = p.kc = chain_of(p.compute, g.in);
+  p.b_far = g.K * g.N > (1 << 16);
+  if (!p.pack_b && !g.b_panels && skinny && p.b_far)
+    p.kc = 64;
+  else if (p.pack_b && b_n_contiguous && sixteen_bit && g.M <= 8 * kMaxRows && g.N > panel() && g.K * g.N > (1 << 20))
+    p.kc = 256;  // many panels fit L2 and are packed together, in long runs of each row
+}
+
+void Planner::choose_tile() {
+  const int max_vectors = in_unit() ? kUnitVectors : isa.panel_vectors;
   const int64_t vectors = ceil_div(p.cols, p.lanes);
   p.nv = static_cast<int>(ceil_div(vectors, ceil_div(vectors, max_vectors)));
   // Fewer tiles are begun and ended: 100000x16x16 bfloat16 went from 124 to 99 us, 4096 of 16^3 from 164 to 127 (Zen
   // 5). Not where threads would go without one.
   const int tall = tall_rows(isa.panel_vectors);
-  if (p.driver == Driver::tiled && !in_unit && vectors == 1 && p.rows >= tall &&
+  if (p.driver == Driver::tiled && !in_unit() && vectors == 1 && p.rows >= tall &&
       g.batch() * (p.rows / tall) >= (threads > 1 ? 2 * threads : 1))
     p.tall = tall;
-  const int max_rows = in_unit ? kUnitRows : p.tall > 0 ? p.tall : kMaxRows;
-  const int64_t row_tiles = ceil_div(p.rows, max_rows);
-  p.mr = p.tall > 0 ? p.tall : static_cast<int>(ceil_div(p.rows, row_tiles));
+  p.mr = p.tall > 0 ? p.tall : static_cast<int>(ceil_div(p.rows, ceil_div(p.rows, max_rows())));
   if (p.complex && p.mr % 2) ++p.mr;
-  // kc x nc of B stay in L2 while the blocks of A pass by it: 2048^3 float32 on one core ran at 172 GFLOP/s with blocks
-  // of 512 KB of A and 3 MB of B, at 194 with 128 to 150 KB and 768 KB (Golden Cove, 2 MB of L2; Zen 4 has 1 MB).
-  const bool own_bytes = group_of(p.compute, g.in) > 1;
-  const int64_t operand_bytes = own_bytes ? element_size(g.in) : compute_bytes(p.compute);
-  const int64_t k_bytes = p.kc * operand_bytes;
+}
+
+// kc x nc of B stay in L2 while the blocks of A pass by it: 2048^3 float32 on one core ran at 172 GFLOP/s with blocks
+// of 512 KB of A and 3 MB of B, at 194 with 128 to 150 KB and 768 KB (Golden Cove, 2 MB of L2; Zen 4 has 1 MB).
+void Planner::choose_blocks() {
+  const int64_t width = static_cast<int64_t>(p.lanes) * (in_unit() ? kUnitVectors : isa.panel_vectors);
+  const int64_t k_bytes = p.kc * operand_bytes();
   // Rows of A that meet a single panel come from L1 when they have been packed just before.
   const int64_t a_block = p.cols <= width ? 16 << 10 : 150 << 10;
-  p.mc = min64(in_unit ? kUnitTiles : max64(1, a_block / k_bytes / max_rows), row_tiles) * max_rows;
+  p.mc = min64(in_unit() ? kUnitTiles : max64(1, a_block / k_bytes / max_rows()), ceil_div(p.rows, max_rows())) *
+         max_rows();
   p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
   // Few rows against a k-contiguous B: what is packed is hardly reused, so the reading of B decides. All of a few
   // columns is long runs of memory; a block of all columns is short ones, each on a page of its own.
@@ -194,22 +215,27 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     p.panels_first = true;
     p.nc = width;
   }
-  const bool d_same = (same_type && g.out == g.in) || (g.in == DType::f32) || ((is_16bit && g.out == DType::f32)) ||
+  // Packed A is met by block after block of panels: 2048^3 bfloat16 with A transposed took 72 ms with A packed for each
+  // of them (38 natively). Kept in parts that L3 holds, each of which packs its own B.
+  p.keep_a = p.pack_a && p.nc < p.cols && !p.panels_first;
+}
+
+// Whether the micro-kernel writes D and reads C.
+void Planner::choose_writing() {
+  const bool d_same = (same_type && g.out == g.in) || g.in == DType::f32 || (sixteen_bit && g.out == DType::f32) ||
                       ((g.in == DType::i8 || g.in == DType::u8) && g.out == DType::i32);
   const bool c_direct = g.C.data == nullptr || (g.c_type == g.out && unit(g.C.col_stride, g.N) && g.C.col_stride != 0);
   // Between chains the sums wait in D, which must not be what is added to them at the end.
   const bool d_waits = g.K <= p.chain || g.C.data == nullptr || g.C.data != g.D.data;
   // Rounded in the micro-kernel. Panels of 16-bit floats that are not multiplied as such have kernels for float32 only.
-  const bool narrow_d = is_16bit && g.out == g.in && g.K <= p.kc && (!g.b_panels || p.pack_b || own_bytes) &&
+  const bool narrow_d = sixteen_bit && g.out == g.in && g.K <= p.kc && (!g.b_panels || p.pack_b || own_bytes()) &&
                         g.activation == Activation::none;
   p.direct_d = p.driver == Driver::tiled && ((d_same && d_waits) || narrow_d) && !p.complex &&
                unit(g.D.col_stride, g.N) && c_direct;
+}
 
-  // Packed A is met by block after block of panels: 2048^3 bfloat16 with A transposed took 72 ms with A packed for each
-  // of them (38 natively). Kept in parts that L3 holds, each of which packs its own B.
-  p.keep_a = p.pack_a && p.nc < p.cols && !p.panels_first;
-
-  // 5. Threads: over the batch, then over a grid of M x N parts that packs least and balances best.
+// Threads: over the batch, then over a grid of M x N parts that packs least and balances best.
+void Planner::choose_parts() {
   const double flops = 2.0 * p.rows * g.N * g.K * g.batch() * (p.complex ? 2 : 1);
   const double bytes =
       static_cast<double>(element_size(g.in)) * g.batch() *
@@ -217,19 +243,16 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   const double serial_ns = flops / rate(p.compute) + bytes / kBytesPerNs;
   p.parallel = threads > 1 && serial_ns > kParallelFromNs;
   if (p.parallel && g.batch() % threads != 0 && g.batch() < 4 * threads) {
+    // Kept rows of A are packed by every part of N again: 1024^3 bfloat16 with A transposed 2.37 to 2.25 ms.
+    const double a_cost = p.keep_a ? 0.8 : p.pack_a ? 0.4 : 0.1, b_cost = p.pack_b ? 0.4 : 0.1;
+    const int64_t m_units = ceil_div(p.rows, p.mr), n_units = ceil_div(ceil_div(p.cols, p.lanes), p.nv);
     double best = 0;
     for (int64_t tm = 1; tm <= threads; ++tm) {
       if (threads % tm) continue;
       const int64_t tn = threads / tm;
-      const int64_t m_units = ceil_div(p.rows, p.mr), n_units = ceil_div(vectors, p.nv);
       const double rows = static_cast<double>(ceil_div(m_units, tm)) * p.mr,
                    cols = static_cast<double>(ceil_div(n_units, tn)) * p.nv * p.lanes;
-      // Kept rows of A are packed by every part of N again: 1024^3 bfloat16 with A transposed 2.37 to 2.25 ms.
-      const double cost = 2 * rows * cols / rate(p.compute) +
-                          (p.keep_a   ? rows * 0.8
-                           : p.pack_a ? rows * 0.4
-                                      : rows * 0.1) +
-                          (p.pack_b ? cols * 0.4 : cols * 0.1);
+      const double cost = 2 * rows * cols / rate(p.compute) + rows * a_cost + cols * b_cost;
       if (best == 0 || cost < best) {
         best = cost;
         p.tasks_m = min64(tm, m_units);
@@ -239,8 +262,30 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
   }
   if (p.keep_a) {
     const int64_t tiles = ceil_div(p.rows, p.mr);
-    while (p.tasks_m < tiles && ceil_div(p.rows, p.tasks_m) * k_bytes > kKeptBytes) ++p.tasks_m;
+    while (p.tasks_m < tiles && ceil_div(p.rows, p.tasks_m) * p.kc * operand_bytes() > kKeptBytes) ++p.tasks_m;
   }
+}
+
+}  // namespace
+
+Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
+  Planner plan{g, isa, threads};
+  Plan& p = plan.p;
+  plan.choose_compute();
+  if (plan.takes_dots()) {
+    p.driver = Driver::dot;
+    p.rule = "dot: few rows against a k-contiguous B";
+    p.chain = p.kc = g.K;
+  } else {
+    plan.choose_packing();
+    plan.choose_chain();
+  }
+  p.kc = max64(1, min64(p.kc, g.K));
+  p.chain = max64(1, min64(p.chain, g.K));
+  plan.choose_tile();
+  plan.choose_blocks();
+  plan.choose_writing();
+  plan.choose_parts();
   return p;
 }
 

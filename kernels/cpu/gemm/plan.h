@@ -42,6 +42,14 @@ struct IsaTraits {
   bool matrix_unit;   // multiplies tiles of bfloat16 and of bytes
 };
 
+// Every level, so that plans of each can be made on any machine; make_engine checks them against the level's own code.
+enum class Level : int8_t { baseline, avx2, avx512, avx512_bf16, amx, neon };
+constexpr IsaTraits kLevels[] = {
+    {"baseline", 16, 2, false, false, false, false, false}, {"avx2", 32, 2, false, true, false, false, false},
+    {"avx512", 64, 4, true, true, false, false, false},     {"avx512_bf16", 64, 4, true, true, true, true, false},
+    {"amx", 64, 4, true, true, true, true, true},           {"neon", 16, 4, false, true, false, false, false},
+};
+
 constexpr int kMaxRows = 6;  // rows of a tile: 6 x 4 vectors + 4 + 1 of 32 registers; 6 x 2 + 2 + 1 of 16
 // Rows of a tile where all of N is one vector: registers that a narrow panel leaves free. Two vectors gain nothing.
 constexpr int tall_rows(int panel_vectors) { return panel_vectors == 4 ? 16 : 12; }
@@ -54,6 +62,9 @@ constexpr int kUnitTiles = 4;                    // ... while so many tiles pass
 constexpr int group_of(Compute c, DType in) {
   return c == Compute::matrix_unit ? 4 / element_size(in) : c == Compute::bf16_dot ? 2 : c == Compute::i8_dot ? 4 : 1;
 }
+
+constexpr int compute_bytes(Compute c) { return c == Compute::f64 || c == Compute::u64 ? 8 : 4; }
+constexpr bool is_16bit(DType in) { return in == DType::bf16 || in == DType::f16; }
 
 // What the bits of a result depend on beside its operands, for a given dtype, K and ISA.
 struct Arithmetic {

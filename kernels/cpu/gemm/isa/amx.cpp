@@ -163,6 +163,6 @@ struct Amx : Avx512Bf16 {
 
 }  // namespace
 
-const Engine kAmx = make_engine<Amx>("amx", /*converts_f16=*/true);
+const Engine kAmx = make_engine<Amx, Level::amx>();
 
 }  // namespace myops::cpu

@@ -31,6 +31,6 @@ struct Avx2 : Portable<32> {
 
 }  // namespace
 
-const Engine kAvx2 = make_engine<Avx2>("avx2", /*converts_f16=*/true);
+const Engine kAvx2 = make_engine<Avx2, Level::avx2>();
 
 }  // namespace myops::cpu

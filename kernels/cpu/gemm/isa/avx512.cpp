@@ -5,6 +5,6 @@
 
 namespace myops::cpu {
 
-const Engine kAvx512 = make_engine<Avx512>("avx512", /*converts_f16=*/true);
+const Engine kAvx512 = make_engine<Avx512, Level::avx512>();
 
 }  // namespace myops::cpu

@@ -5,6 +5,6 @@
 
 namespace myops::cpu {
 
-const Engine kAvx512Bf16 = make_engine<Avx512Bf16>("avx512_bf16", /*converts_f16=*/true);
+const Engine kAvx512Bf16 = make_engine<Avx512Bf16, Level::avx512_bf16>();
 
 }  // namespace myops::cpu

@@ -14,6 +14,6 @@ struct Baseline : Portable<16> {
 
 }  // namespace
 
-const Engine kBaseline = make_engine<Baseline>("baseline", /*converts_f16=*/false);
+const Engine kBaseline = make_engine<Baseline, Level::baseline>();
 
 }  // namespace myops::cpu

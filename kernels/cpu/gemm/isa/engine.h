@@ -24,10 +24,14 @@ struct Engine {
   double (*peak_rate)(DType type, double seconds);  // GFLOP/s of one core, the roof of the benchmarks
 };
 
-template <class Isa>
-constexpr Engine make_engine(const char* name, bool converts_f16) {
-  return {{name, Isa::kBytes, Isa::kPanelVectors, Isa::kMaskedLoads, converts_f16, Isa::kBf16Dot, Isa::kInt8Dot,
-           Isa::kMatrixUnit},
+template <class Isa, Level kLevel>
+constexpr Engine make_engine() {
+  constexpr IsaTraits traits = kLevels[static_cast<int>(kLevel)];
+  static_assert(traits.vector_bytes == Isa::kBytes && traits.panel_vectors == Isa::kPanelVectors &&
+                    traits.masked_loads == Isa::kMaskedLoads && traits.bf16_dot == Isa::kBf16Dot &&
+                    traits.i8_dot == Isa::kInt8Dot && traits.matrix_unit == Isa::kMatrixUnit,
+                "what kLevels says of this level");
+  return {traits,
           &gemm<Isa>,
           &pack_weight<Isa>,
           &add<Isa>,

@@ -25,6 +25,6 @@ struct Neon : Portable<16> {
 
 }  // namespace
 
-const Engine kNeon = make_engine<Neon>("neon", /*converts_f16=*/true);
+const Engine kNeon = make_engine<Neon, Level::neon>();
 
 }  // namespace myops::cpu
