@@ -2,7 +2,7 @@
 
     myops.addmm(input, mat1, mat2)          a function like torch's
     torch.ops.myops.addmm(input, ...)       the registered operator: gradients, torch.compile, export
-    with myops.use(): model(x)              an unmodified model, its mm, addmm, bmm and baddbmm on myops
+    with myops.use(): model(x)              an unmodified model, its matrix products on myops
     myops.stats()                           what ran where
     myops.sparse.mm(a, b), myops.CSR        sparse products, and a sparse matrix that compiles
 

@@ -60,6 +60,53 @@ def _in_place(name: str) -> Callable[..., Tensor]:
     return call
 
 
+# A matrix times a vector: mv as matmul, addmv as addmm of one column.
+
+
+def _check_vector(mat: Tensor, vec: Tensor) -> None:
+    if mat.dim() != 2 or vec.dim() != 1:
+        raise RuntimeError(f"a matrix and a vector are needed, got {mat.dim()}-D and {vec.dim()}-D tensors")
+    if mat.dtype in (torch.int8, torch.uint8):
+        raise RuntimeError("torch's own product of a matrix of bytes and a vector is faster")
+
+
+def _mv(name: str) -> Callable[..., Tensor]:
+    matmul = _functional("matmul")
+
+    def call(mat: Tensor, vec: Tensor) -> Tensor:
+        _check_vector(mat, vec)
+        return matmul(mat, vec)
+
+    return call
+
+
+def _columns(input: Tensor, mat: Tensor, vec: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    _check_vector(mat, vec)
+    return input.unsqueeze(1) if input.dim() == 1 else input, mat, vec.unsqueeze(1)
+
+
+def _addmv(name: str) -> Callable[..., Tensor]:
+    addmm = _functional("addmm")
+    return lambda *args, **scalars: addmm(*_columns(*args), **scalars).squeeze(1)
+
+
+def _addmv_out(name: str) -> Callable[..., Tensor]:
+    addmm = _out("addmm")
+
+    def call(*args: Tensor, out: Tensor, **scalars: Any) -> Tensor:
+        if out.dim() != 1:
+            raise RuntimeError(f"out must be a vector, got {out.dim()}-D tensor")
+        addmm(*_columns(*args), **scalars, out=out.unsqueeze(1))
+        return out
+
+    return call
+
+
+def _addmv_(name: str) -> Callable[..., Tensor]:
+    call = _addmv_out(name)
+    return lambda input, *args, **scalars: call(input, *args, **scalars, out=input)
+
+
 def _activated(form: Callable[[str], Callable[..., Tensor]]) -> Callable[[str], Callable[..., Tensor]]:
     """`_addmm_activation`, which inference of nn.TransformerEncoderLayer calls: relu, or gelu where it is asked for."""
 
@@ -119,6 +166,8 @@ def _sparse_reroutes() -> Iterator[Reroute]:
         yield Reroute(name, overload, _sparse(function), keys)
 
 
+_VECTOR = {"mv": _mv, "addmv": _addmv, "addmv.out": _addmv_out, "addmv_": _addmv_}
+
 # Never linear or matmul: an override of these loses their gradients.
 REROUTES = (
     Reroute("mm", "mm", _functional),
@@ -133,6 +182,7 @@ REROUTES = (
     Reroute("baddbmm", "baddbmm", _functional),
     Reroute("baddbmm", "baddbmm.out", _out),
     Reroute("baddbmm", "baddbmm_", _in_place),
+    *(Reroute("addmv", overload, build, ("CPU",)) for overload, build in _VECTOR.items()),
     *_sparse_reroutes(),
 )
 OPS = tuple(dict.fromkeys(reroute.name for reroute in REROUTES))
@@ -352,9 +402,10 @@ def enable(ops: Iterable[str] | None = None, *, strict: bool = False, batch_inva
     myops, or torch in an environment that has myops installed, is imported; under `MYOPS_DISABLE=1` it does nothing.
 
     Args:
-        ops: "mm", "addmm" (with `_addmm_activation`), "bmm", "baddbmm"; "sparse.mm" (torch.mm of a sparse matrix, and
-            torch.sparse.mm of two COO matrices or with a reduction), "sparse.addmm" (with every other torch.sparse.mm,
-            which is addmm with beta=0), "sparse.bmm", "sparse.sampled_addmm". Each with its out= and in-place forms.
+        ops: "mm", "addmm" (with `_addmm_activation`), "bmm", "baddbmm"; "addmv" (and so torch.mv, on the CPU);
+            "sparse.mm" (torch.mm of a sparse matrix, and torch.sparse.mm of two COO matrices or with a reduction),
+            "sparse.addmm" (with every other torch.sparse.mm, which is addmm with beta=0), "sparse.bmm",
+            "sparse.sampled_addmm". Each with its out= and in-place forms.
         strict: a call that myops does not take is a RuntimeError that says why, where it would go to the native kernel.
             The operator stays strict while any of its users is.
         batch_invariant: while any user asks for it, every product of myops in the process, called directly or through

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 import myops
 from myops import override
+from myops.ops._gemm import tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERLOADS = sorted({reroute.overload for reroute in override.REROUTES})
@@ -1067,3 +1069,55 @@ def test_errors_of_native_have_no_other_context() -> None:
     with myops.use(), pytest.raises(RuntimeError) as raised:
         torch.mm(torch.ones(2, 3), torch.ones(2, 3))
     assert raised.value.__context__ is None
+
+
+VECTOR_CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "mv": lambda a, v, c: torch.mv(a, v),
+    "transposed": lambda a, v, c: a.mT.contiguous().mT @ v,
+    "out": lambda a, v, c: torch.mv(a, v, out=torch.empty_like(c)),
+    "resized": lambda a, v, c: torch.mv(a, v, out=c.new_empty(0)),
+    "scalars": lambda a, v, c: torch.addmv(c, a, v, beta=2, alpha=3),
+    "one element": lambda a, v, c: torch.addmv(c[:1], a, v) if a.shape[1] else c,
+    "in place": lambda a, v, c: c.clone().addmv_(a, v, alpha=2),
+    "addmv out": lambda a, v, c: torch.addmv(c, a, v, beta=2, out=torch.empty_like(c)),
+    "no addend": lambda a, v, c: torch.addmv(c * math.nan if c.is_floating_point() else c, a, v, beta=0),
+    "shapes": lambda a, v, c: torch.mv(a, a[0] if len(a) else a),
+    "ranks": lambda a, v, c: torch.addmv(c, a, v.view(-1, 1)),
+    "dtypes": lambda a, v, c: torch.mv(a, v.to(torch.int16)),
+}
+
+
+@pytest.mark.parametrize("name", VECTOR_CALLS)
+def test_matrix_times_vector(name: str, dtype: torch.dtype) -> None:
+    """What torch.mv and addmv give, the words of their errors included."""
+    call = VECTOR_CALLS[name]
+
+    def outcome(*args: Tensor) -> Any:
+        try:
+            return call(*args)
+        except Exception as error:
+            return type(error), str(error)
+
+    for m, k in ((5, 7), (64, 33), (0, 3), (3, 0)):
+        args = tensor((m, k), "cpu", dtype), tensor((k,), "cpu", dtype), tensor((m,), "cpu", dtype)
+        native = outcome(*args)
+        with myops.use(["addmv"]):
+            ours = outcome(*args)
+        if isinstance(native, tuple):
+            assert ours == native
+            continue
+        bound = 4 * torch.finfo(dtype).eps * 33 if dtype.is_floating_point or dtype.is_complex else 0
+        torch.testing.assert_close(ours, native, rtol=bound, atol=bound)
+
+
+def test_which_vector_products_are_taken() -> None:
+    a, v = torch.randn(4, 3, requires_grad=True), torch.randn(3, requires_grad=True)
+    expected = torch.autograd.grad((a @ v).square().sum(), (a, v))
+    with myops.use(["addmv"], strict=True):
+        myops.reset_stats()
+        found = torch.autograd.grad((a @ v).square().sum(), (a, v))
+        assert myops.stats()["addmv"]["myops"] == 2  # and the one of its backward
+        with pytest.raises(RuntimeError, match="matrix of bytes and a vector is faster"):
+            torch.mv(torch.ones(2, 2, dtype=torch.int8), torch.ones(2, dtype=torch.int8))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)

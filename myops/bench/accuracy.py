@@ -50,6 +50,8 @@ def _factors(problem: Problem, inputs: tuple[Tensor, ...]) -> tuple[Tensor | Non
 
 def _sampled(problem: Problem, inputs: tuple[Tensor, ...], output: Tensor) -> tuple[Any, Tensor]:
     """Reference, and the part of the output that it stands for."""
+    if problem.op == "mv":
+        inputs, output = (inputs[0], inputs[1].unsqueeze(1)), output.unsqueeze(1)
     rows, columns = _pick(output.shape[-2], MAX_ROWS), _pick(output.shape[-1], MAX_COLUMNS)
     if output.dim() == 3:
         batches = _pick(output.shape[0], MAX_BATCHES)

@@ -1,9 +1,9 @@
 """The dense suite: mm, addmm, bmm, baddbmm, matmul, linear and add over the classes of shapes that matter.
 
 Classes: squares, odd, skinny, decode (a few rows against a weight matrix; the sets rotate through 4 x L3, so that every
-weight comes from memory), batched (tiny cubes by the thousand, attention), integers, add, addmm, fused (linear with an
-activation, with and without gradients), packed (linear with a packed weight), and fixed (the cost of a call). This file
-chooses what is measured; how is in `runner` and `timing`.
+weight comes from memory), vector (a matrix times a vector), batched (tiny cubes by the thousand, attention), integers,
+add, addmm, fused (linear with an activation, with and without gradients), packed (linear with a packed weight), and
+fixed (the cost of a call). This file chooses what is measured; how is in `runner` and `timing`.
 
 The other side is native torch, or with `--against myops` myops itself as it is without `--batch-invariant` and without
 packed weights: what these two cost or give.
@@ -133,6 +133,15 @@ def decode() -> Iterable[Case]:
                     yield Case("decode", _mm(dtype, m, n, k, layout), quick)
 
 
+def vector() -> Iterable[Case]:
+    """A matrix, row-major and transposed, times a vector: natively one thread."""
+    for dtype in (*FLOATS, "complex64", "int8", "int32", "int64"):
+        for m, k in ((64, 64), (768, 768), (768, 3072), (4096, 4096)):
+            for layout in ("NN", "TN"):
+                quick = (m, k) == (768, 3072) and dtype in ("float32", "bfloat16")
+                yield Case("vector", Problem("mv", dtype, m, 1, k, layout=layout), quick)
+
+
 def batched() -> Iterable[Case]:
     """Tiny cubes by the thousand, 3-D rotations, attention shapes, broadcast and strided batches."""
     for dtype in FLOATS:
@@ -221,8 +230,8 @@ def fixed() -> Iterable[Case]:
 
 
 CLASSES: dict[str, Callable[[], Iterable[Case]]] = {
-    "squares": squares, "odd": odd, "skinny": skinny, "decode": decode, "batched": batched, "integers": integers,
-    "add": add, "addmm": addmm, "fused": fused, "packed": packed, "fixed": fixed,
+    "squares": squares, "odd": odd, "skinny": skinny, "decode": decode, "vector": vector, "batched": batched,
+    "integers": integers, "add": add, "addmm": addmm, "fused": fused, "packed": packed, "fixed": fixed,
 }  # fmt: skip
 
 
@@ -261,9 +270,10 @@ def myops_side(problem: Problem, route: str) -> Side:
         if not hasattr(myops, "use"):
             return Side(_missing("use"))
         return Side(_with_out_dtype(native, problem.out_dtype), myops.use)
-    call = getattr(torch.ops.myops if route == "op" else myops, problem.op, None)
+    name = "matmul" if problem.op == "mv" else problem.op
+    call = getattr(torch.ops.myops if route == "op" else myops, name, None)
     if call is None:
-        return Side(_missing(problem.op))
+        return Side(_missing(name))
     call = _with_out_dtype(call, problem.out_dtype)
     if problem.activation != "none":
         call = functools.partial(call, **keyword(problem.activation))

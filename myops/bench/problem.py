@@ -31,7 +31,9 @@ BATCHED = frozenset({"bmm", "baddbmm"})
 
 @dataclass(frozen=True)
 class Problem:
-    """One shape of one operator. `linear` takes mat2 as an (n, k) weight, `add` uses m and n only (k is 1)."""
+    """One shape of one operator. `linear` takes mat2 as an (n, k) weight, `add` uses m and n only (k is 1), `mv` has a
+    vector for mat2 (n is 1).
+    """
 
     op: str
     dtype: str
@@ -47,9 +49,9 @@ class Problem:
 
     @property
     def shape(self) -> str:
-        """`[batch:]MxNxK`, or `MxN` for add."""
-        if self.op == "add":
-            return f"{self.m}x{self.n}"
+        """`[batch:]MxNxK`, `MxN` for add, `MxK` for mv."""
+        if self.op in ("add", "mv"):
+            return f"{self.m}x{self.n if self.op == 'add' else self.k}"
         return (f"{self.batch}:" if self.op in BATCHED else "") + f"{self.m}x{self.n}x{self.k}"
 
     @property
@@ -139,6 +141,8 @@ def make_inputs(problem: Problem, seed: int = 0) -> tuple[Tensor, ...]:
     if problem.op == "linear":
         operands = (_operand(m, k, None, first, draw), _operand(n, k, None, second, draw))
         return operands if problem.c == "none" else (*operands, draw((n,)))
+    if problem.op == "mv":
+        return _operand(m, k, None, first, draw), draw((k,))
     factors = (_operand(m, k, batch, first, draw), _operand(k, n, batch, second, draw))
     if problem.op not in ADDED_FIRST:
         return factors
