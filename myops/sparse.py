@@ -472,7 +472,7 @@ def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, a
     added, dtype = parts.values, parts.values.dtype
     if alpha == 0:
         left, right = _unread(left), _unread(right)
-    if beta == 0:
+    if beta == 0 and added.requires_grad:
         added = _unread(added)
     if dtype in WIDE and dtype.is_floating_point and (alpha, beta) != (1, 0):  # rounded once
         left, right, added = left.float(), right.float(), added.float()
