@@ -134,6 +134,8 @@ _add = register(Add())
 
 def is_tensor(operand: Any) -> bool:
     """Whether torch takes it for a tensor: one, or what stands for one by `__torch_function__`."""
+    if isinstance(operand, int | float | complex):  # the rest is not for Dynamo's numbers
+        return False
     return isinstance(operand, Tensor) or hasattr(operand, "__torch_function__")
 
 
