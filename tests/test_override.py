@@ -603,6 +603,12 @@ def test_environment_that_is_neither_yes_nor_no() -> None:
     assert in_process(code, MYOPS_ENABLE="on").strip() == "MYOPS_ENABLE must be 0 or 1, but is 'on'"
 
 
+def test_an_instruction_set_that_is_not_here() -> None:
+    """The switch would leave every call to native, each for this reason."""
+    code = "import myops\ntry:\n    myops.enable()\nexcept RuntimeError as error:\n    print(error)"
+    assert in_process(code, MYOPS_ISA="none").startswith("MYOPS_ISA=none is not available here")
+
+
 def test_enabled_without_an_import(tmp_path: Path) -> None:
     """Installed, myops is asked by `import torch` itself; not asked for, it is not even imported."""
     declare_entry_points(tmp_path, "torch.backends")
