@@ -374,3 +374,11 @@ def test_to_dense_checks_columns(col: int) -> None:
     a = myops.CSR(torch.tensor([0, 1, 2, 2]), torch.tensor([col, 0]), torch.ones(2), (3, 3))
     with pytest.raises(RuntimeError, match="col holds an index outside of"):
         a.to_dense()
+
+
+def test_to_dense_compiles_and_vmaps() -> None:
+    a, dense = example()
+    compiled = torch.compile(lambda a: a.to_dense() * 2, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(a), 2 * dense)
+    values = torch.stack([a.values, -a.values])
+    assert torch.equal(torch.vmap(lambda v: a.with_values(v).to_dense())(values), torch.stack([dense, -dense]))

@@ -98,7 +98,9 @@ def matrices(
 def dense_of(crow: Tensor, col: Tensor, values: Tensor, k: Any) -> Tensor:
     """The matrix, repeated entries added up; differentiable in `values`."""
     m = crow.shape[0] - 1
-    rows = torch.repeat_interleave(torch.arange(m, device=col.device), crow.long().diff())
+    entries = torch.arange(col.shape[0], dtype=crow.dtype, device=crow.device)
+    # Not repeat_interleave: its size is data, which a compiled graph cannot have inside.
+    rows = torch.searchsorted(crow.contiguous(), entries, right=True) - 1
     flat = values.new_zeros(m * k).index_add(0, rows * k + col.long(), values)
     return flat.view(m, k)
 
