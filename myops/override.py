@@ -140,6 +140,7 @@ class Reroute:
     overload: str
     build: Callable[[str], Callable[..., Any]]  # our kernel, from `name`
     keys: tuple[str, ...] = ("CPU", "CUDA")
+    nested: bool = False  # whether the native kernel is made of others that the switch takes over
 
 
 _SPARSE = ("SparseCPU", "SparseCsrCPU", "SparseCUDA", "SparseCsrCUDA")
@@ -163,7 +164,7 @@ def _sparse_reroutes() -> Iterator[Reroute]:
         ("sparse.sampled_addmm", "sparse_sampled_addmm", ours.sampled_addmm, _COMPRESSED),
         ("sparse.sampled_addmm", "sparse_sampled_addmm.out", ours.sampled_addmm_out, _COMPRESSED),
     ):
-        yield Reroute(name, overload, _sparse(function), keys)
+        yield Reroute(name, overload, _sparse(function), keys, nested=True)
 
 
 _VECTOR = {"mv": _mv, "addmv": _addmv, "addmv.out": _addmv_out, "addmv_": _addmv_}
@@ -182,7 +183,7 @@ REROUTES = (
     Reroute("baddbmm", "baddbmm", _functional),
     Reroute("baddbmm", "baddbmm.out", _out),
     Reroute("baddbmm", "baddbmm_", _in_place),
-    *(Reroute("addmv", overload, build, ("CPU",)) for overload, build in _VECTOR.items()),
+    *(Reroute("addmv", overload, build, ("CPU",), nested=True) for overload, build in _VECTOR.items()),
     *_sparse_reroutes(),
 )
 OPS = tuple(dict.fromkeys(reroute.name for reroute in REROUTES))
@@ -231,7 +232,7 @@ _told = False  # torch has had its one warning about overrides
 
 
 class _Declined(threading.local):
-    """Whether this thread is inside a native sparse kernel that runs a call of ours: such kernels call each other."""
+    """Whether this thread is inside a native kernel that runs a call of ours and calls others of ours."""
 
     now = False
 
@@ -293,7 +294,7 @@ class _Installed:
                 return self.run_native(keyset, args, kwargs)
             return router(keyset, *args, **kwargs)
 
-        return outermost if self.key in _SPARSE else router
+        return outermost if self.reroute.nested else router
 
     def refuse(self, error: Exception) -> None:
         """Count a call that goes to native for this reason; raises where the switch is strict."""
@@ -305,7 +306,7 @@ class _Installed:
             raise RuntimeError(f"myops does not take this call of aten::{overload}, and the switch is strict: {reason}")
 
     def run_declined(self, keyset: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.key not in _SPARSE:
+        if not self.reroute.nested:
             return self.run_native(keyset, args, kwargs)
         _declined.now = True
         try:

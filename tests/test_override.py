@@ -1125,5 +1125,8 @@ def test_which_vector_products_are_taken() -> None:
         assert myops.stats()["addmv"]["myops"] == 2  # and the one of its backward
         with pytest.raises(RuntimeError, match="matrix of bytes and a vector is faster"):
             torch.mv(torch.ones(2, 2, dtype=torch.int8), torch.ones(2, dtype=torch.int8))
+    with myops.use(["addmv"]):
+        torch.mv(torch.ones(2, 2, dtype=torch.int8), torch.ones(2, dtype=torch.int8))
+        assert myops.stats()["addmv"]["native"] == 2  # the refused one, and this: not the addmv_ that it is made of too
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
