@@ -34,7 +34,7 @@ def as_numbers(scalars: dict[str, Any]) -> bool:
             continue
         if isinstance(value, complex):
             value = scalars[name] = complex(value)
-        elif not isinstance(value, int | float) and hasattr(value, "item"):
+        elif not isinstance(value, int | float) and getattr(value, "ndim", None) == 0:
             value = scalars[name] = value.item()  # of a tensor now: it may change before the backward
         exact = exact and fits_float(value)
     return exact
