@@ -128,7 +128,7 @@ def _at_pattern(matrix: Tensor, layout: torch.layout, indices: Any, size: Any) -
     """
     if layout != torch.sparse_coo:
         outer, inner = indices
-        indices = (torch.stack([rows_of(outer.long(), inner.shape[0]), inner.long()]),)
+        indices = (torch.stack([rows_of(outer, inner), inner.long()]),)
         matrix = matrix if matrix.layout == torch.strided else matrix.to_sparse()
         if layout == torch.sparse_csc:
             matrix, size = matrix.transpose(0, 1), size[::-1]

@@ -98,13 +98,12 @@ def matrices(
 def dense_of(crow: Tensor, col: Tensor, values: Tensor, k: Any) -> Tensor:
     """The matrix, repeated entries added up; differentiable in `values`."""
     m = crow.shape[0] - 1
-    entries = torch.arange(col.shape[0], dtype=crow.dtype, device=crow.device)
-    # Not repeat_interleave: its size is data, which a compiled graph cannot have inside.
-    rows = torch.searchsorted(crow.contiguous(), entries, right=True) - 1
-    flat = values.new_zeros(m * k).index_add(0, rows * k + col.long(), values)
+    flat = values.new_zeros(m * k).index_add(0, rows_of(crow, col) * k + col.long(), values)
     return flat.view(m, k)
 
 
-def rows_of(crow: Tensor, nnz: Any = None) -> Tensor:
-    """The row of every entry; nnz spares reading it out of `crow`."""
-    return torch.repeat_interleave(crow.diff(), output_size=nnz)
+def rows_of(crow: Tensor, col: Tensor) -> Tensor:
+    """The row of every entry, int64."""
+    # Not repeat_interleave: its size is data, which a compiled graph cannot have inside, and it trusts a given one.
+    entries = torch.arange(col.shape[0], dtype=crow.dtype, device=crow.device)
+    return torch.searchsorted(crow.contiguous(), entries, right=True) - 1

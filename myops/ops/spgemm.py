@@ -199,8 +199,8 @@ class SpgemmBackward(Row):
         a_crow, a_col, a, b_crow, b_col, b, c_crow, c_col, c, n = args
         k = b_crow.shape[0] - 1
         outer = dense_of(c_crow, c_col, c, n)
-        grad_a = (outer @ dense_of(b_crow, b_col, b, n).mT)[rows_of(a_crow), a_col.long()]
-        grad_b = (dense_of(a_crow, a_col, a, k).mT @ outer)[rows_of(b_crow), b_col.long()]
+        grad_a = (outer @ dense_of(b_crow, b_col, b, n).mT)[rows_of(a_crow, a_col), a_col.long()]
+        grad_b = (dense_of(a_crow, a_col, a, k).mT @ outer)[rows_of(b_crow, b_col), b_col.long()]
         return (
             grad_a if kwargs.get("need_a", True) else a.new_zeros(0),
             grad_b if kwargs.get("need_b", True) else a.new_zeros(0),

@@ -355,7 +355,7 @@ class SpmmBackward(Row):
 
     def reference(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         crow, col, values, dense, grad = args[:5]
-        rows, columns = rows_of(crow).long(), col.long()
+        rows, columns = rows_of(crow, col), col.long()
         if kwargs.get("transpose", False):
             rows, columns = columns, rows
         return (
@@ -566,7 +566,7 @@ class Sddmm(Row):
 
     def reference(self, *args: Any, **kwargs: Any) -> Tensor:
         crow, col, a, b = args[:4]
-        return (a[rows_of(crow)] * b[col.long()]).sum(1)
+        return (a[rows_of(crow, col)] * b[col.long()]).sum(1)
 
 
 register_component(Spmm())
