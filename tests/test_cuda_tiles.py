@@ -916,6 +916,10 @@ def test_planted_bugs_are_found_in_every_order(library, name, expected):
 
 
 STORES = ["async_proxy_fence", "tma_store_wait"]
+CLUSTERED = [
+    "barrier_init_fence", "barrier_wait", "barrier_arrive", "barrier_arrive_at",
+    "wgmma_fence", "wgmma_commit", "wgmma_wait",
+]  # fmt: skip
 SYNCHRONISED = {
     # kernel (and which of its paths): dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that
     # each has several tiles.
@@ -955,39 +959,8 @@ SYNCHRONISED = {
         ["barrier", "barrier_wait", "barrier_arrive", "wgmma_fence", "wgmma_commit", "wgmma_wait", *STORES],
     ),
     "small mma: tf32": (torch.float32, 72, 72, 160, 1, ["barrier", "async_wait"]),
-    "narrow wgmma: tf32": (
-        torch.float32,
-        130,
-        140,
-        520,
-        1,
-        [
-            "barrier_init_fence",
-            "barrier_wait",
-            "barrier_arrive",
-            "barrier_arrive_at",
-            "wgmma_fence",
-            "wgmma_commit",
-            "wgmma_wait",
-        ],
-    ),
-    "large wgmma": (
-        torch.bfloat16,
-        600,
-        800,
-        304,
-        1,
-        [
-            "barrier_init_fence",
-            "barrier_wait",
-            "barrier_arrive",
-            "barrier_arrive_at",
-            "wgmma_fence",
-            "wgmma_commit",
-            "wgmma_wait",
-            *STORES,
-        ],
-    ),
+    "narrow wgmma: tf32": (torch.float32, 130, 140, 520, 1, CLUSTERED),
+    "large wgmma": (torch.bfloat16, 600, 800, 304, 1, [*CLUSTERED, *STORES]),
 }
 
 
