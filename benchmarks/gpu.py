@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --out gpu.jsonl             # all phases but tuning, within --budget seconds
     python benchmarks/gpu.py --phases timing --families float
-    python benchmarks/gpu.py --phases tuning             # every kernel where several could run: for plan.h and route.h
+    python benchmarks/gpu.py --phases tuning             # every kernel where several could run: for plan.h and native.h
     python benchmarks/gpu.py --dry-run                   # the same cases on the CPU at tiny shapes; tests this script
 
 Each phase of each kernel family runs in a process of its own, because an illegal access ends a CUDA context. A process

@@ -59,7 +59,7 @@ else:
 @cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_CPU_LIBRARY))
-    for name in ("myops_isa", "myops_isa_levels", "myops_plan"):
+    for name in ("myops_isa", "myops_isa_levels", "myops_cpu_gemm", "myops_plan"):
         getattr(library, name).restype = ctypes.c_char_p
     library.myops_plan.argtypes = [ctypes.c_char_p, ctypes.c_int, *[ctypes.c_int64] * 4, *[ctypes.c_int] * 4]
     library.myops_panels.restype = ctypes.c_int64
@@ -124,6 +124,19 @@ def isa_levels() -> list[str]:
     return _library().myops_isa_levels().decode().split(",")
 
 
+def cpu_gemm() -> str:
+    """Whose kernels dense products take on the CPU, `MYOPS_CPU_GEMM` in the environment at the first call.
+
+    "own": myops's; "native": torch's wherever torch has one for the operands as they are; "auto" (the default): torch's
+    where they have been measured to be faster (kernels/cpu/gemm/native.h). Anything else is a RuntimeError.
+    """
+    require()
+    name = _library().myops_cpu_gemm()
+    if name is None:
+        raise RuntimeError(f"MYOPS_CPU_GEMM must be own, native or auto, but is {os.environ.get('MYOPS_CPU_GEMM')}")
+    return name.decode()
+
+
 def panel_header(dtype: torch.dtype, n: int, k: int) -> bytes:
     """How an (n, k) weight is packed by the level in use: the header of kernels/cpu/gemm/panels.h."""
     header = ctypes.create_string_buffer(64)
@@ -156,6 +169,7 @@ def build_info() -> dict[str, Any]:
         "cuda": cuda_error or "loaded",
         "isa": isa() if cpu_error is None else None,
         "isa_levels": isa_levels() if cpu_error is None else [],
+        "cpu_gemm": cpu_gemm() if cpu_error is None else None,
         "threads": torch.get_num_threads(),
     }
 
@@ -187,6 +201,7 @@ def plan(
 ) -> str:
     """How the CPU engine would compute an (m, k) @ (k, n) product, as one line. Runs no kernel.
 
+    `route=native` at its end: `MYOPS_CPU_GEMM=auto` leaves it to torch's kernel, which has been measured to be faster.
     `isa_level` may be any level, also one this machine lacks: planning is a pure function.
 
     Raises:

@@ -22,7 +22,8 @@ VARIABLES = {
     "MYOPS_ENABLE": "1: the switch is on from the import of torch or myops",
     "MYOPS_DISABLE": "1: the switch and the compile pass do nothing",
     "MYOPS_ISA": "instruction set level of the CPU kernels",
-    "MYOPS_CUDA_GEMM": "own, native or auto: whose CUDA kernels a dense product takes",
+    "MYOPS_CPU_GEMM": "own, native or auto: whose CPU kernels a dense product takes",
+    "MYOPS_CUDA_GEMM": "the same on CUDA",
     "TORCH_LOGS": "+myops: what the switch, the compile pass and swap_ do",
 }
 

@@ -15,6 +15,8 @@ import torch
 import myops
 from myops.registration import OPERATORS
 
+os.environ.setdefault("MYOPS_CPU_GEMM", "own")  # what is to be tested, also where torch's kernels are faster
+
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 COMPLEX = [torch.complex64, torch.complex128]
 INTEGERS = [torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64]

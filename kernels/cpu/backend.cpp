@@ -7,10 +7,21 @@
 #include <string>
 #include <vector>
 
+#include "../native_gemm.h"
 #include "gemm/dispatch.h"
+#include "gemm/native.h"
 #include "gemm/panels.h"
 #include "sparse/spgemm.h"
 #include "sparse/transpose.h"
+
+extern "C" {
+AOTITorchError aoti_torch_cpu_mm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
+AOTITorchError aoti_torch_cpu_addmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat1,
+                                        AtenTensorHandle mat2, double beta, double alpha);
+AOTITorchError aoti_torch_cpu_bmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
+AOTITorchError aoti_torch_cpu_baddbmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle batch1,
+                                          AtenTensorHandle batch2, double beta, double alpha);
+}
 
 namespace myops {
 namespace {
@@ -75,9 +86,19 @@ Status run_on_pieces(Status (*kernel)(const Problem&, const cpu::Partition&, con
   return status == Status::ok ? kernel(problem, pieces, rt) : status;
 }
 
+constexpr NativeGemm kNative = {&aoti_torch_cpu_mm_out, &aoti_torch_cpu_addmm_out, &aoti_torch_cpu_bmm_out,
+                                &aoti_torch_cpu_baddbmm_out};
+
+// Read once, at the first call.
+RouteMode mode() {
+  static const RouteMode read = route_mode("MYOPS_CPU_GEMM");
+  return read;
+}
+
 }  // namespace
 
 void Cpu::run(const Gemm& problem, const Tensor& like) {
+  if (choose_route(problem, mode(), cpu::engine().traits) == Route::native) return run_native(kNative, problem, like);
   Scratch scratch(like);
   const cpu::Runtime rt = runtime(scratch);
   const cpu::Engine& engine = cpu::engine();
@@ -147,6 +168,15 @@ __attribute__((visibility("default"))) const char* myops_isa() {
   }
 }
 
+// Whose kernels products take; nullptr where MYOPS_CPU_GEMM says none of the three.
+__attribute__((visibility("default"))) const char* myops_cpu_gemm() {
+  try {
+    return myops::kRouteModes[static_cast<int>(myops::mode())];
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
 // Every level this machine can run, best first, separated by commas.
 __attribute__((visibility("default"))) const char* myops_isa_levels() {
   static const std::string names = [] {
@@ -175,6 +205,7 @@ __attribute__((visibility("default"))) const char* myops_plan(const char* isa, i
     g.batch_invariant = batch_invariant != 0;
     const myops::Gemm c = myops::cpu::canonical(g, level);
     text = myops::cpu::make_plan(c, level, threads).text();
+    if (choose_route(g, myops::RouteMode::automatic, level) == myops::Route::native) text += " route=native";
     return text.c_str();
   }
   return nullptr;

@@ -5,15 +5,23 @@
 #include <cstdlib>
 #include <vector>
 
+#include "../native_gemm.h"
 #include "add/add_kernel.h"
 #include "gemm/gemm.h"
-#include "gemm/route.h"
-#include "native.h"
+#include "gemm/native.h"
 #include "sparse/sparse.h"
 
 // Exported by the CUDA build of torch only, and declared by torch's headers only under USE_CUDA, which this project
 // leaves undefined so that it compiles against a torch without CUDA.
-extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+extern "C" {
+AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+AOTITorchError aoti_torch_cuda_mm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
+AOTITorchError aoti_torch_cuda_addmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat1,
+                                         AtenTensorHandle mat2, double beta, double alpha);
+AOTITorchError aoti_torch_cuda_bmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
+AOTITorchError aoti_torch_cuda_baddbmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle batch1,
+                                           AtenTensorHandle batch2, double beta, double alpha);
+}
 
 // at::globalContext(), and at::Context::float32Precision, which returns an enumeration. torch has no stable function
 // that says whether float32 products may be rounded to TF32; a torch without these two has exact ones here.
@@ -128,6 +136,9 @@ Status run_conversion(const char* kernel, cudaError_t (*launch)(const Problem&, 
   return session.run(kernel, launch, problem);
 }
 
+constexpr NativeGemm kNative = {&aoti_torch_cuda_mm_out, &aoti_torch_cuda_addmm_out, &aoti_torch_cuda_bmm_out,
+                                &aoti_torch_cuda_baddbmm_out};
+
 }  // namespace
 
 void Cuda::run(const Gemm& problem, const Tensor& like) {
@@ -138,11 +149,8 @@ void Cuda::run(const Gemm& problem, const Tensor& like) {
   }
   MYOPS_CHECK(problem.K <= kMaxDepth, "myops: the operands' common side is ", problem.K,
               ", and CUDA kernels take at most ", kMaxDepth);
-  RouteMode mode = RouteMode::automatic;
-  const char* wish = std::getenv("MYOPS_CUDA_GEMM");
-  MYOPS_CHECK(wish == nullptr || *wish == 0 || parse_route_mode(wish, &mode),
-              "MYOPS_CUDA_GEMM must be own, native or auto, but is ", wish);
-  if (choose_route(problem, mode) == Route::native) return run_native(problem, like);
+  if (choose_route(problem, route_mode("MYOPS_CUDA_GEMM"), native_is_faster) == Route::native)
+    return run_native(kNative, problem, like);
   const CurrentStream stream(like);
   Machine machine;
   stream.check(query_machine(&machine), "gemm");

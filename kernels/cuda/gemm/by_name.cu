@@ -5,7 +5,7 @@
 #include <string>
 
 #include "gemm.h"
-#include "route.h"
+#include "native.h"
 
 #define MYOPS_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -113,5 +113,5 @@ MYOPS_EXPORT int myops_cuda_route(int type, const int64_t* sizes, const int64_t*
   using namespace myops;
   RouteMode parsed;
   if (!parse_route_mode(mode, &parsed)) return -1;
-  return static_cast<int>(choose_route(make_gemm(type, sizes, strides), parsed));
+  return static_cast<int>(choose_route(make_gemm(type, sizes, strides), parsed, native_is_faster));
 }
