@@ -189,7 +189,14 @@ def recorder(op: OpOverload, row: Row) -> Kernel:
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-            return row.jvp(ctx, *tangents[: row.tensors])
+            tangents = tangents[: row.tensors]
+            if not _are_functorch_transforms_active():
+                return row.jvp(ctx, *tangents)
+            # Function.apply has switched tangents off, and puts that back itself. The levels of torch.func below this
+            # one get them: else second derivatives by nested jvp are silently zero. This one itself is done.
+            _set_fwd_grad_enabled(True)
+            with _AutoDispatchBelowAutograd():
+                return row.jvp(ctx, *tangents)
 
         @staticmethod
         def _compiled_autograd_key(ctx: Any) -> tuple[int, ...]:  # as torch.autograd.Function has it

@@ -284,6 +284,7 @@ def transforms() -> dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Any
     return {
         "grad": lambda f, x: func.grad(lambda v: f(v).square().sum())(x),
         "jvp": lambda f, x: func.jvp(f, (x,), (x.sin(),)),
+        "jvp of jvp": lambda f, x: func.jvp(lambda v: func.jvp(f, (v,), (v.sin(),)), (x,), (x.cos(),)),
         "jacrev": lambda f, x: func.jacrev(f)(x),
         "jacfwd": lambda f, x: func.jacfwd(f)(x),
         "hessian": lambda f, x: func.hessian(lambda v: f(v).square().sum())(x),

@@ -120,6 +120,7 @@ FUNC = {
     "grad": lambda f, x: torch.func.grad(lambda v: f(v).square().sum())(x),
     "vjp": lambda f, x: torch.func.vjp(f, x)[1](torch.ones_like(f(x)))[0],
     "jvp": lambda f, x: torch.func.jvp(f, (x,), (x.sin(),))[1],
+    "jvp of jvp": lambda f, x: torch.func.jvp(lambda v: torch.func.jvp(f, (v,), (v.sin(),))[1], (x,), (x.cos(),)),
     "jacrev": lambda f, x: torch.func.jacrev(f)(x),
     "jacfwd": lambda f, x: torch.func.jacfwd(f)(x),
     "hessian": lambda f, x: torch.func.hessian(lambda v: f(v).square().sum())(x),
