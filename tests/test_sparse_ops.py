@@ -209,12 +209,42 @@ def test_vmap(component: Row, device: str) -> None:
                 torch.testing.assert_close(x, expected)
 
 
+@COMPONENT
+def test_vmap_of_what_is_empty(component: Row, device: str) -> None:
+    """No items; and matrices without rows, columns or entries."""
+    for sample in sparse_samples(component, torch.float64, device):
+        floats = [isinstance(a, Tensor) and not is_index(a) for a in sample.args]
+        dims = tuple(0 if f else None for f in floats)
+        out_dims = (None, None, 0) if component.name == "spgemm" else 0
+        each = tensors_of(component.packet(*sample.args, **sample.kwargs))
+        for size in (0, 2):
+            args = [torch.stack([a] * 2)[:size] if f else a for f, a in zip(floats, sample.args, strict=True)]
+            got = torch.vmap(lambda *xs: component.packet(*xs, **sample.kwargs), dims, out_dims)(*args)
+            for position, (x, item) in enumerate(zip(tensors_of(got), each, strict=True)):
+                expected = item if isinstance(out_dims, tuple) and position < 2 else torch.stack([item] * 2)[:size]
+                torch.testing.assert_close(x, expected)
+        if component.name == "spmm_extremum":
+            wide = torch.stack([sample.args[3]] * 2)
+            got = torch.vmap(lambda x: component.packet(*sample.args[:3], x, **sample.kwargs))(wide)
+            for x, item in zip(got, each, strict=True):
+                torch.testing.assert_close(x, torch.stack([item] * 2))
+
+
+def test_vmap_over_patterns_of_a_product() -> None:
+    """Those of the results differ too, of which one would stand for all."""
+    crow, col, v = torch.tensor([0, 1]), torch.tensor([[0], [1]]), torch.ones(1)
+    square = torch.tensor([0, 1, 2]), torch.tensor([0, 1]), torch.ones(2)
+    with pytest.raises(RuntimeError, match="patterns cannot be batched"):
+        torch.vmap(lambda c: ops.spgemm(crow, c, v, *square, 2), out_dims=(None, None, 0))(col)
+
+
 def test_functional_transforms() -> None:
     crow, col = pattern(5, 4)
     v, x = torch.randn(col.numel(), dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
     f = lambda v, x: ops.spmm(crow, col, v, x).sin().sum()  # noqa: E731
     g = lambda v, x: (dense_of(crow, col, v, 4) @ x).sin().sum()  # noqa: E731
-    for transform in (torch.func.grad, torch.func.hessian, torch.func.jacfwd):
+    twice_forward = lambda f, i: torch.func.jacfwd(torch.func.jacfwd(f, i), 1 - i)  # noqa: E731
+    for transform in (torch.func.grad, torch.func.hessian, torch.func.jacfwd, twice_forward):
         for argnum in (0, 1):
             torch.testing.assert_close(transform(f, argnum)(v, x), transform(g, argnum)(v, x))
 

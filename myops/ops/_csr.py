@@ -19,6 +19,7 @@ def check_pattern(crow: Tensor, crow_name: str, col: Tensor, col_name: str) -> N
         lambda: f"{crow_name} must have dtype int32 or int64, but got {name_of(crow.dtype)}",
     )
     check_same_dtype(crow, crow_name, col, col_name)
+    torch._check(crow.shape[0] > 0, lambda: f"{crow_name} must hold at least one element, the 0 that it starts with")
     check_device(col, col_name, crow, crow_name)
 
 
@@ -51,16 +52,25 @@ def padded(args: tuple[Any, ...], count: int) -> tuple[Any, ...]:
     return args + (None,) * (count - len(args))
 
 
+def each_item(op: Any, size: int, dims: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The results of the items of a batch, one call each. Of no items the result of zeros, which has the shapes."""
+    dims = padded(tuple(dims)[: len(args)], len(args))
+
+    def item(i: int) -> tuple[Any, ...]:
+        return tuple(
+            a if d is None else a.select(d, i) if size else a.sum(d, dtype=a.dtype)
+            for a, d in zip(args, dims, strict=True)
+        )
+
+    return [op(*item(i), **kwargs) for i in range(max(size, 1))]
+
+
 def one_by_one(op: Any, size: int, dims: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The batch as calls in turn, for arguments that no single call takes together."""
-    dims = padded(tuple(dims)[: len(args)], len(args))
-    calls = [
-        op(*(a if d is None else a.select(d, i) for a, d in zip(args, dims, strict=True)), **kwargs)
-        for i in range(size)
-    ]
-    if isinstance(calls[0], Tensor):
-        return torch.stack(calls)
-    return tuple(map(torch.stack, zip(*calls, strict=True)))
+    results = each_item(op, size, dims, args, kwargs)
+    if isinstance(results[0], Tensor):
+        return torch.stack(results)[:size]
+    return tuple(torch.stack(each)[:size] for each in zip(*results, strict=True))
 
 
 # Samples.

@@ -18,6 +18,7 @@ from ._csr import (
     check_pattern,
     check_values,
     dense_of,
+    each_item,
     matrices,
     one_by_one,
     pattern,
@@ -82,8 +83,11 @@ class Spgemm(Row):
         return None, None, total(terms, a.new_zeros(c_col.shape[-1]))
 
     def batch(self, size: int, dims: Any, *args: Any, **kwargs: Any) -> Any:
-        crow, col, values = one_by_one(ops.spgemm, size, dims, args, kwargs)  # one pattern: values alone may differ
-        return crow[0], col[0], values
+        if any(dims[i] is not None for i in (0, 1, 3, 4)):
+            raise RuntimeError("patterns cannot be batched, whose products have entries of their own: values alone can")
+        results = each_item(ops.spgemm, size, dims, args, kwargs)
+        crow, col, _ = results[0]
+        return crow, col, torch.stack([values for _, _, values in results])[:size]
 
     def flops(self, *shapes: Any, **kwargs: Any) -> int:
         return 0  # the number depends on the patterns, which shapes do not tell

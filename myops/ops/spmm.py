@@ -432,8 +432,9 @@ class SpmmExtremum(Row):
         if any(d is not None for d in dims[:3]):
             return one_by_one(ops.spmm_extremum, size, dims, args, kwargs)
         wide = dense.movedim(dims[3], 1)
-        result = ops.spmm_extremum(crow, col, values, wide.reshape(wide.shape[0], -1), **kwargs)
-        return tuple(r.view(-1, size, wide.shape[2]).movedim(1, 0) for r in result)
+        m, k, n = crow.shape[0] - 1, wide.shape[0], wide.shape[2]
+        result = ops.spmm_extremum(crow, col, values, wide.reshape(k, size * n), **kwargs)
+        return tuple(r.view(m, size, n).movedim(1, 0) for r in result)
 
     def flops(self, crow: Any, col: Any, values: Any, dense: Any, *args: Any, **kwargs: Any) -> int:
         return 2 * values[0] * dense[1]
