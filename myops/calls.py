@@ -26,17 +26,27 @@ def unless_one(**scalars: Number) -> dict[str, Number]:
     return {name: value for name, value in scalars.items() if value.__class__ is not int or value != 1}
 
 
+def as_number(value: Any, name: str) -> Any:
+    """A number of NumPy's or in a 0-dim tensor as one of Python's. What is no number is left for others to refuse."""
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, complex):
+        return complex(value)  # of NumPy's, which the dispatcher does not take
+    if isinstance(value, Tensor) and (value.dim() != 0 or value.requires_grad):
+        kind = f"{value.dim()}-D tensor" if value.dim() else "tensor that requires grad"
+        raise TypeError(f"{name} must be a number or a 0-D tensor without gradient, but got a {kind}")
+    if getattr(value, "ndim", None) == 0:
+        return value.item()  # now: a tensor may change before the backward
+    return value
+
+
 def as_numbers(scalars: dict[str, Any]) -> bool:
-    """Makes Python's numbers of tensors and NumPy's; whether all of them cross as floats."""
+    """`as_number` of each; whether all of them cross as floats."""
     exact = True
     for name, value in scalars.items():
-        if value.__class__ is float:
-            continue
-        if isinstance(value, complex):
-            value = scalars[name] = complex(value)
-        elif not isinstance(value, int | float) and getattr(value, "ndim", None) == 0:
-            value = scalars[name] = value.item()  # of a tensor now: it may change before the backward
-        exact = exact and fits_float(value)
+        if value.__class__ is not float:
+            number = scalars[name] = as_number(value, name)
+            exact = exact and fits_float(number)
     return exact
 
 

@@ -142,6 +142,7 @@ class Operator(Decomposable):
     """A row of the table of dense operators: one result, which can also be written to an `out`."""
 
     reads_conjugates = True
+    casts_out = False  # whether an `out` of another dtype is written to, where the result can be cast to it
     # For the .Scalar overloads: which operand a complex or very large integer scalar is folded into.
     folds: dict[str, int] = {}  # noqa: RUF012
 
@@ -257,19 +258,35 @@ def _register_functional(row: Row, op: OpOverload) -> None:
     torch.library.register_vmap(f"myops::{row.name}", batch_rule, lib=_LIBRARY)
 
 
+def _check_out(out: Tensor, name: str, result: Tensor, casts: bool) -> None:
+    """Raises unless `result` can be written to `out`, in the words of kernels/torch_bridge.h."""
+    wanted, given = (str(t.dtype).removeprefix("torch.") for t in (result, out))
+    torch._check(
+        out.device == result.device,
+        lambda: (
+            f"Expected all tensors to be on the same device, but {name} is on {out.device} and the result on "
+            f"{result.device}"
+        ),
+    )
+    if casts:
+        torch._check(
+            torch.can_cast(result.dtype, out.dtype),
+            lambda: f"result type {wanted} can't be cast to the desired output type {given} of {name}",
+        )
+    else:
+        torch._check(wanted == given, lambda: f"Expected {name} tensor to have dtype {wanted}, but got {given} instead")
+    torch._check(
+        len(out.shape) == len(result.shape) and all(a == b for a, b in zip(out.shape, result.shape, strict=True)),
+        lambda: f"Expected {name} to have shape {list(result.shape)}, but got {list(out.shape)}",
+    )
+
+
 def _register_mutable(row: Operator, name: str, op: OpOverload, kernel: autograd.Kernel) -> None:
     in_place = name.endswith("_")
 
     def fake(*args: Any, **kwargs: Any) -> None:
         out = args[0] if in_place else kwargs.pop("out")
-        result = row.fake(*args, **kwargs)
-        torch._check(
-            len(out.shape) == len(result.shape) and all(a == b for a, b in zip(out.shape, result.shape, strict=True)),
-            lambda: (
-                f"Expected {'input' if in_place else 'out'} to have shape {list(result.shape)}, "
-                f"but got {list(out.shape)}"
-            ),
-        )
+        _check_out(out, "input" if in_place else "out", row.fake(*args, **kwargs), row.casts_out)
 
     torch.library.register_fake(f"myops::{name}", fake, lib=_LIBRARY)
     _LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .autograd import alive, call_unrecorded, is_recorded, needs_graph
-from .calls import Number, as_numbers, call
+from .calls import Number, as_number, call
 from .csr import CSR
 from .ops._csr import check_inside, rows_of
 from .ops._gemm import WIDE, name_of, to
@@ -372,9 +372,7 @@ def _number(value: Any, name: str, like: Any) -> Any:
     """A scalar of any kind as one of Python's: an integer only as large as it is exact, or of an integer dtype."""
     if value.__class__ is float or (value.__class__ is int and fits_float(value)):
         return value
-    scalar = {name: value}
-    as_numbers(scalar)
-    value = scalar[name]
+    value = as_number(value, name)
     if not isinstance(value, int | float | complex):
         raise TypeError(f"{name} must be a number, but got {type(value).__name__}")
     if isinstance(value, complex) and value.imag == 0:
@@ -454,12 +452,14 @@ def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, a
         The pattern and layout of `input`, 16-bit floats rounded once. Differentiable in all three, to any order.
 
     Raises:
+        TypeError: a matrix that is no tensor, a scalar that is no number.
         RuntimeError: another layout of `input`, or shapes, dtypes or devices that do not fit.
     """
     if not is_sparse(input) or getattr(input, "layout", None) in (torch.sparse_bsr, torch.sparse_bsc):
         raise RuntimeError(f"input must be COO, CSR, CSC or myops.CSR, got {_describe(input)}")
     if not isinstance(input, CSR) and input.layout == torch.sparse_coo and not input.is_coalesced():
         raise RuntimeError("input must be coalesced: call input.coalesce() first")
+    alpha, beta = _number(alpha, "alpha", mat1), _number(beta, "beta", mat1)
     _check_inner(mat1, mat2, ("mat1", "mat2"))
     _check_types(mat1, mat2, "mat1 and mat2")
     _check_types(input, mat1, "input and mat1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from typing import Any
 
@@ -146,9 +148,31 @@ def test_other_arguments_are_type_errors() -> None:
         (lambda: myops.add(a, a, alpha=None), "argument 'alpha'"),
         (lambda: myops.linear(a, a, "bias"), "'Optional\\[Tensor\\]' for argument 'bias'"),
         (lambda: myops.mm(a, a, out=[[0.0]]), "out must be a Tensor, but got list"),
+        (lambda: myops.add_(1, a), "argument 0 must be a Tensor, but got int"),
+        (lambda: myops.add_(1, 2), "argument 0 must be a Tensor, but got int"),
     ):
         with pytest.raises(TypeError, match=words):
             call()
+
+
+def test_scalars_that_no_gradient_would_reach() -> None:
+    """As torch: a tensor is a scalar where it has one element, no dimension and no gradient."""
+    a, sparse = torch.ones(2, 2), torch.eye(2).to_sparse_csr()
+    for scalar, words in (
+        (torch.tensor(2.0, requires_grad=True), "must be a number or a 0-D tensor without gradient, but got a tensor"),
+        (torch.tensor([2.0]), "must be a number or a 0-D tensor without gradient, but got a 1-D tensor"),
+    ):
+        for function, args in (
+            (myops.add, (a, a)),
+            (myops.add_, (a, a)),
+            (myops.addmm, (a, a, a)),
+            (myops.sparse.addmm, (a, sparse, a)),
+            (myops.sparse.sampled_addmm, (sparse, a, a)),
+        ):
+            with pytest.raises(TypeError, match=f"alpha {words}"):
+                function(*args, alpha=scalar)
+    with pytest.raises(TypeError, match="alpha must be"):
+        torch.func.grad(lambda alpha: myops.add(a, a, alpha=alpha).sum())(torch.tensor(2.0))
 
 
 def test_plan_and_peak_refuse_what_has_none() -> None:
@@ -178,6 +202,54 @@ def test_dtypes_that_differ_come_before_a_dtype_without_a_kernel() -> None:
             with pytest.raises(RuntimeError, match="must have the same dtype") as raised:
                 call()
             assert type(raised.value) is RuntimeError
+
+
+def test_fakes_refuse_devices_that_differ() -> None:
+    """Whichever operand it is; the numbers that a 0-dim CPU tensor adds go with any device."""
+    ops, a = torch.ops.myops, torch.ones(2, 2)
+    crow, col = torch.tensor([0, 1, 2], device="meta"), torch.tensor([1, 0], device="meta")
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (ops.add, (a, a)),
+        (ops.mm, (a, a)),
+        (ops.addmm, (a, a, a)),
+        (ops.baddbmm, (a, a[None], a[None])),
+        (ops.linear, (a, a, a[0])),
+        (lambda *rest: ops.spmm(crow, col, *rest), (a[0], a, a)),
+        (lambda x, y, out: ops.mm.out(x, y, out=out), (a, a, a)),
+        (lambda x, y: ops.addmm_(x, y, y), (a, a)),
+    ]
+    for function, args in calls:
+        for here in range(len(args)):
+            mixed = [t if i == here else t.to("meta") for i, t in enumerate(args)]
+            with pytest.raises(RuntimeError, match="Expected all tensors to be on the same device"):
+                function(*mixed)
+    for pair in ((a.to("meta"), a[0, 0]), (a[0, 0], a.to("meta"))):
+        assert ops.add(*pair).is_meta
+
+
+def test_fakes_refuse_the_same_out() -> None:
+    x = torch.ones(2, 2)
+    for device in ("cpu", "meta"):
+        a = x.to(device)
+        for operator, out, words in (
+            ("mm", a.double(), "Expected out tensor to have dtype float32, but got float64 instead"),
+            ("addmm", a.half(), "Expected out tensor to have dtype float32, but got float16 instead"),
+            ("add", a.int(), "result type float32 can't be cast to the desired output type int32 of out"),
+            ("add", a[0], r"Expected out to have shape \[2, 2\], but got \[2\]"),
+        ):
+            args = [a] * (3 if operator == "addmm" else 2)
+            with pytest.raises(RuntimeError, match=words):
+                getattr(torch.ops.myops, operator).out(*args, out=out)
+        with pytest.raises(RuntimeError, match="can't be cast to the desired output type"):
+            torch.ops.myops.add_(a.int(), a)
+        torch.ops.myops.add.out(a.int(), a.int(), out=a)
+
+
+def test_fakes_refuse_alphas_that_are_no_whole_numbers() -> None:
+    a = torch.ones(2, dtype=torch.int32)
+    for device, alpha in itertools.product(("cpu", "meta"), (0.5, math.inf, -math.inf, math.nan)):
+        with pytest.raises(RuntimeError, match="alpha must not be a floating point number"):
+            torch.ops.myops.add(a.to(device), a.to(device), alpha=alpha)
 
 
 def test_alpha_of_bool() -> None:

@@ -200,6 +200,11 @@ def test_bad_calls() -> None:
     for call in ROW.bad_calls("cpu"):
         with pytest.raises(call.exception, match=re.escape(call.words)):
             ops.linear_packed(*call.sample.args, **call.sample.kwargs)
+    x, panels = torch.ones(2, 3), ops.pack_weight(torch.ones(5, 3))
+    for args, words in (((x, x[0]), "panels must be"), ((x, panels, x.new_ones(5).double()), "must have the same dty")):
+        for device in ("cpu", "meta"):  # and what compiles
+            with pytest.raises(RuntimeError, match=words):
+                ops.linear_packed(*(a.to(device) for a in args), out_features=5, dtype=torch.float32)
     packed = myops.pack_weight(torch.randn(5, 3))
     with pytest.raises(RuntimeError, match="weight must be a matrix, got 1-D"):
         myops.pack_weight(torch.randn(5))

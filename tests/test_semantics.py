@@ -509,7 +509,7 @@ def test_a_number_plus_a_tensor() -> None:
             got, expected = myops.add(number, x), torch.add(number, x)
             assert got.dtype == expected.dtype
             assert torch.equal(got, expected)
-    for bad in (Fraction(1, 2), [1.0], "1"):
+    for bad in (Fraction(1, 2), [1.0], "1", numpy.ones(2)):
         for call in (lambda bad=bad: myops.add(torch.ones(2), bad), lambda bad=bad: myops.add(bad, torch.ones(2))):
             with pytest.raises(TypeError, match="must be a Tensor or a number"):
                 call()

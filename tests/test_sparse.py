@@ -562,6 +562,7 @@ def test_what_is_no_tensor_or_number() -> None:
         (lambda: myops.sparse.sampled_addmm(a, x, [1]), "mat2 must be a Tensor, but got list"),
         (lambda: myops.sparse.addmm(x, a, x, beta="2"), "beta must be a number, but got str"),
         (lambda: myops.sparse.addmm(x, a, x, alpha=[2]), "alpha must be a number, but got list"),
+        (lambda: myops.sparse.sampled_addmm(a, x, x, beta="2"), "beta must be a number, but got str"),
         (lambda: myops.CSR.from_torch(numpy.ones((2, 2))), "matrix must be a Tensor, but got ndarray"),
     ]
     for call, words in calls:
@@ -570,3 +571,14 @@ def test_what_is_no_tensor_or_number() -> None:
     half = a.to(torch.float16)
     assert not myops.sparse.addmm(x.half() * 0, half, x.half() * 0, alpha=2**60).any()
     assert torch.equal(myops.sparse.addmm(x, a, x, alpha=torch.tensor(2.0), beta=numpy.float32(3)), x * 5)
+
+
+def test_sampled_scalars_are_read_at_the_call() -> None:
+    a, x = torch.eye(2).to_sparse_csr(), torch.ones(2, 2, requires_grad=True)
+    alpha = torch.tensor(2.0)
+    got = myops.sparse.sampled_addmm(a, x, x.detach(), alpha=alpha, beta=numpy.float32(3))
+    alpha.fill_(7)
+    got.to_dense().sum().backward()
+    assert torch.equal(got.detach().values(), torch.full((2,), 7.0))
+    assert torch.equal(x.grad, torch.full((2, 2), 2.0))
+    assert torch.equal(myops.sparse.sampled_addmm(a, x, x, alpha=2 + 0j).values(), torch.full((2,), 5.0))

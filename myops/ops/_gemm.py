@@ -74,7 +74,8 @@ def check_pair(op: str, a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtyp
     return out_dtype
 
 
-def check_addend(c: Tensor, name: str, shape: tuple[Any, ...]) -> None:
+def check_addend(c: Tensor, name: str, shape: tuple[Any, ...], like: Tensor, like_name: str) -> None:
+    check_device(c, name, like, like_name)
     fits = c.dim() <= len(shape) and all(
         n == 1 or n == m for n, m in zip(reversed(c.shape), reversed(shape), strict=False)
     )

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._prims_common import compute_elementwise_output_strides
 
-from ..calls import Number, call, call_in_place, call_out, ops, unless_one
+from ..calls import Number, as_number, call, call_in_place, call_out, ops, unless_one
 from ..registration import BadCall, Operator, Sample, register
-from ._gemm import addend_grad, bad, batched_addend, check_dtype, layouts, sample, tensor, total, whole
+from ._gemm import addend_grad, bad, batched_addend, check_device, check_dtype, layouts, sample, tensor, total, whole
 
 
 class Add(Operator):
@@ -21,6 +21,7 @@ class Add(Operator):
     in_place = True
     autocast = False  # the sum takes the promoted dtype of its operands, under autocast too
     reads_conjugates = False  # a sum is bound by memory: torch resolves the bits
+    casts_out = True
     folds = {"alpha": 1}  # noqa: RUF012
 
     def shape(self, input: Tensor, other: Tensor, *rest: Any) -> tuple[Any, ...]:
@@ -40,11 +41,13 @@ class Add(Operator):
         if dtype == torch.complex32:
             raise NotImplementedError("myops.add is not implemented for a result of dtype complex32")
         torch._check(
-            dtype.is_floating_point or dtype.is_complex or alpha == int(alpha),
+            dtype.is_floating_point or dtype.is_complex or float(alpha).is_integer(),
             lambda: f"For integral tensors, argument alpha must not be a floating point number, but got {alpha}",
         )
-        by_value = input.dim() == 0 and input.device.type == "cpu" and other.device.type != "cpu"
-        like = other if by_value else input
+        by_value = [t.dim() == 0 and t.device.type == "cpu" for t in (input, other)]
+        if not any(by_value):
+            check_device(other, "other", input, "input")
+        like = other if by_value[0] and not by_value[1] else input
         strides = compute_elementwise_output_strides(input.expand(shape), other.expand(shape))
         return like.new_empty_strided(shape, strides, dtype=dtype)
 
@@ -134,17 +137,17 @@ _add = register(Add())
 
 def is_tensor(operand: Any) -> bool:
     """Whether torch takes it for a tensor: one, or what stands for one by `__torch_function__`."""
-    if isinstance(operand, int | float | complex):  # the rest is not for Dynamo's numbers
-        return False
-    return isinstance(operand, Tensor) or hasattr(operand, "__torch_function__")
+    if isinstance(operand, Tensor):
+        return True
+    # In this order: Dynamo asks no number for attributes.
+    return not isinstance(operand, int | float | complex) and hasattr(operand, "__torch_function__")
 
 
-def as_tensor(number: Number, like: Tensor, name: str) -> Tensor:
+def as_tensor(value: Any, like: Tensor, name: str) -> Tensor:
     """A number as a 0-dim CPU tensor of the dtype that it gives the sum: torch's promotion of Python's and NumPy's."""
+    number = as_number(value, name)
     if not isinstance(number, int | float | complex):
-        if not hasattr(number, "item"):  # which NumPy's have
-            raise TypeError(f"myops.add: {name} must be a Tensor or a number, but got {type(number).__name__}")
-        number = number.item()
+        raise TypeError(f"myops.add: {name} must be a Tensor or a number, but got {type(number).__name__}")
     return torch.full((), number, dtype=dtype_with_number(like.dtype, number), device="cpu")
 
 
@@ -182,9 +185,9 @@ def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1, ou
             with an argument that requires grad.
     """
     if not is_tensor(input) and isinstance(other, Tensor):
-        input = as_tensor(input, other, "input")  # type: ignore[arg-type]
+        input = as_tensor(input, other, "input")
     elif not is_tensor(other) and isinstance(input, Tensor):
-        other = as_tensor(other, input, "other")  # type: ignore[arg-type]
+        other = as_tensor(other, input, "other")
     if isinstance(alpha, bool):
         check_alpha(input, other, alpha)  # type: ignore[arg-type]
     if out is None:
@@ -194,8 +197,8 @@ def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1, ou
 
 def add_(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     """`add` written to `input`, whose shape and dtype the result must fit; returns `input`."""
-    if not isinstance(other, Tensor):
+    if not is_tensor(other) and isinstance(input, Tensor):
         other = as_tensor(other, input, "other")
     if isinstance(alpha, bool):
-        check_alpha(input, other, alpha)
+        check_alpha(input, other, alpha)  # type: ignore[arg-type]
     return call_in_place(_add, input, other, alpha=alpha)

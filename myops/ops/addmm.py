@@ -140,7 +140,7 @@ class Addmm(Activated):
         check_same_dtype(input, "input", mat1, first, out_dtype)
         dtype = check_pair(self.name, mat1, first, mat2, second, out_dtype)
         check_activation(self.name, activation, mat1, first)
-        check_addend(input, "input", shape)
+        check_addend(input, "input", shape, mat1, first)
         return mat1.new_empty(shape, dtype=dtype)
 
     def save(

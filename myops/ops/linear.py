@@ -26,6 +26,7 @@ from ._gemm import (
     batched_addend,
     check,
     check_bias,
+    check_device,
     check_pair,
     check_same_dtype,
     product_tangent,
@@ -66,6 +67,8 @@ class Linear(Activated):
             check_same_dtype(bias, "bias", input, "input")
         dtype = check_pair("linear", input, "input", weight, "weight", None)
         check_activation("linear", activation, input, "input")
+        if bias is not None:
+            check_device(bias, "bias", input, "input")
         return input.new_empty(shape, dtype=dtype)
 
     def save(self, ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, _: int, kept: Tensor | None) -> None:

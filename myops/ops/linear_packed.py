@@ -14,7 +14,18 @@ from ..activation import activations_of, apply, check_activation, keyword
 from ..autograd import refuse_gradients
 from ..calls import call, ops
 from ..registration import BadCall, Row, Sample, implement, register_plain, register_row
-from ._gemm import bad, batched, batched_addend, check_bias, check_dtype, name_of, sample, sum_to, tensor
+from ._gemm import (
+    bad,
+    batched,
+    batched_addend,
+    check_bias,
+    check_dtype,
+    check_same_dtype,
+    name_of,
+    sample,
+    sum_to,
+    tensor,
+)
 
 
 def _fake_pack(weight: Tensor) -> Tensor:
@@ -52,7 +63,13 @@ class LinearPacked(Row):
             input.dtype == dtype,
             lambda: f"input and weight must have the same dtype, but got {name_of(input.dtype)} and {name_of(dtype)}",
         )
+        torch._check(
+            panels.dtype == torch.uint8 and panels.dim() == 1,
+            lambda: "panels must be a contiguous uint8 vector on the CPU, from myops.pack_weight",
+        )
         check_bias(bias, out_features)
+        if bias is not None:
+            check_same_dtype(bias, "bias", input, "input")
         check_activation("linear", activation, input, "input")
         return input.new_empty((*input.shape[:-1], out_features))
 

@@ -104,7 +104,7 @@ class Spmm(Row):
         shape = (m, dense.shape[1])
         if input is not None:
             check_same_dtype(values, "values", input, "input")
-            check_addend(input, "input", shape)
+            check_addend(input, "input", shape, values, "values")
         return values.new_empty(shape)
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
