@@ -462,6 +462,29 @@ def test_vmap_and_grad_inside() -> None:
     torch.testing.assert_close(got, 2 * (a @ b) @ b.T)
 
 
+@pytest.mark.parametrize("name", ["add", "addmm", "baddbmm", "linear", "matmul"])
+def test_sizes_that_are_data(name: str) -> None:
+    """What broadcasts is told without knowing how many rows there are."""
+
+    def f(module: dict[str, Any], x: Tensor) -> Tensor:
+        some = x[x[:, 0] > 0]
+        batch = some.unsqueeze(1)
+        args = {
+            "add": (some, x[0]),
+            "addmm": (some, some, x),
+            "baddbmm": (batch, batch, some.unsqueeze(2) @ some.unsqueeze(1)),
+            "linear": (some, x, x[0]),
+            "matmul": (batch, x),
+        }[name]
+        return module[name](*args)
+
+    x = torch.randn(4, 4, dtype=torch.float64)
+    with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+        compiled = torch.compile(lambda x: f(PUBLIC, x), fullgraph=True, backend="aot_eager")
+        for rows in (x, x.abs(), -x.abs()):
+            torch.testing.assert_close(compiled(rows), f(NATIVE, rows))
+
+
 def test_forward_mode_inside() -> None:
     a, ta, b = (torch.randn(s, dtype=torch.float64) for s in ((4, 5), (4, 5), (5, 6)))
     compiled = torch.compile(

@@ -77,7 +77,7 @@ def check_pair(op: str, a: Tensor, a_name: str, b: Tensor, b_name: str, out_dtyp
 def check_addend(c: Tensor, name: str, shape: tuple[Any, ...], like: Tensor, like_name: str) -> None:
     check_device(c, name, like, like_name)
     fits = c.dim() <= len(shape) and all(
-        n == 1 or n == m for n, m in zip(reversed(c.shape), reversed(shape), strict=False)
+        n == m or n == 1 for n, m in zip(reversed(c.shape), reversed(shape), strict=False)
     )
     torch._check(
         fits,

@@ -33,7 +33,7 @@ class Add(Operator):
         return args[position].to(result_dtype(args[0], args[1]))
 
     def fake(self, input: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
-        shape = self.shape(input, other)
+        shape = torch.broadcast_shapes(input.shape, other.shape)
         for t, name in ((input, "input"), (other, "other")):
             if t.dtype != torch.bool:
                 check_dtype(self.name, t, name)
