@@ -44,9 +44,12 @@ def as_numbers(scalars: dict[str, Any]) -> bool:
     """`as_number` of each; whether all of them cross as floats."""
     exact = True
     for name, value in scalars.items():
-        if value.__class__ is not float:
-            number = scalars[name] = as_number(value, name)
-            exact = exact and fits_float(number)
+        kind = value.__class__
+        if kind is float:
+            continue
+        if kind is not int:
+            value = scalars[name] = as_number(value, name)
+        exact = exact and fits_float(value)
     return exact
 
 

@@ -50,6 +50,7 @@ SHAPES = [(2, 3, 4), (1, 1, 1), (5, 1, 7), (17, 33, 9), (8, 64, 65), (3, 0, 4), 
 class Mm(Operator):
     name = "mm"
     tensors = 2
+    product = "mm"  # the operator that gradients are made of
 
     def shape(self, input: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return matrix_shape(input, "input", mat2, "mat2")
@@ -64,11 +65,11 @@ class Mm(Operator):
 
     def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, mat2 = ctx.saved_tensors
-        return product_grads(ctx, ops.mm, grad, input, mat2, *ctx.needs_input_grad[:2])
+        return product_grads(ctx, getattr(ops, self.product), grad, input, mat2, *ctx.needs_input_grad[:2])
 
     def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
         input, mat2 = ctx.saved_tensors
-        tangent = product_tangent(ops.mm, input, mat2, tangents[0], tangents[1], ctx.out_dtype)
+        tangent = product_tangent(getattr(ops, self.product), input, mat2, tangents[0], tangents[1], ctx.out_dtype)
         assert tangent is not None
         return tangent
 
@@ -119,6 +120,7 @@ class Addmm(Activated):
     folds = {"beta": 0, "alpha": 1}  # noqa: RUF012
 
     operands = ("mat1", "mat2")
+    product = "mm"  # the operator that gradients are made of
 
     def shape(self, input: Tensor, mat1: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return matrix_shape(mat1, "mat1", mat2, "mat2")
@@ -159,13 +161,11 @@ class Addmm(Activated):
         ctx.out_dtype, ctx.beta, ctx.alpha = out_dtype or mat1.dtype, beta, alpha
         save_product(ctx, mat1, mat2, kept, first=1)
 
-    product = staticmethod(lambda *args: ops.mm(*args))
-
     def sum_backward(self, ctx: Any, factors: tuple[Any, Any], grad: Tensor) -> tuple[Tensor | None, ...]:
         mat1, mat2 = factors
         need_input, need1, need2 = ctx.needs_input_grad[:3]
         grad_input = addend_grad(grad, ctx.beta, ctx.input_shape, ctx.input_dtype) if need_input else None
-        return grad_input, *product_grads(ctx, self.product, grad, mat1, mat2, need1, need2, ctx.alpha)
+        return grad_input, *product_grads(ctx, getattr(ops, self.product), grad, mat1, mat2, need1, need2, ctx.alpha)
 
     def sum_jvp(self, ctx: Any, factors: tuple[Tensor, Tensor], *tangents: Tensor | None) -> Tensor:
         mat1, mat2 = factors
@@ -174,7 +174,7 @@ class Addmm(Activated):
         addend = None
         if d_input is not None and ctx.beta != 0:
             addend = d_input.to(ctx.out_dtype).expand(shape) * ctx.beta
-        terms = (addend, product_tangent(self.product, mat1, mat2, d1, d2, ctx.out_dtype, ctx.alpha))
+        terms = (addend, product_tangent(getattr(ops, self.product), mat1, mat2, d1, d2, ctx.out_dtype, ctx.alpha))
         return total(terms, mat1.new_zeros(shape, dtype=ctx.out_dtype))
 
     def batch(

@@ -18,8 +18,6 @@ from ._gemm import (
     batched,
     batched_addend,
     layouts,
-    product_grads,
-    product_tangent,
     sample,
     tensor,
 )
@@ -30,19 +28,10 @@ SHAPES = [(3, 2, 3, 4), (1, 1, 1, 1), (7, 4, 4, 4), (2, 17, 33, 9), (0, 2, 3, 4)
 
 class Bmm(Mm):
     name = "bmm"
+    product = "bmm"
 
     def shape(self, input: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return batch_shape(input, "input", mat2, "mat2")
-
-    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, mat2 = ctx.saved_tensors
-        return product_grads(ctx, ops.bmm, grad, input, mat2, *ctx.needs_input_grad[:2])
-
-    def jvp(self, ctx: Any, *tangents: Tensor | None) -> Tensor:
-        input, mat2 = ctx.saved_tensors
-        tangent = product_tangent(ops.bmm, input, mat2, tangents[0], tangents[1], ctx.out_dtype)
-        assert tangent is not None
-        return tangent
 
     def batch(self, size: int, dims: Any, input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
         a, b = batched(input, dims[0], size), batched(mat2, dims[1], size)
@@ -85,12 +74,11 @@ class Bmm(Mm):
 class Baddbmm(Addmm):
     name = "baddbmm"
     operands = ("batch1", "batch2")
+    product = "bmm"
     aten: Any = staticmethod(torch.baddbmm)
 
     def shape(self, input: Tensor, mat1: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return batch_shape(mat1, "batch1", mat2, "batch2")
-
-    product = staticmethod(lambda *args: ops.bmm(*args))
 
     def batch(
         self,
