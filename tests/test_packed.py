@@ -222,6 +222,9 @@ def test_bad_calls() -> None:
         myops.linear(torch.ones([1] * 99 + [3]), packed)
     with pytest.raises(RuntimeError, match="panels hold a packed weight of shape"):
         myops.PackedWeight(packed.panels, (3, 5), torch.float32)
+    for n, k in ((2**31, 2**31), (2**40, 2**22), (2**61, 2)):  # the bytes of the panels wrap in 64 bits
+        with pytest.raises(RuntimeError, match=rf"not enough memory for the panels of a weight of shape \[{n}, {k}\]"):
+            ops.pack_weight(torch.zeros(1, 1).expand(n, k))
 
 
 HEADER = "=Qqqihhhhhhh"

@@ -37,6 +37,7 @@ Tensor pack_weight(const Tensor& weight) {
   const Operand w = operand_of(weight, "pack_weight", "weight");
   MYOPS_CHECK(!w.conj, "weight must not be a conjugate view; call resolve_conj() on it");
   const cpu::PanelFormat f = cpu::panel_format(type, w.size[0], w.size[1], cpu::engine().traits);
+  MYOPS_CHECK(f.has_size(), "not enough memory for the panels of a weight of shape ", shape_text(w.size, 2));
   const int64_t size = f.size();
   Tensor panels = empty(&size, 1, ScalarType::Byte, weight);
   char* data = static_cast<char*>(panels.mutable_data_ptr());

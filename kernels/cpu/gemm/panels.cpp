@@ -27,15 +27,18 @@ int64_t PanelFormat::size() const {
   return sizeof(PanelFormat) + k / kc * block_bytes(kc) + (rest > 0 || k == 0 ? block_bytes(rest) : 0);
 }
 
+bool PanelFormat::has_size() const {
+  const double padded_columns = static_cast<double>(n) * parts() + lanes;
+  const double padded_rows = (static_cast<double>(k) / kc + 1) * (kc + (1.0 + start) * group * depth);
+  return padded_columns * padded_rows * bytes < 0x1p62;
+}
+
 bool PanelFormat::describes(int64_t held) const {
   if (magic != kMagic || dtype < 0 || dtype >= static_cast<int16_t>(DType::boolean)) return false;
   if (n < 0 || k < 0 || kc < 1 || lanes < 1 || vectors < 1 || group < 1 || depth < 1) return false;
   const int64_t element = element_size(static_cast<DType>(dtype)) / parts();
   if ((bytes != element && !(bytes == 4 && element < 4)) || start < 0 || start > 1) return false;
-  // In double first: damaged fields may multiply to more than an int64 holds.
-  const double padded_columns = static_cast<double>(n) * parts() + lanes;
-  const double padded_rows = (static_cast<double>(k) / kc + 1) * (kc + (1.0 + start) * group * depth);
-  return padded_columns * padded_rows * bytes < 0x1p62 && size() == held;
+  return has_size() && size() == held;
 }
 
 namespace {

@@ -32,7 +32,9 @@ struct PanelFormat {
   int64_t steps(int64_t rows) const { return ceil_div(rows, group * depth) * depth; }
   int64_t step_bytes() const { return static_cast<int64_t>(lanes) * group * bytes; }  // of one vector
   int64_t block_bytes(int64_t rows) const { return total_vectors() * (steps(rows) + start) * step_bytes(); }
-  int64_t size() const;  // with the header, in bytes
+  // With the header, in bytes; of an expanded weight they may be more than an int64 counts.
+  int64_t size() const;
+  bool has_size() const;
   // Whether the fields, read from memory, are a format's, and of one that takes `held` bytes with the header.
   bool describes(int64_t held) const;
 };
