@@ -38,13 +38,16 @@ Tensor csr_rows(const Tensor& row, int64_t rows) {
   check_vector(row, "row");
   check_index_dtype(row, "row");
   MYOPS_CHECK(rows >= 0, "rows must not be negative, but got ", rows);
+  const bool wide = row.scalar_type() == ScalarType::Long;
+  MYOPS_CHECK(wide || row.size(0) <= std::numeric_limits<int32_t>::max(), "row has ", row.size(0),
+              " entries, more than int32 indices can count");
   const Tensor from = as_contiguous(row);
   const Tensor crow = empty_vector(rows + 1, row.scalar_type(), row);
   CompressRows problem;
   problem.row = from.const_data_ptr();
   problem.nnz = row.size(0);
   problem.rows = rows;
-  problem.wide = row.scalar_type() == ScalarType::Long;
+  problem.wide = wide;
   problem.crow = crow.mutable_data_ptr();
   const Status status = Backend::run(problem, row);
   MYOPS_CHECK(status != Status::bad_crow, "row must be sorted; csr_transpose sorts");

@@ -439,6 +439,14 @@ def test_a_bad_transposed_pattern_is_found(monkeypatch: pytest.MonkeyPatch) -> N
         ops.spmm(crow, col, torch.ones(3), torch.ones(2, 4), None, crow, t_col, t_perm, columns=3, transpose=True)
 
 
+def test_more_entries_than_int32_counts_are_refused() -> None:
+    many = torch.zeros(1, dtype=torch.int32).expand(2**31)
+    with pytest.raises(RuntimeError, match="row has 2147483648 entries, more than int32 indices can count"):
+        ops.csr_rows(many, 1)
+    with pytest.raises(RuntimeError, match="col has 2147483648 entries, more than int32 indices can count"):
+        ops.csr_transpose(torch.tensor([0, 0], dtype=torch.int32), many, 1)
+
+
 def test_transpose_is_a_stable_sort() -> None:
     shapes = [*itertools.product((0, 1, 50), (1, 7, 400), (0.5,)), (300, 700, 0.5), (9000, 60, 0.03), (5, 30_000, 0.4)]
     for (m, k, density), index in itertools.product(shapes, (torch.int32, torch.int64)):
