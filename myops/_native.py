@@ -139,6 +139,7 @@ def cpu_gemm() -> str:
 
 def panel_header(dtype: torch.dtype, n: int, k: int) -> bytes:
     """How an (n, k) weight is packed by the level in use: the header of kernels/cpu/gemm/panels.h."""
+    isa()  # an exception out of C++ would end the process
     header = ctypes.create_string_buffer(64)
     _library().myops_panels(DTYPE_CODES[dtype], n, k, header)
     return header.raw
@@ -146,6 +147,7 @@ def panel_header(dtype: torch.dtype, n: int, k: int) -> bytes:
 
 def panel_bytes(dtype: torch.dtype, n: int, k: int) -> int:
     """Bytes that an (n, k) weight takes when it is packed by the level in use."""
+    isa()
     return int(_library().myops_panels(DTYPE_CODES[dtype], n, k, ctypes.create_string_buffer(64)))
 
 
@@ -227,7 +229,7 @@ def peak_gflops(dtype: torch.dtype = torch.float32, threads: int = 1, seconds: f
         NotImplementedError: a dtype without a kernel.
         ValueError: no threads.
     """
-    require()
+    isa()
     _check_counts(threads=(threads, 1))
     code, rates = _dtype_code("peak_gflops", dtype), [0.0] * threads
 

@@ -241,6 +241,19 @@ def test_forced_isa_level(level: str) -> None:
     assert run(FORCED, MYOPS_ISA=level).stdout.strip() == level
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        "myops.isa()", "myops.peak_gflops(seconds=0)", "myops.pack_weight(torch.ones(3, 3))",
+        "myops.PackedWeight(torch.zeros(128, dtype=torch.uint8), (3, 3), torch.float32)",
+        "torch.ops.myops.pack_weight(torch.empty(3, 3, device='meta'))",
+    ],
+)  # fmt: skip
+def test_a_forced_level_that_is_not_there_is_an_error(call: str) -> None:
+    code = f"import torch, myops\ntry: {call}\nexcept RuntimeError as error: print(error)"
+    assert run(code, MYOPS_ISA="none").stdout.startswith("MYOPS_ISA=none is not available here")
+
+
 def test_default_isa_level_is_the_best() -> None:
     code = "import os; os.environ.pop('MYOPS_ISA', None); import myops; print(myops.isa(), *myops.isa_levels())"
     chosen, *levels = run(code).stdout.split()
