@@ -886,6 +886,14 @@ def test_every_tile_is_visited_once(library, tiles_m, tiles_n, items):
     assert seen == set(itertools.product(range(items), range(tiles_m), range(tiles_n)))
 
 
+def test_a_row_of_half_a_billion_tiles(library):
+    """Tiles are numbered in 32 bits; eight rows of them need not fit."""
+    for tiles_n in (2**29, 2**30 - 1):
+        t = (ctypes.c_int64 * 3)()
+        library.emulation_tile_at(*(ctypes.c_int64(v) for v in (tiles_n - 2, 1, tiles_n)), t)
+        assert tuple(t) == (0, 0, tiles_n - 2)
+
+
 # ---- The emulation itself --------------------------------------------------------------------------------------------
 
 

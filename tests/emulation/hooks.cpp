@@ -81,7 +81,10 @@ EXPORT void emulation_sddmm_plan(int64_t rows, int64_t cols, int64_t nnz, int64_
 }
 
 EXPORT void emulation_tile_at(int64_t index, int64_t tiles_m, int64_t tiles_n, int64_t* tile) {
-  const myops::TileIndex t = myops::tile_at(index, tiles_m, tiles_n);
+  // As kernels divide: in 32 bits where the tiles have such numbers.
+  const bool narrow = tiles_m * tiles_n <= INT32_MAX && index <= INT32_MAX;
+  const myops::TileIndex t = narrow ? myops::tile_at(uint32_t(index), uint32_t(tiles_m), uint32_t(tiles_n))
+                                    : myops::tile_at(index, tiles_m, tiles_n);
   tile[0] = t.item, tile[1] = t.m, tile[2] = t.n;
 }
 

@@ -100,7 +100,7 @@ struct TileIndex {
 template <class Int = int64_t>
 MYOPS_HOST_DEVICE inline TileIndex tile_at(Int index, Int tiles_m, Int tiles_n) {
   const Int item = index / (tiles_m * tiles_n), in_item = index - item * tiles_m * tiles_n;
-  const Int first_row = in_item / (kRasterRows * tiles_n) * kRasterRows;
+  const Int first_row = in_item / tiles_n / kRasterRows * kRasterRows;  // kRasterRows * tiles_n may not fit an Int
   const Int rows = tiles_m - first_row < kRasterRows ? tiles_m - first_row : kRasterRows;
   const Int in_group = in_item - first_row * tiles_n, column = in_group / rows;
   return {static_cast<int64_t>(item), static_cast<int64_t>(first_row + in_group - column * rows),
