@@ -911,6 +911,10 @@ def test_a_row_of_half_a_billion_tiles(library):
         ("misaligned store", "misaligned"),
         ("missing lane", "deadlock"),
         ("warp exchange without __syncwarp", "read before it was written|race"),
+        ("tma_store of what threads wrote", "tma_store without async_proxy_fence"),
+        ("wgmma of what threads wrote", "wgmma without async_proxy_fence"),
+        ("early without its wait", "touched before wait_for_previous_kernel"),
+        ("early, never waiting", "ends without wait_for_previous_kernel"),
     ],
 )
 def test_planted_bugs_are_found_in_every_order(library, name, expected):
@@ -926,7 +930,7 @@ def test_planted_bugs_are_found_in_every_order(library, name, expected):
 STORES = ["async_proxy_fence", "tma_store_wait"]
 CLUSTERED = [
     "barrier_init_fence", "barrier_wait", "barrier_arrive", "barrier_arrive_at",
-    "wgmma_fence", "wgmma_commit", "wgmma_wait",
+    "wgmma_fence", "wgmma_commit", "wgmma_wait", "wait_for_previous_kernel",
 ]  # fmt: skip
 SYNCHRONISED = {
     # kernel (and which of its paths): dtype, M, N, K, batch, and the calls that order its accesses. Few blocks, so that
@@ -934,11 +938,11 @@ SYNCHRONISED = {
     "small tile": (torch.float32, 40, 40, 130, 1, ["barrier", "async_wait"]),
     "large tile": (torch.float64, 70, 70, 43, 1, ["barrier", "async_wait"]),
     "small tile: widened": (torch.int8, 40, 40, 130, 1, ["barrier"]),
-    "skinny": (torch.float32, 2, 300, 700, 1, ["barrier"]),
+    "skinny": (torch.float32, 2, 300, 700, 1, ["barrier", "wait_for_previous_kernel"]),
     "tiny: exact": (torch.float32, 8, 8, 8, 70, ["barrier", "async_wait"]),
     "tiny: plain": (torch.bfloat16, 17, 30, 19, 9, ["barrier", "async_wait"]),
     "tiny: any": (torch.bfloat16, 17, 31, 20, 9, ["barrier"]),
-    "skinny: 16 bits": (torch.bfloat16, 9, 304, 2500, 1, ["barrier", "async_wait"]),
+    "skinny: 16 bits": (torch.bfloat16, 9, 304, 2500, 1, ["barrier", "async_wait", "wait_for_previous_kernel"]),
     "small mma": (torch.bfloat16, 72, 72, 160, 1, ["barrier", "async_wait"]),
     "small limb": (torch.int32, 72, 72, 150, 1, ["barrier"]),
     "narrow wgmma: limbs": (

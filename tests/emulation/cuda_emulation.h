@@ -121,20 +121,8 @@ T atomicAdd(T* address, T value) {
   return emulation::atomic(address, [=](T old) { return static_cast<T>(old + value); });
 }
 template <class T>
-T atomicMax(T* address, T value) {
-  return emulation::atomic(address, [=](T old) { return old < value ? value : old; });
-}
-template <class T>
 T atomicOr(T* address, T value) {
   return emulation::atomic(address, [=](T old) { return old | value; });
-}
-template <class T>
-T atomicExch(T* address, T value) {
-  return emulation::atomic(address, [=](T) { return value; });
-}
-template <class T>
-T atomicCAS(T* address, T compare, T value) {
-  return emulation::atomic(address, [=](T old) { return old == compare ? value : old; });
 }
 
 // ---- Runtime -------------------------------------------------------------------------------------------------------
@@ -247,12 +235,15 @@ void store_pack(Element* address, const T& pack) {
   std::memcpy(static_cast<void*>(address), &pack, sizeof(T));
 }
 
-inline void wait_for_previous_kernel() {}
+inline void wait_for_previous_kernel(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  if (!emulation::left_out("wait_for_previous_kernel", file, line)) emulation::Scheduler::get().begin();
+}
 inline void let_next_kernel_begin() {}
 
+// early: as a kernel that has to wait for the one before it.
 template <class... Parameters, class... Arguments>
-cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                           cudaStream_t, const Arguments&... arguments) {
+cudaError_t run_kernel(bool early, int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                       size_t shared_bytes, const Arguments&... arguments) {
   using emulation::Scheduler;
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
   const auto device_bytes = static_cast<size_t>(emulation::shared_memory);
@@ -270,15 +261,21 @@ cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid
   };
   emulation::last_fault = Scheduler::get().run_grid(grid, block, shared_bytes,
                                                     asks_for_shared(shared_bytes) ? device_bytes : kUnaskedShared,
-                                                    run_thread, &call, cluster);
+                                                    run_thread, &call, cluster, early);
   if (emulation::last_fault.empty()) return cudaSuccess;
   return emulation::last_error = cudaErrorLaunchFailure;
 }
 
 template <class... Parameters, class... Arguments>
-cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                          cudaStream_t stream, const Arguments&... arguments) {
-  launch_cluster(1, kernel, grid, block, shared_bytes, stream, arguments...);
+cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                           cudaStream_t, const Arguments&... arguments) {
+  return run_kernel(true, cluster, kernel, grid, block, shared_bytes, arguments...);
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch_kernel(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t,
+                          const Arguments&... arguments) {
+  run_kernel(false, 1, kernel, grid, block, shared_bytes, arguments...);
   return cudaGetLastError();
 }
 

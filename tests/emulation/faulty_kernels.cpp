@@ -3,6 +3,9 @@
 // emulation_planted(name) runs one and returns the fault's text, or an empty string where none was found.
 #include <string>
 
+#include "../../kernels/cuda/element.cuh"
+#include "../../kernels/cuda/hopper.cuh"
+
 namespace {
 
 constexpr int kThreads = 64;
@@ -97,6 +100,52 @@ void warp_exchange(float* out) {
   out[t] = shared_load(&numbers.value[t ^ 1]);
 }
 
+// A row of 128 bytes, written by threads and stored by TMA: what they wrote is not in order with that by a barrier
+// alone.
+template <bool kFence>
+void store_row(float* out) {
+  float* row = myops::dynamic_shared<float>();
+  const int t = static_cast<int>(threadIdx.x);
+  if (t < 32) shared_store(&row[t], static_cast<float>(t));  // the first row, which is not swizzled
+  if (kFence) myops::async_proxy_fence();
+  __syncthreads();
+  if (t != 0) return;
+  myops::TensorMapSpec spec;
+  spec.data = out, spec.type = myops::DType::f32;
+  spec.size[0] = 32, spec.box[0] = 32, spec.box[1] = 1;
+  for (uint64_t& stride : spec.stride) stride = 128;
+  myops::TensorMap map;
+  if (myops::make_tensor_map(spec, &map) != cudaSuccess) return;
+  myops::tma_store(&map, row, {0, 0, 0, 0, 0});
+  myops::tma_store_wait();
+}
+
+// wgmma of zeros that threads wrote.
+template <bool kFence>
+void multiply_zeros(float* out) {
+  float* tile = myops::dynamic_shared<float>();
+  const int t = static_cast<int>(threadIdx.x);
+  for (int i = t; i < 2048; i += kThreads) shared_store(&tile[i], 0.0f);
+  if (kFence) myops::async_proxy_fence();
+  __syncthreads();
+  float sums[32] = {};
+  const uint64_t lines = myops::wgmma_descriptor(tile, 16, 1024);
+  myops::wgmma_fence();
+  myops::Wgmma<__nv_bfloat16, 64, true, true>::add(sums, lines, lines);
+  myops::wgmma_commit();
+  myops::wgmma_wait<0>(sums);
+  out[t] = sums[t % 32];
+}
+
+// A kernel that is launched before the one in front of it has ended, whose results it reads.
+template <bool kWait>
+void begin_early(float* out) {
+  if (kWait) myops::wait_for_previous_kernel();
+  const auto two = myops::load_pack<myops::Pack<float, 2>>(out + threadIdx.x / 2 * 2);
+  out[threadIdx.x] = two.v[0];
+}
+void never_wait(float*) {}
+
 // Correct: sums by shuffles, then over warps in dynamic shared memory; counts with an atomic; votes.
 void reduce(float* out) {
   float* partial = myops::dynamic_shared<float>();
@@ -110,13 +159,15 @@ void reduce(float* out) {
   if (t == 0) out[1] = odd == 0xaaaaaaaau ? 1.0f : 0.0f;
 }
 
-std::string run(void (*kernel)(float*), float* out) {
-  const cudaError_t error = myops::launch_kernel(kernel, dim3(1), dim3(kThreads), 256, nullptr, out);
+std::string run(void (*kernel)(float*), float* out, size_t shared_bytes = 256, bool early = false) {
+  const cudaError_t error =
+      myops::launch_kernel_early(early, kernel, dim3(1), dim3(kThreads), shared_bytes, nullptr, out);
+  cudaGetLastError();  // told here, and not again by the next launch
   return error == cudaSuccess ? "" : cudaGetErrorString(error);
 }
 
 std::string run_planted(const std::string& name) {
-  float out[kThreads] = {};
+  alignas(16) float out[kThreads] = {};
   if (name == "read_neighbour without its barrier") return run(read_neighbour<false>, out);
   if (name == "reuse without its barrier") return run(reuse<false>, out);
   if (name == "divergent barrier") return run(divergent_barrier, out);
@@ -126,6 +177,10 @@ std::string run_planted(const std::string& name) {
   if (name == "misaligned store") return run(misaligned, out);
   if (name == "missing lane") return run(missing_lane, out);
   if (name == "warp exchange without __syncwarp") return run(warp_exchange<false>, out);
+  if (name == "tma_store of what threads wrote") return run(store_row<false>, out);
+  if (name == "wgmma of what threads wrote") return run(multiply_zeros<false>, out, 8192);
+  if (name == "early without its wait") return run(begin_early<false>, out, 256, true);
+  if (name == "early, never waiting") return run(never_wait, out, 256, true);
   if (name == "unwatched read_neighbour without its barrier") {
     run(read_neighbour_unwatched, out);
     for (float x : out)
@@ -134,7 +189,10 @@ std::string run_planted(const std::string& name) {
   }
   if (name == "correct") {
     std::string error = run(read_neighbour<true>, out) + run(reuse<true>, out) + run(warp_exchange<true>, out);
-    out[0] = 0;
+    error += run(multiply_zeros<true>, out, 8192) + run(begin_early<true>, out, 256, true);
+    error += run(store_row<true>, out);
+    if (out[3] != 3.0f || out[31] != 31.0f) error += "a wrong row";
+    out[0] = out[1] = 0;
     error += run(reduce, out);
     return error.empty() && (out[0] != 2016.0f || out[1] != 1.0f) ? "a wrong result" : error;
   }

@@ -7,9 +7,9 @@
 //               the sums are NaN.
 // Faults besides: a barrier that gets more arrivals than it counts or is used before its initialisation, a copy onto
 // operands of a wgmma in flight, a wgmma of what a copy has not delivered, a missing wgmma_fence, descriptors on which
-// the lanes of a warp differ, copies under way at the end of a cluster, misaligned maps and tiles, a tma_store of what
-// store_matrices wrote with no async_proxy_fence by its thread in between, a block that ends while another may still
-// reach its shared memory, a relaxed meeting of the cluster before barrier_init_fence, a prefetch of no map.
+// the lanes of a warp differ, copies under way at the end of a cluster, misaligned maps and tiles, a tma_load,
+// tma_store or wgmma of what a thread wrote with no async_proxy_fence by it in between, a block that ends while another
+// may still reach its shared memory, a relaxed meeting of the cluster before barrier_init_fence, a prefetch of no map.
 //
 // Layouts of descriptors, swizzle and sums are a reading of the PTX ISA; benchmarks/gpu.py compares them with a GPU.
 // Included by cuda_emulation.h.
@@ -105,7 +105,6 @@ class Hopper {
     std::deque<size_t> groups;  // how many had been issued at each commit
     Sums sums;
     bool fenced = false, waits = false;  // waits: for its stores
-    std::vector<const void*> unfenced;   // 16 bytes each, that store_matrices wrote
   };
 
   struct Warp {
@@ -178,6 +177,7 @@ class Hopper {
     Copy copy{static_cast<char*>(shared), spec, {}, bar, int64_t(spec.box[1]) * 128};
     std::memcpy(copy.at, at, sizeof(copy.at));
     check_tile(copy);
+    check_fenced(copy.target, static_cast<size_t>(copy.bytes), "tma_load");
     barrier(bar);
     const uint32_t begin = scheduler.cluster_offset(shared), end = begin + static_cast<uint32_t>(copy.bytes);
     const int rank = scheduler.owner(shared), warps = scheduler.block_warps();
@@ -197,11 +197,7 @@ class Hopper {
     Copy copy{const_cast<char*>(static_cast<const char*>(shared)), spec, {}, nullptr, int64_t(spec.box[1]) * 128};
     std::memcpy(copy.at, at, sizeof(copy.at));
     check_tile(copy);
-    for (const Warp& w : warps_)
-      for (const Lane& l : w.lanes)
-        for (const void* row : l.unfenced)
-          if (row >= copy.target && row < copy.target + copy.bytes)
-            scheduler.fault("tma_store without async_proxy_fence of the thread that wrote");
+    check_fenced(copy.target, static_cast<size_t>(copy.bytes), "tma_store");
     copy.thread = scheduler.thread();
     copy.source.assign(copy.target, copy.target + copy.bytes);
     copies_.push_back(copy);
@@ -299,6 +295,7 @@ class Hopper {
       }
       for (uint32_t at : p.places) {
         const char* shared = scheduler.shared_pointer(at);
+        check_fenced(shared, p.run, "wgmma");
         p.bytes.insert(p.bytes.end(), shared, shared + p.run);
         for (uint32_t i = 0; i < p.run; i += p.size) {
           In value;
@@ -367,8 +364,13 @@ class Hopper {
  private:
   static bool of_this_block(const void* shared) { return Scheduler::get().owner(shared) == Scheduler::get().rank(); }
 
+  static void check_fenced(const void* shared, size_t bytes, const char* what) {
+    if (!Scheduler::get().is_fenced(shared, bytes))
+      Scheduler::get().fault(std::string(what) + " without async_proxy_fence of the thread that wrote");
+  }
   static void check_tile(const Copy& copy) {
     Scheduler& scheduler = Scheduler::get();
+    scheduler.check_begun();
     scheduler.cluster_offset(copy.target + copy.bytes - 1);
     if (scheduler.cluster_offset(copy.target) % 1024 != 0)
       scheduler.fault("a TMA copy: the tile is not 1024 bytes aligned");
@@ -451,7 +453,7 @@ inline void tma_store_wait(const char* file = __builtin_FILE(), int line = __bui
   hopper.lane().waits = false;
 }
 inline void async_proxy_fence(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  if (!emulation::left_out("async_proxy_fence", file, line)) emulation::Hopper::get().lane().unfenced.clear();
+  if (!emulation::left_out("async_proxy_fence", file, line)) emulation::Scheduler::get().fence_proxy();
 }
 
 inline int computed_here(int x) { return x; }

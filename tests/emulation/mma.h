@@ -72,7 +72,6 @@ inline void store_matrices(void* row, const uint32_t (&r)[4]) {
   const int lane = emulation::lane_in(32);
   for (int i = 0; i < 4; ++i) {
     uint32_t* const target = reinterpret_cast<uint32_t*>(static_cast<char*>(rows[8 * i + lane / 4])) + lane % 4;
-    emulation::Hopper::get().lane().unfenced.push_back(target);
     shared_store(target, r[i]);
   }
 }

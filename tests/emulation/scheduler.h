@@ -14,8 +14,9 @@
 //
 // which finds a missing barrier in whichever order the threads run. Accesses that bypass shared_load still meet the
 // poison (0xFF, a NaN in every float format) that shared memory is filled with before every block. A barrier that some
-// threads skip, two barriers waited at together, and a collective that never completes are faults too. A fault ends the
-// grid; its message is the error string of the launch.
+// threads skip, two barriers waited at together, and a collective that never completes are faults too; so is a thread
+// of a kernel launched early that meets global memory (load_pack, a copy, TMA) before it waits for the kernel in front
+// of it, or never waits. A fault ends the grid; its message is the error string of the launch.
 #pragma once
 #include <ucontext.h>
 #include <csetjmp>
@@ -72,15 +73,16 @@ class Scheduler {
   void set_seed(uint64_t seed) { random_ = seed * 2 + 1; }
 
   // Runs body(argument) in every thread of the grid. Returns the message of the first fault, or an empty string.
-  // shared_limit: of dynamic and static bytes together. cluster: neighbours along x that run together.
+  // shared_limit: of dynamic and static bytes together. cluster: neighbours along x that run together. early: the
+  // kernel before this one may still run until a thread calls begin().
   std::string run_grid(Dim3 grid, Dim3 block, size_t dynamic_bytes, size_t shared_limit, void (*body)(void*),
-                       void* argument, int cluster = 1) {
+                       void* argument, int cluster = 1, bool early = false) {
     std::lock_guard<std::mutex> lock(mutex_);
     fault_.clear();
     grid_size = grid, block_size = block;
     body_ = body, argument_ = argument;
     dynamic_bytes_ = dynamic_bytes, shared_limit_ = shared_limit;
-    cluster_ = cluster;
+    cluster_ = cluster, early_ = early;
     block_threads_ = static_cast<int>(block.x * block.y * block.z);
     threads_ = cluster * block_threads_;
     const uint64_t across = grid.x / static_cast<unsigned>(cluster), clusters = across * grid.y * grid.z;
@@ -210,7 +212,15 @@ class Scheduler {
     return memory(rank());
   }
 
+  // Every thread of a kernel that is launched early comes here, before it touches global memory.
+  void begin() { fibers_[static_cast<size_t>(current_)].begun = true; }
+  void check_begun() {
+    if (early_ && !fibers_[static_cast<size_t>(current_)].begun)
+      fault("global memory is touched before wait_for_previous_kernel");
+  }
+
   void check_aligned(const void* address, size_t bytes) {
+    check_begun();
     if (reinterpret_cast<uintptr_t>(address) % bytes != 0) fault("misaligned access to global memory");
   }
 
@@ -234,12 +244,24 @@ class Scheduler {
         if (s.reader.epoch >= block_epoch_ && !s.reader.before(now))
           shared_fault("race: one thread reads, another writes", begin + i, file, line);
         s.writer = now;
+        s.fences = fences_[current_];
       } else {
         // Several readers with no barrier between them are kept as one that is in order with none of them.
         const bool alone = s.reader.epoch < block_epoch_ || s.reader.before(now);
         s.reader = alone ? now : Stamp{-1, s.reader.warp == warp ? warp : -1, epoch_, now.warp_epoch};
       }
     }
+  }
+
+  // Orders what this thread wrote before what TMA and wgmma do with it later; whether all of these bytes are so
+  // ordered.
+  void fence_proxy() { ++fences_[current_]; }
+  bool is_fenced(const void* address, size_t bytes) const {
+    const Shadow* shadow = shadow_.get() + (static_cast<const char*>(address) - memory_.get());
+    for (size_t i = 0; i < bytes; ++i)
+      if (const Stamp& w = shadow[i].writer; w.epoch >= block_epoch_ && w.thread >= 0)
+        if (shadow[i].fences == fences_[w.thread]) return false;
+    return true;
   }
 
   // What is under way to these bytes has not arrived: until they are written, reading them is a fault.
@@ -251,7 +273,7 @@ class Scheduler {
   // It has arrived, in order with every thread that learns so from a barrier of another kind than __syncthreads.
   void deliver_shared(void* address, size_t bytes) {
     Shadow* shadow = shadow_.get() + (static_cast<char*>(address) - memory_.get());
-    for (size_t i = 0; i < bytes; ++i) shadow[i] = {Stamp{-1, -1, block_epoch_, 0}, Stamp{}};
+    for (size_t i = 0; i < bytes; ++i) shadow[i] = {Stamp{-1, -1, block_epoch_, 0}, Stamp{}, 0};
   }
 
  private:
@@ -263,6 +285,7 @@ class Scheduler {
     std::unique_ptr<char[]> stack;
     State state = State::finished;
     bool started = false;  // suspended inside its loop, ready to be resumed for another block
+    bool begun = false;    // in this block
     const char *what = "", *file = "";
     int line = 0;
   };
@@ -285,6 +308,7 @@ class Scheduler {
 
   struct Shadow {
     Stamp writer, reader;
+    uint32_t fences = 0;  // of the writer, before it wrote
   };
 
   struct Static {
@@ -352,6 +376,8 @@ class Scheduler {
       const int me = s.current_;
       try {
         s.body_(s.argument_);
+        if (s.early_ && !s.fibers_[static_cast<size_t>(me)].begun)
+          s.fault("a thread ends without wait_for_previous_kernel");
       } catch (const Fault&) {
       }
       s.fibers_[me].state = State::finished;
@@ -389,7 +415,7 @@ class Scheduler {
     for (int r = 0; r < kMaxCluster; ++r) std::memset(memory(r), 0xFF, poisoned_);
     for (Warp& warp : warps_) warp = Warp();
     ready_.clear();
-    for (int t = 0; t < threads_; ++t) make_ready(t);
+    for (int t = 0; t < threads_; ++t) make_ready(t), fibers_[t].begun = false;
     idle_ = nullptr, end_ = nullptr;
     const bool restless = next_random() % 2 == 0;
     int finished = 0;
@@ -485,6 +511,8 @@ class Scheduler {
   void* argument_ = nullptr;
   size_t dynamic_bytes_ = 0, shared_limit_ = 0, static_bytes_ = 0, shared_used_ = 0, poisoned_ = kMaxShared + kGuard;
   int threads_ = 0, current_ = 0, cluster_ = 1, block_threads_ = 1;
+  bool early_ = false;
+  uint32_t fences_[kMaxThreads] = {};  // of each thread so far
   Dim3 first_block_;
   uint32_t epoch_ = 0, block_epoch_ = 0;  // barriers passed since the start, and at the start of this block
   bool (*idle_)(bool) = nullptr;
