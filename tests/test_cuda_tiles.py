@@ -894,6 +894,16 @@ def test_a_row_of_half_a_billion_tiles(library):
         assert tuple(t) == (0, 0, tiles_n - 2)
 
 
+@pytest.mark.parametrize("depth", [(64, 56), (56, 64)])
+def test_a_kernel_asks_for_one_size_of_shared_memory(library, depth):
+    """Whatever it is launched with: another thread may launch it in between. The emulation refuses a second size."""
+    for k in depth:  # two products by one kernel that have more than 48 KB of operands in a block
+        a, b = integers((9, 32, k), torch.float32, 1), integers((9, k, 32), torch.float32, 2)
+        got, p = run_kernel(library, "tiny", a.transpose(1, 2).contiguous().transpose(1, 2), b)
+        assert p["kernel"] == "tiny"
+        same(got, a @ b)
+
+
 # ---- The emulation itself --------------------------------------------------------------------------------------------
 
 

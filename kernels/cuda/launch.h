@@ -7,20 +7,36 @@
 #pragma once
 #include <cstddef>
 
-namespace myops {
-
-// What a kernel has of shared memory without asking is 48 KB, its static part among them, which a launch does not know:
-// it asks for its dynamic part from 40 KB on. A kernel that has both has less than 8 KB of static memory.
-constexpr size_t kUnaskedShared = 48 * 1024;
-constexpr bool asks_for_shared(size_t dynamic_bytes) { return dynamic_bytes > kUnaskedShared - 8 * 1024; }
-
-}  // namespace myops
-
 #ifndef MYOPS_CUDA_EMULATION
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
+#endif
 
+namespace myops {
+
+// What a kernel has of shared memory without asking is 48 KB, its static part among them, which a launch does not know:
+// it asks from 47 KB on. A kernel that has dynamic memory too has at most kOwnShared of static memory.
+constexpr size_t kUnaskedShared = 48 * 1024, kOwnShared = 1024;
+constexpr bool asks_for_shared(size_t dynamic_bytes) { return dynamic_bytes > kUnaskedShared - kOwnShared; }
+
+// Lets a kernel have that much on the current device, where it has to ask. A kernel keeps the last size that was asked
+// for, and another thread may launch it with more between this and the launch. So the size is always the same, what the
+// device has: kernels that take the last 1 KB of it are launched with one size.
+template <class Kernel>
+cudaError_t allow_shared(Kernel* kernel, size_t shared_bytes) {
+  if (!asks_for_shared(shared_bytes)) return cudaSuccess;
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  const int wanted = static_cast<int>(shared_bytes), same = most - static_cast<int>(kOwnShared);
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, wanted > same ? wanted : same);
+}
+
+}  // namespace myops
+
+#ifndef MYOPS_CUDA_EMULATION
 namespace myops {
 
 // Statically allocated shared memory of one block, one object per type T.
@@ -56,12 +72,6 @@ __device__ __forceinline__ T load_pack(const Element* address) {
 template <class T, class Element>
 __device__ __forceinline__ void store_pack(Element* address, const T& pack) {
   *reinterpret_cast<T*>(address) = pack;
-}
-
-template <class Kernel>
-cudaError_t allow_shared(Kernel* kernel, size_t shared_bytes) {
-  if (!asks_for_shared(shared_bytes)) return cudaSuccess;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
 }
 
 // Returns the launch's own error; errors of the execution surface at the next synchronisation, as everywhere in CUDA.

@@ -9,11 +9,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <new>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
-#include "../../kernels/cuda/launch.h"  // what of it is plain C++
 #include "half.h"
 #include "scheduler.h"
 
@@ -147,6 +148,8 @@ namespace emulation {
 inline std::string last_fault;  // the message behind the last cudaErrorLaunchFailure
 inline cudaError_t last_error = cudaSuccess;
 inline int multiprocessors = 132, capability = 80, shared_memory = Scheduler::kMaxShared;
+// Dynamic shared memory that each kernel asked for, on each device, told by what that has.
+inline std::map<std::pair<const void*, int>, int> asked_shared;
 
 }  // namespace emulation
 
@@ -191,7 +194,21 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
   return cudaSuccess;
 }
 
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+// Each kernel may ask for one size: threads that ask for several may launch with each other's.
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+  const auto asked = emulation::asked_shared.insert({{kernel, emulation::shared_memory}, bytes}).first;
+  if (bytes <= emulation::shared_memory && asked->second == bytes) return cudaSuccess;
+  return emulation::last_error = cudaErrorInvalidValue;
+}
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int bytes) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, bytes);
+}
+
 // ---- What kernels/cuda/launch.h defines ----------------------------------------------------------------------------
+
+#include "../../kernels/cuda/launch.h"  // what the two have in common
 
 namespace myops {
 
@@ -251,6 +268,11 @@ cudaError_t run_kernel(bool early, int cluster, void (*kernel)(Parameters...), d
       grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 || shared_bytes > device_bytes ||
       cluster < 1 || cluster > Scheduler::kMaxCluster || grid.x % static_cast<unsigned>(cluster) != 0)
     return emulation::last_error = cudaErrorInvalidConfiguration;
+  if (const cudaError_t error = allow_shared(kernel, shared_bytes); error != cudaSuccess) return error;
+  // Of what it has asked for a kernel need not take all, but its static part lies beside all of it.
+  const auto asked = emulation::asked_shared.find({reinterpret_cast<const void*>(kernel), emulation::shared_memory});
+  const size_t limit =
+      asks_for_shared(shared_bytes) ? shared_bytes + device_bytes - static_cast<size_t>(asked->second) : kUnaskedShared;
   struct Call {
     void (*kernel)(Parameters...);
     std::tuple<std::decay_t<Parameters>...> arguments;
@@ -259,9 +281,8 @@ cudaError_t run_kernel(bool early, int cluster, void (*kernel)(Parameters...), d
     Call* c = static_cast<Call*>(p);
     std::apply(c->kernel, c->arguments);
   };
-  emulation::last_fault = Scheduler::get().run_grid(grid, block, shared_bytes,
-                                                    asks_for_shared(shared_bytes) ? device_bytes : kUnaskedShared,
-                                                    run_thread, &call, cluster, early);
+  emulation::last_fault =
+      Scheduler::get().run_grid(grid, block, shared_bytes, limit, run_thread, &call, cluster, early);
   if (emulation::last_fault.empty()) return cudaSuccess;
   return emulation::last_error = cudaErrorLaunchFailure;
 }

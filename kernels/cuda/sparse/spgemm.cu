@@ -720,7 +720,7 @@ class Multiplication {
     int device = 0, shared = 0;
     MYOPS_CUDA_TRY(cudaGetDevice(&device));
     MYOPS_CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-    shared_ = shared - 1024;  // what a kernel has beside
+    shared_ = shared - static_cast<int64_t>(kOwnShared);
     by_bits_ = p_.B.cols <= kMostColumns && p_.B.nnz <= kMostEntries && fill_capacity(kBins - 1) > 0;
     return cudaSuccess;
   }
