@@ -79,7 +79,6 @@ class Session {
       held_by(cookie).erase(held_by(cookie).begin() + kept, held_by(cookie).end());
     };
     session_.cookie = this;
-    check(cudaDeviceGetAttribute(&session_.multiprocessors, cudaDevAttrMultiProcessorCount, stream_.device), "sparse");
     int major = 0;
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, stream_.device), "sparse");
     session_.early = major == 9;

@@ -24,7 +24,6 @@ namespace myops {
 
 struct SparseSession {
   cudaStream_t stream = nullptr;
-  int multiprocessors = 0;
   bool early = false;  // launch_kernel_early can
   unsigned* findings = nullptr;
   // Memory on the device until the call returns, or until `release` gives back all that came after the first `kept`.

@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // ---- More: a bit for each column ------------------------------------------------------------------------------------
 
-constexpr int64_t kMostColumns = 1 << 19;  // 96 KB of bits and counts
+constexpr int64_t kMostMarked = 1 << 19;   // columns of B: 96 KB of bits and counts
 constexpr int64_t kMostEntries = 1 << 30;  // of B, numbered in 32 bits
 constexpr int kSteps = 4;                  // of 32 products, loaded at once
 constexpr int kShortRow = 8;               // entries of a row of B, below which on average a step takes several rows
@@ -721,7 +721,7 @@ class Multiplication {
     MYOPS_CUDA_TRY(cudaGetDevice(&device));
     MYOPS_CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     shared_ = shared - static_cast<int64_t>(kOwnShared);
-    by_bits_ = p_.B.cols <= kMostColumns && p_.B.nnz <= kMostEntries && fill_capacity(kBins - 1) > 0;
+    by_bits_ = p_.B.cols <= kMostMarked && p_.B.nnz <= kMostEntries && fill_capacity(kBins - 1) > 0;
     return cudaSuccess;
   }
 
