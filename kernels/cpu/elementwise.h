@@ -111,7 +111,8 @@ inline void store_any(void* p, DType type, int64_t offset, int64_t stride, int n
 
 template <class T>
 inline T add_scaled(T x, T alpha, T y) {
-  return x + alpha * y;
+  using Wide = std::common_type_t<T, unsigned>;  // short integers would be multiplied as int, which may overflow
+  return static_cast<T>(static_cast<Wide>(x) + static_cast<Wide>(alpha) * static_cast<Wide>(y));
 }
 template <class T>
 inline Complex<T> add_scaled(Complex<T> x, Complex<T> alpha, Complex<T> y) {
@@ -133,7 +134,8 @@ inline void add_direct(const S* x, const S* y, T alpha, S* d, int64_t n) {
       const Vec term = OneY ? one : load_converted<Isa, T, S>(y + i, L) * alpha;
       store_exact<Isa, T, S>(d + i, load_converted<Isa, T, S>(x + i, L) + term, L);
     }
-    for (; i < n; ++i) d[i] = store_scalar<S>(load_scalar<T>(x[i]) + alpha * load_scalar<T>(OneY ? *y : y[i]));
+    for (; i < n; ++i)
+      d[i] = store_scalar<S>(add_scaled(load_scalar<T>(x[i]), alpha, load_scalar<T>(OneY ? *y : y[i])));
   } else {
     for (; i < n; ++i) d[i] = add_scaled(x[i], alpha, OneY ? *y : y[i]);
   }

@@ -20,9 +20,9 @@ struct Constants;
 
 template <>
 struct Constants<float> {
-  using Int = int32_t;
+  using Bits = uint32_t;  // unsigned: a power of two that is of no use may overflow
   static constexpr int kMantissa = 23;
-  static constexpr Int kOne = 0x3f800000, kSign = INT32_MIN;
+  static constexpr Bits kOne = 0x3f800000, kSign = 0x80000000;
   // Adding it rounds to a whole number, which the low bits of the sum hold.
   static constexpr float kRound = 12582912.0f;
   static constexpr float kLeast = -87.0f;  // exp(x) is 0 below; a normal number above
@@ -40,9 +40,9 @@ struct Constants<float> {
 
 template <>
 struct Constants<double> {
-  using Int = int64_t;
+  using Bits = uint64_t;
   static constexpr int kMantissa = 52;
-  static constexpr Int kOne = 0x3ff0000000000000, kSign = INT64_MIN;
+  static constexpr Bits kOne = 0x3ff0000000000000, kSign = 0x8000000000000000;
   static constexpr double kRound = 6755399441055744.0;
   static constexpr double kLeast = -708.0;
   static constexpr double kLn2Upper = 6.93147180369123816490e-01, kLn2Lower = 1.90821492927058770002e-10;
@@ -79,7 +79,7 @@ template <class Isa, class T>
 struct Activations {
   using K = Constants<T>;
   using Vec = typename Isa::template Vec<T>;
-  using Bits = typename Isa::template Vec<typename K::Int>;
+  using Bits = typename Isa::template Vec<typename K::Bits>;
 
   static inline Vec negative_magnitude(Vec x) { return reinterpret_cast<Vec>(reinterpret_cast<Bits>(x) | K::kSign); }
 
