@@ -493,6 +493,23 @@ def test_elements_behind_the_dense_operand_do_not_matter(dtype: torch.dtype) -> 
             assert all(map(torch.equal, got, again))
 
 
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+def test_dense_operands_without_rows(dtype: torch.dtype, index: torch.dtype) -> None:
+    """Which have no address: make sanitize looks whether anything is added to it."""
+    for rows, n in itertools.product((0, 1, 20), (0, 1, 5, 300)):
+        crow, none = torch.zeros(rows + 1, dtype=index), torch.empty(0, dtype=index)
+        values, dense = torch.empty(0, dtype=dtype), torch.empty(0, n, dtype=dtype)
+        added = torch.ones(rows, n).to(dtype)
+        assert torch.equal(ops.spmm(crow, none, values, dense, added, beta=2), 2 * added)
+        assert torch.equal(ops.spmm(crow, none, values, dense, mean=True), torch.zeros_like(added))
+        assert ops.sddmm(crow, none, added, dense).shape == (0,)
+        for moved in (False, True):
+            held, grad = (added, dense) if moved else (dense, added)
+            got = ops.spmm_backward(crow, none, values, held, grad, columns=0, transpose=moved)
+            assert [g.numel() for g in got] == [0, rows * n if moved else 0]
+            assert not got[1].any()
+
+
 @pytest.mark.usefixtures("on_cpu_only")
 def test_results_do_not_depend_on_threads() -> None:
     before = torch.get_num_threads()

@@ -110,14 +110,15 @@ void dot_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_
   constexpr int kWidest = (Isa::kBytes == 64 ? 8 : 4) / U;
   const Spmm& p = out.p;
   const S* b = static_cast<const S*>(p.B);
-  const S* b_end = b + ((p.A.cols - 1) * p.b_row + p.N) * U;
+  const bool rows = p.A.cols > 0;  // else B may be nullptr, to which nothing can be added
+  const S* b_end = rows ? b + ((p.A.cols - 1) * p.b_row + p.N) * U : b;
   const int64_t width = p.N * U, vectors = ceil_div(width, L);
   std::memset(dots, 0, ((piece.end - piece.begin) * U + L) * sizeof(T));
   for (int64_t v = 0; v < vectors;) {
     const int64_t left = vectors - v;
     const int nv = left >= kWidest ? kWidest : left >= 4 && kWidest > 4 ? 4 : left >= 2 ? 2 : 1;
     const int last = static_cast<int>(min64(L, width - (v + nv - 1) * L));
-    const SpmmTile<T, S, RowOf> t{b + v * L, b_end, row_of, values, last};
+    const SpmmTile<T, S, RowOf> t{rows ? b + v * L : b, b_end, row_of, values, last};
     const auto tile = [&](auto count) {
       dot_tile<Isa, T, S, count.value, Cx, Product>(out, piece, t, held, v * L, dots, slots);
     };

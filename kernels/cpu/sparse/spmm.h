@@ -378,7 +378,8 @@ void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row
   constexpr int kWidest = kTile / U;
   const Spmm& p = out.p;
   const S* b = static_cast<const S*>(p.B);
-  const S* b_end = b + ((p.A.cols - 1) * p.b_row + p.N) * U;
+  const bool rows = p.A.cols > 0;  // else B may be nullptr, to which nothing can be added
+  const S* b_end = rows ? b + ((p.A.cols - 1) * p.b_row + p.N) * U : b;
   const int64_t width = p.N * U, vectors = ceil_div(width, L);
   RowOrder<Isa> order;
   if (piece.slot < 0) order.sort(p.A, piece);
@@ -386,7 +387,7 @@ void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row
     const int64_t left = vectors - v;
     const int nv = left >= kWidest ? kWidest : left >= 4 && kWidest > 4 ? 4 : left >= 2 ? 2 : 1;
     const int last = static_cast<int>(min64(L, width - (v + nv - 1) * L));
-    const SpmmTile<T, S, RowOf> t{b + v * L, b_end, row_of, values, last};
+    const SpmmTile<T, S, RowOf> t{rows ? b + v * L : b, b_end, row_of, values, last};
     switch (nv) {
       case 8:
         if constexpr (!Cx) spmm_tile<Isa, T, S, 8, Cx>(out, piece, order, t, v * L, slots);
