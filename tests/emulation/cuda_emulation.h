@@ -264,9 +264,10 @@ cudaError_t run_kernel(bool early, int cluster, void (*kernel)(Parameters...), d
   using emulation::Scheduler;
   const uint64_t threads = uint64_t(block.x) * block.y * block.z;
   const auto device_bytes = static_cast<size_t>(emulation::shared_memory);
-  if (threads == 0 || threads * static_cast<unsigned>(cluster) > Scheduler::kMaxThreads || grid.x == 0 || grid.y == 0 ||
-      grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 || shared_bytes > device_bytes ||
-      cluster < 1 || cluster > Scheduler::kMaxCluster || grid.x % static_cast<unsigned>(cluster) != 0)
+  if (threads == 0 || threads > 1024 || threads * static_cast<unsigned>(cluster) > Scheduler::kMaxThreads ||
+      grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.x > 2147483647u || grid.y > 65535 || grid.z > 65535 ||
+      shared_bytes > device_bytes || cluster < 1 || cluster > Scheduler::kMaxCluster ||
+      grid.x % static_cast<unsigned>(cluster) != 0)
     return emulation::last_error = cudaErrorInvalidConfiguration;
   if (const cudaError_t error = allow_shared(kernel, shared_bytes); error != cudaSuccess) return error;
   // Of what it has asked for a kernel need not take all, but its static part lies beside all of it.
@@ -285,6 +286,13 @@ cudaError_t run_kernel(bool early, int cluster, void (*kernel)(Parameters...), d
       Scheduler::get().run_grid(grid, block, shared_bytes, limit, run_thread, &call, cluster, early);
   if (emulation::last_fault.empty()) return cudaSuccess;
   return emulation::last_error = cudaErrorLaunchFailure;
+}
+
+// As many as there are multiprocessors for, less one.
+template <class Kernel>
+cudaError_t clusters_at_once(int cluster, Kernel*, dim3, size_t, int* clusters) {
+  *clusters = emulation::multiprocessors < 2 * cluster ? 1 : emulation::multiprocessors / cluster - 1;
+  return cudaSuccess;
 }
 
 template <class... Parameters, class... Arguments>

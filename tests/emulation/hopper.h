@@ -64,6 +64,7 @@ class Hopper {
     unsigned phase;
     uint32_t epoch;                     // of its initialisation, which others see from the next barrier of the block on
     bool fenced = false, seen = false;  // seen: from a relaxed meeting of the cluster on, before which it was fenced
+    Scheduler::Clock told = {};         // by those that arrived
   };
 
   struct Copy {
@@ -161,6 +162,7 @@ class Hopper {
 
   void arrive(const void* address) {
     Barrier& b = barrier(address);
+    Scheduler::get().tell(b.told);
     if (--b.pending < 0) Scheduler::get().fault("a shared barrier gets more arrivals than it counts");
     end_phase(b);
   }
@@ -430,6 +432,7 @@ inline void barrier_wait(SharedBarrier* barrier, uint32_t parity, const char* fi
   if (emulation::left_out("barrier_wait", file, line)) return;
   while ((emulation::Hopper::get().barrier(barrier).phase & 1) == parity)
     emulation::Scheduler::get().sleep("a shared barrier", file, line);
+  emulation::Scheduler::get().learn(emulation::Hopper::get().barrier(barrier).told);
 }
 
 inline void tma_load(void* shared, const TensorMap* map, SharedBarrier* barrier, const int32_t (&at)[5]) {

@@ -12,6 +12,9 @@
 //   written by another thread, with no barrier in between  -> "race"
 //   read by another thread, with no barrier in between, and now written -> "race"
 //
+// Barriers in shared memory (hopper.h) order what a warp did before it arrived and what one does that waited: each has
+// a clock, which says how much of every warp's time it knows of.
+//
 // which finds a missing barrier in whichever order the threads run. Accesses that bypass shared_load still meet the
 // poison (0xFF, a NaN in every float format) that shared memory is filled with before every block. A barrier that some
 // threads skip, two barriers waited at together, and a collective that never completes are faults too; so is a thread
@@ -21,6 +24,7 @@
 #include <ucontext.h>
 #include <csetjmp>
 
+#include <array>
 #include <cstdint>
 #include <cstring>
 #include <map>
@@ -63,7 +67,8 @@ inline LeftOut left_out;
 class Scheduler {
  public:
   static constexpr size_t kMaxShared = 227 * 1024, kMaxStaticShared = 48 * 1024, kStackBytes = 128 * 1024;
-  static constexpr int kMaxThreads = 1024, kWarp = 32, kMaxCluster = 2;  // kMaxThreads: of all blocks of a cluster
+  static constexpr int kMaxThreads = 1536, kWarp = 32, kMaxCluster = 4;  // kMaxThreads: of all blocks of a cluster
+  using Clock = std::array<uint32_t, kMaxThreads / kWarp>;
 
   static Scheduler& get() {
     static Scheduler scheduler;
@@ -231,24 +236,25 @@ class Scheduler {
     if (reinterpret_cast<uintptr_t>(address) % (bytes & -bytes) != 0)
       shared_fault("misaligned access to shared memory", address, file, line);
     const int warp = current_ / kWarp;
-    const Stamp now{current_, warp, epoch_, warps_[warp].epoch};
+    const Stamp now{current_, warp, epoch_, warps_[warp].epoch, warps_[warp].time};
+    const Clock& known = warps_[warp].known;
     Shadow* shadow = shadow_.get() + (begin - memory_.get());
     for (size_t i = 0; i < bytes; ++i) {
       Shadow& s = shadow[i];
       if (s.writer.epoch < block_epoch_ && !write)
         shared_fault("shared memory is read before it was written", begin + i, file, line);
-      if (s.writer.epoch >= block_epoch_ && !s.writer.before(now))
+      if (s.writer.epoch >= block_epoch_ && !s.writer.before(now, known))
         shared_fault(write ? "race: two threads write" : "race: one thread writes, another reads", begin + i, file,
                      line);
       if (write) {
-        if (s.reader.epoch >= block_epoch_ && !s.reader.before(now))
+        if (s.reader.epoch >= block_epoch_ && !s.reader.before(now, known))
           shared_fault("race: one thread reads, another writes", begin + i, file, line);
         s.writer = now;
         s.fences = fences_[current_];
       } else {
         // Several readers with no barrier between them are kept as one that is in order with none of them.
-        const bool alone = s.reader.epoch < block_epoch_ || s.reader.before(now);
-        s.reader = alone ? now : Stamp{-1, s.reader.warp == warp ? warp : -1, epoch_, now.warp_epoch};
+        const bool alone = s.reader.epoch < block_epoch_ || s.reader.before(now, known);
+        s.reader = alone ? now : Stamp{-1, s.reader.warp == warp ? warp : -1, epoch_, now.warp_epoch, now.time};
       }
     }
   }
@@ -273,8 +279,16 @@ class Scheduler {
   // It has arrived, in order with every thread that learns so from a barrier of another kind than __syncthreads.
   void deliver_shared(void* address, size_t bytes) {
     Shadow* shadow = shadow_.get() + (static_cast<char*>(address) - memory_.get());
-    for (size_t i = 0; i < bytes; ++i) shadow[i] = {Stamp{-1, -1, block_epoch_, 0}, Stamp{}, 0};
+    for (size_t i = 0; i < bytes; ++i) shadow[i] = {Stamp{-1, -1, block_epoch_, 0, 0}, Stamp{}, 0};
   }
+
+  // What this thread's warp did and knows of, to whoever learns it; and what others told.
+  void tell(Clock& clock) {
+    Warp& warp = warps_[current_ / kWarp];
+    warp.known[static_cast<size_t>(current_ / kWarp)] = warp.time++;
+    join(clock, warp.known);
+  }
+  void learn(const Clock& clock) { join(warps_[current_ / kWarp].known, clock); }
 
  private:
   enum class State { ready, at_barrier, at_cluster_barrier, at_relaxed_barrier, in_warp, asleep, finished };
@@ -294,15 +308,22 @@ class Scheduler {
     unsigned mask = 0, arrived = 0, turn = 0;
     uint32_t epoch = 0;
     uint64_t values[2][kWarp];
+    uint32_t time = 1;  // the next that it tells of
+    Clock known = {};
   };
+
+  static void join(Clock& clock, const Clock& other) {
+    for (size_t i = 0; i < clock.size(); ++i) clock[i] = clock[i] < other[i] ? other[i] : clock[i];
+  }
 
   struct Stamp {  // who touched a byte, and after which barriers
     int thread = -1, warp = -1;
-    uint32_t epoch = 0, warp_epoch = 0;
+    uint32_t epoch = 0, warp_epoch = 0, time = 0;
 
-    bool before(const Stamp& now) const {
+    bool before(const Stamp& now, const Clock& known) const {
       return epoch != now.epoch || (thread == now.thread && thread >= 0) ||
-             (warp == now.warp && warp_epoch != now.warp_epoch);
+             (warp == now.warp && warp_epoch != now.warp_epoch) ||
+             (warp >= 0 && warp != now.warp && time <= known[static_cast<size_t>(warp)]);
     }
   };
 
