@@ -23,7 +23,7 @@ from .gpu_cases import Case, Device, equal, layouts, random, short, tf32, whole
 
 TILES = ["small tile", "narrow tile", "medium tile", "large tile"]
 KERNELS = [*TILES, "skinny", "tiny", "small mma", "large mma"]
-WGMMA = ["narrow wgmma", "small wgmma", "large wgmma"]
+WGMMA = ["narrow wgmma", "small wgmma", "large wgmma", "alternating wgmma"]
 LIMB = ["small limb", "large limb"]
 KERNELS += [*WGMMA, *LIMB]
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -36,6 +36,7 @@ DTYPES = {
     "tiny": FLOATS,
     "mma": [*HALVES, torch.float32, torch.int8, torch.uint8],
     "wgmma": [*HALVES, torch.float32, *INTEGERS],
+    "alternating wgmma": [*HALVES, torch.float32],
     "limb": INTEGERS,
 }
 SHAPES = {  # batch, M, N, K: whole tiles, tails of every side, more steps of K than stages, unaligned rows
@@ -63,21 +64,28 @@ def library(dry: bool) -> ctypes.CDLL:
 
 
 class ByName:
-    """D = A @ B of 3-D operands by a named kernel, ready to be called again and again."""
+    """D = f(A @ B + C) of 3-D operands by a named kernel, ready to be called again and again.
 
-    def __init__(self, device: Device, kernel: str, a: Tensor, b: Tensor) -> None:
+    activation: f, as the operators count them.
+    """
+
+    def __init__(
+        self, device: Device, kernel: str, a: Tensor, b: Tensor, c: Tensor | None = None, activation: int = 0
+    ) -> None:
         batch, m, k = a.shape
         n = b.shape[2]
         poison = float("nan") if a.is_floating_point() else 77
         self.out = torch.full((batch, m, n), poison, dtype=a.dtype, device=a.device)
         self.operands = (a, b, self.out)  # keeps them alive
+        self.c, self.activation = c, activation
         self.device, self.kernel = device, kernel
         # Both operands packed, with rounded pitches, and what skinny keeps of split sums.
         room = 2 * (a.numel() + b.numel()) * a.element_size() + 64 * (m + n + k + 512) * min(batch, 64) * 16 + (1 << 24)
         self.workspace = torch.full((room,), 0xFF, dtype=torch.uint8, device=a.device)
         self.sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
-        self.strides = (ctypes.c_int64 * 9)(
-            *(s for t in self.operands for s in (t.stride(1), t.stride(2), t.stride(0)))
+        views = self.operands if c is None else (*self.operands, c.expand(self.out.shape))
+        self.strides = (ctypes.c_int64 * (3 * len(views)))(
+            *(s for t in views for s in (t.stride(1), t.stride(2), t.stride(0)))
         )
 
     def __call__(self) -> str:
@@ -86,8 +94,10 @@ class ByName:
         text = (
             library(self.device.dry)
             .myops_cuda_gemm(
-                _native.DTYPE_CODES[self.out.dtype], self.sizes, self.strides, *pointers[:3], self.kernel.encode(),
-                ctypes.c_int64(2**31 - 1), pointers[3], ctypes.c_int64(self.workspace.numel()), ctypes.c_void_p(stream),
+                _native.DTYPE_CODES[self.out.dtype], self.sizes, self.strides, *pointers[:3],
+                ctypes.c_void_p(None if self.c is None else self.c.data_ptr()), None, self.activation,
+                self.kernel.encode(), ctypes.c_int64(2**31 - 1), pointers[3], ctypes.c_int64(self.workspace.numel()),
+                ctypes.c_void_p(stream),
             )
             .decode()
         )  # fmt: skip
@@ -215,17 +225,22 @@ def sanitizer_cases(tool: str) -> Iterator[Case]:
 # ---- Which kernel where: what the weights and thresholds of plan.h are to be made of --------------------------------
 
 
-def tuning(device: Device, dtype: torch.dtype, shape: tuple[int, ...], kernels: list[str]) -> dict[str, Any]:
+def tuning(
+    device: Device, dtype: torch.dtype, shape: tuple[int, ...], kernels: list[str], c: str = "", activation: int = 0
+) -> dict[str, Any]:
+    """Times of f(A @ B + C). c: "row" or "matrix"."""
     from .gpu_timing import launch_time
 
     batch, m, n, k = shape if not device.dry else tuple(min(s, 24) for s in shape)
+    rows = {"": None, "row": 1, "matrix": m}[c]
     copies = 1 if device.dry else max(1, min(16, (180 << 20) // max(1, (m * k + k * n + m * n) * batch * 2)))
     found: dict[str, Any] = {}
     for kernel in kernels:
         calls = []
         for _ in range(copies):
             a, b = (random(device, batch, *s, dtype=dtype, every_value=True) for s in ((m, k), (k, n)))
-            calls.append(ByName(device, kernel, a, b))
+            added = None if rows is None else random(device, batch, rows, n, dtype=dtype, every_value=True)
+            calls.append(ByName(device, kernel, a, b, added, activation))
         measure = launch_time(device, lambda call: call(), [(call,) for call in calls])
         found[f"{kernel} us"] = min(measure() for _ in range(2 if device.dry else 10)) * 1e6
     return found
@@ -243,6 +258,19 @@ def tuning_cases(family: str) -> Iterator[Case]:
                 shape=shape,
                 kernels=["small mma", "large mma", *WGMMA],
             ),
+        )
+    # What the consumers of wgmma that alternate are for (may_alternate): long ends beside few products.
+    ends = {"row gelu": ("row", 2), "row silu": ("row", 4), "matrix": ("matrix", 0), "plain": ("", 0)}
+    for (name, (c, activation)), k in itertools.product(ends.items(), (256, 512, 1024, 2048, 4096)):
+        shape = (1, 4096, 4096, k)
+        yield (
+            f"tuning bfloat16 {shape} {name}",
+            partial(tuning, dtype=torch.bfloat16, shape=shape, kernels=WGMMA[1:], c=c, activation=activation),
+        )
+    for dtype, shape in [(torch.bfloat16, (1, 4096, 2048, 1024)), (torch.float32, (1, 4096, 4096, 512))]:
+        yield (
+            f"tuning {short(dtype)} {shape} row gelu",
+            partial(tuning, dtype=dtype, shape=shape, kernels=WGMMA[1:], c="row", activation=2),
         )
     for dtype, shape in itertools.product(INTEGERS, [(1, n, n, n) for n in (512, 1024, 2048)]):
         if dtype == torch.uint8:  # as int8

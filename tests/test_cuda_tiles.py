@@ -325,7 +325,8 @@ def test_native_kernels_compute_the_same(ops, library, kind, monkeypatch):
 
 # ---- Tensor cores ----------------------------------------------------------------------------------------------------
 
-WGMMA_SIZES = ["large", "small", "narrow"]
+WGMMA_SIZES = ["large", "small", "narrow"]  # of integers
+FLOAT_WGMMA_SIZES = [*WGMMA_SIZES, "alternating"]
 MMA_DTYPES = [torch.bfloat16, torch.float16, torch.int8, torch.uint8]
 
 
@@ -375,7 +376,7 @@ def test_mma_bits_do_not_depend_on_anything_else(library, kind):
     same(run_kernel(library, "small mma", lay_out(a, "strided"), lay_out(b, "transposed"))[0], whole)
 
 
-TF32_KERNELS = ["small mma", "large mma", "narrow wgmma", "small wgmma", "large wgmma"]
+TF32_KERNELS = ["small mma", "large mma", *(f"{size} wgmma" for size in FLOAT_WGMMA_SIZES)]
 
 
 def to_tf32(t):
@@ -656,7 +657,7 @@ def test_limb_wgmma_operators(ops, library, kind):
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("size", WGMMA_SIZES)
+@pytest.mark.parametrize("size", FLOAT_WGMMA_SIZES)
 def test_wgmma_layouts(library, kind, size):
     """Tails of every side, both layouts of both operands, several tiles to a block, more steps than stages."""
     for m, n, k, batch in [(72, 136, 80, 1), (270, 264, 24, 2), (130, 10, 455, 1)]:
@@ -708,6 +709,54 @@ def test_wgmma_epilogues(ops, library, size, m, n, k):
         library.emulation_machine(132, 80)
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("size", FLOAT_WGMMA_SIZES)
+def test_wgmma_bits_do_not_depend_on_anything_else(library, kind, size):
+    """Of the sums and of what follows them, whichever way C and D move."""
+    torch.manual_seed(9)
+    a, b, c = (torch.randn(1, *shape).to(kind) for shape in ((270, 200), (200, 264), (270, 264)))
+    for added, activation in [(None, 0), (c[:, :1], 2), (c, 4)]:
+        whole, _ = run_kernel(library, "large wgmma", a, b, c=added, activation=activation)
+        for rows, columns, batch in [(270, 264, 1), (77, 131, 3)]:
+            x, y = a[:, :rows].expand(batch, -1, -1), lay_out(b[..., :columns], "transposed").expand(batch, -1, -1)
+            part = None if added is None else added[:, :rows, :columns]
+            got, _ = run_kernel(library, f"{size} wgmma", x, y, c=part, activation=activation, max_blocks=2)
+            assert all(torch.equal(item, whole[0, :rows, :columns]) for item in got)
+
+
+@pytest.mark.parametrize(
+    ("kind", "m", "n", "k", "batch"),
+    [
+        (torch.bfloat16, 270, 264, 24, 3),
+        (torch.bfloat16, 70, 261, 328, 4),
+        (torch.bfloat16, 130, 136, 0, 3),
+        (torch.float16, 130, 40, 136, 3),
+        (torch.float32, 100, 268, 100, 3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("size", FLOAT_WGMMA_SIZES)
+def test_wgmma_ends(library, kind, size, m, n, k, batch):
+    """Tiles of C and D, a row and a column of C, the general way; several tiles to a block, few steps and many."""
+    a, b, c = (integers((batch, *s), kind, i) for i, s in enumerate([(m, k), (k, n), (m, n)]))
+    buffer = torch.full((batch, m, n + 9), poison(kind), dtype=kind)
+    unaligned = buffer[..., 3 : n + 3]
+    for added in (None, c, lay_out(c, "offset"), c[:1, :1], c[:, :, :1], c[:1]):
+        expected = reference(added, a, b, 1, 1, kind)
+        same(run_kernel(library, f"{size} wgmma", a, b, c=added, max_blocks=2)[0], expected)
+        before = torch.empty(batch, m, n, dtype=kind)
+        got, _ = run_kernel(library, f"{size} wgmma", a, b, c=added, activation=1, before=before, max_blocks=2)
+        same(before, expected)
+        same(got, expected.relu())
+    run_kernel(library, f"{size} wgmma", a, b, c=c, activation=1, d=unaligned, max_blocks=2)
+    expected = reference(c, a, b, 1, 1, kind)
+    same(unaligned, expected.relu())
+    unaligned.fill_(poison(kind))
+    assert bool(buffer.isnan().all())
+    run_kernel(library, f"{size} wgmma", a, b, c=c, d=c, max_blocks=2)
+    same(c, expected)
+
+
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("activation", [1, 2, 3, 4])
 def test_wgmma_activations(ops, library, kind, activation):
@@ -725,6 +774,24 @@ def test_wgmma_activations(ops, library, kind, activation):
                 same(kept, before)
                 bound = torch.finfo(kind).eps * (before.double().abs() + exact.abs()) + torch.finfo(kind).tiny
                 assert bool(((got.double() - exact).abs() <= bound).all())
+    finally:
+        library.emulation_machine(132, 80)
+
+
+def test_wgmma_operators_alternate(ops, library):
+    """As the operators choose it: a matrix C that is the result too, and an activation with what it is applied to."""
+    kind, m, n, k = torch.bfloat16, 512, 512, 512
+    assert plan(library, kind, m, n, k, multiprocessors=4, capability=90, activation=4)["size"] == "alternating"
+    a, b, c = integers((m, k), kind, 1, -1, 2), integers((k, n), kind, 2, -1, 2), integers((m, n), kind, 3)
+    library.emulation_machine(4, 90)
+    try:
+        got, kept = ops.addmm_with_preactivation(c[0], a, b, beta=2, alpha=0.5, activation=1)
+        expected = reference(c[0], a, b, 2, 0.5, kind)
+        same(kept, expected)
+        same(got, expected.relu())
+        expected = reference(c, a, b, 2, 0.5, kind)
+        ops.addmm(c, a, b, beta=2, alpha=0.5, out=c)
+        same(c, expected)
     finally:
         library.emulation_machine(132, 80)
 
@@ -803,6 +870,39 @@ def test_plan_on_a_hopper(library):
         assert on(kind, 64, 64, 64, 2**31 - 1, kernel="narrow wgmma")["kernel"] == "wgmma"
         with pytest.raises(AssertionError, match="does not take this problem"):
             on(kind, 64, 64, 64, 2**31, kernel="narrow wgmma")
+
+
+def test_plan_alternates_where_ends_are_long(library):
+    def size(m, n, k, kind=torch.bfloat16, batch=1, multiprocessors=132, **end):
+        options = {"multiprocessors": multiprocessors, "capability": 90, "tf32": True}
+        p = plan(library, kind, m, n, k, batch, **options, **end)
+        assert p["kernel"] == "wgmma"
+        return p["size"]
+
+    for end in ({"activation": 2}, {"matrix_c": True}, {"activation": 4, "matrix_c": True}):
+        assert size(4096, 4096, 1024, **end) == "alternating"
+        assert size(4096, 4096, 1024, batch_invariant=True, **end) == "alternating"
+        assert size(1024, 1024, 512, batch=16, **end) == "alternating"
+        assert size(4096, 4096, 512, torch.float32, **end) == "alternating"
+        for m, n, k in [(4096, 4096, 1025), (4096, 4096, 448), (4096, 1024, 1024)]:  # the last: two tiles to a block
+            assert size(m, n, k, **end) in ("large", "small")
+        assert size(4096, 4096, 513, torch.float32, **end) in ("large", "small")
+        assert size(128, 128, 1024, batch=1000, **end) == "small"  # a quarter of the tile
+        assert size(4096, 4096, 1024, multiprocessors=2, **end) in ("large", "small")
+    assert size(4096, 4096, 1024) in ("large", "small")
+    p = plan(library, torch.bfloat16, 4096, 4096, 1024, multiprocessors=132, capability=90, activation=1)
+    assert (p["tiles"], p["blocks"]) == (256, 132)
+    with pytest.raises(AssertionError, match="does not take this problem"):
+        plan(library, torch.int8, 64, 64, 64, capability=90, kernel="alternating wgmma")
+
+
+def test_no_cluster_waits_for_another_to_end(library):
+    """The emulated machine runs one cluster of four less than it has multiprocessors for."""
+    a, b = integers((1, 1024, 64), torch.bfloat16, 1), integers((1, 64, 256), torch.bfloat16, 2)
+    before = library.emulation_clusters()
+    got, p = run_kernel(library, "alternating wgmma", a, b, multiprocessors=12)
+    same(got, reference(None, a, b, 0, 1, torch.bfloat16))
+    assert (p["tiles"], p["blocks"], library.emulation_clusters() - before) == (4, 12, 2)
 
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
@@ -983,6 +1083,8 @@ SYNCHRONISED = {
     "small mma: tf32": (torch.float32, 72, 72, 160, 1, ["barrier", "async_wait"]),
     "narrow wgmma: tf32": (torch.float32, 130, 140, 520, 1, CLUSTERED),
     "large wgmma": (torch.bfloat16, 600, 800, 304, 1, [*CLUSTERED, *STORES]),
+    "alternating wgmma": (torch.bfloat16, 300, 776, 304, 1, [*CLUSTERED, *STORES]),
+    "alternating wgmma: by rows": (torch.bfloat16, 300, 771, 304, 1, [*CLUSTERED]),
 }
 
 

@@ -117,6 +117,22 @@ cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid
   config.attrs = attributes, config.numAttrs = cluster > 1 ? 2 : 1;
   return cudaLaunchKernelEx(&config, kernel, arguments...);
 }
+
+// How many such clusters the device runs at once. Two neighbouring multiprocessors always take two blocks of a cluster;
+// of more than that, the groups of multiprocessors leave some over.
+template <class Kernel>
+cudaError_t clusters_at_once(int cluster, Kernel* kernel, dim3 block, size_t shared_bytes, int* clusters) {
+  const cudaError_t error = allow_shared(kernel, shared_bytes);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(cluster)), config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes, config.attrs = &attribute, config.numAttrs = 1;
+  return cudaOccupancyMaxActiveClusters(clusters, kernel, &config);
+}
 #endif
 
 // launch_kernel, or where `early` such a kernel by itself.

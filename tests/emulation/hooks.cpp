@@ -46,6 +46,9 @@ EXPORT void emulation_machine(int multiprocessors, int capability) {
 // Products that tensor cores were given by wgmma so far, counted by warps.
 EXPORT int64_t emulation_wgmmas() { return emulation::wgmmas; }
 
+// Clusters of blocks (or blocks) that were run so far.
+EXPORT int64_t emulation_clusters() { return static_cast<int64_t>(emulation::Scheduler::get().block_number()); }
+
 EXPORT void emulation_seed(uint64_t seed) { emulation::Scheduler::get().set_seed(seed); }
 
 // How many places in the source have called `call` so far, of which `place` is left out from now on (-1: none).

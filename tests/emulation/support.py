@@ -39,7 +39,7 @@ def load_library():
     lib = ctypes.CDLL(str(path))
     for name in ("emulation_planted", "emulation_sort", "myops_cuda_gemm", "myops_cuda_plan"):
         getattr(lib, name).restype = ctypes.c_char_p
-    lib.emulation_wgmmas.restype = ctypes.c_int64
+    lib.emulation_wgmmas.restype = lib.emulation_clusters.restype = ctypes.c_int64
     lib.emulation_from_half.restype = lib.emulation_from_bfloat16.restype = ctypes.c_float
     lib.emulation_to_half.restype = lib.emulation_to_bfloat16.restype = ctypes.c_uint16
     for name in ("emulation_to_half", "emulation_to_bfloat16"):
@@ -106,7 +106,7 @@ def contiguous(m, n, k):
 
 def plan(
     library, kind, m, n, k, batch=1, strides=None, kernel="", multiprocessors=132, capability=80, batch_invariant=False,
-    tf32=False,
+    tf32=False, activation=0, matrix_c=False,
 ):  # fmt: skip
     """The plan of a product as a dictionary; strides: row, column and batch of A, B and D."""
     sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
@@ -114,7 +114,7 @@ def plan(
     return parse(
         library.myops_cuda_plan(
             DTYPE_CODES[kind], sizes, strides, kernel.encode(), multiprocessors, capability, int(batch_invariant),
-            int(tf32),
+            int(tf32), activation, int(matrix_c),
         )
     )  # fmt: skip
 
@@ -125,21 +125,29 @@ def parse(text):
     return {key: value if key in ("kernel", "size") else int(value) for key, value in pairs.items()}
 
 
-def run_kernel(library, kernel, a, b, max_blocks=2**31 - 1, column_major=False, multiprocessors=132):
-    """A batch of products by a kernel of our choice: the result and the plan. The operands may have any strides."""
+def run_kernel(
+    library, kernel, a, b, max_blocks=2**31 - 1, column_major=False, multiprocessors=132, c=None, activation=0,
+    before=None, d=None,
+):  # fmt: skip
+    """A batch of f(a @ b + c) by a kernel of our choice: the result and the plan. The operands may have any strides.
+
+    before: gets what the activation f is applied to. d: where the result goes, laid out as before.
+    """
     batch, m, k = a.shape
     n = b.shape[2]
-    d = torch.full((batch, n, m) if column_major else (batch, m, n), 9, dtype=a.dtype)
-    if column_major:
-        d = d.transpose(1, 2)
+    if d is None:
+        d = torch.full((batch, n, m) if column_major else (batch, m, n), 9, dtype=a.dtype)
+        if column_major:
+            d = d.transpose(1, 2)
     sizes = (ctypes.c_int64 * 4)(m, n, k, batch)
-    strides = (ctypes.c_int64 * 9)(*(s for t in (a, b, d) for s in (t.stride(1), t.stride(2), t.stride(0))))
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (a, b, d)]
+    views = [a, b, d] if c is None else [a, b, d, c.expand(d.shape)]
+    strides = (ctypes.c_int64 * (3 * len(views)))(*(s for t in views for s in (t.stride(1), t.stride(2), t.stride(0))))
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (a, b, d, c, before)]
     workspace = torch.full((1 << 22,), 0xFF, dtype=torch.uint8)
     library.emulation_machine(multiprocessors, 90)
     try:
         text = library.myops_cuda_gemm(
-            DTYPE_CODES[a.dtype], sizes, strides, *pointers, kernel.encode(), ctypes.c_int64(max_blocks),
+            DTYPE_CODES[a.dtype], sizes, strides, *pointers, activation, kernel.encode(), ctypes.c_int64(max_blocks),
             ctypes.c_void_p(workspace.data_ptr()), ctypes.c_int64(workspace.numel()), None,
         )  # fmt: skip
     finally:

@@ -32,10 +32,11 @@ Gemm make_gemm(int type, const int64_t* sizes, const int64_t* strides) {
 bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine, GemmPlan* plan) {
   const size_t space = name.find(' ');
   const std::string first = space == std::string::npos ? "" : name.substr(0, space);
-  const TileSize size = first == "large"    ? TileSize::large
-                        : first == "narrow" ? TileSize::narrow
-                        : first == "medium" ? TileSize::medium
-                                            : TileSize::small;
+  const TileSize size = first == "large"         ? TileSize::large
+                        : first == "narrow"      ? TileSize::narrow
+                        : first == "medium"      ? TileSize::medium
+                        : first == "alternating" ? TileSize::alternating
+                                                 : TileSize::small;
   const std::string kind = first.empty() ? name : name.substr(space + 1);
   const bool tensor_floats = g.in == DType::f32 || has_tensor_floats(g);
   if (kind == "") {
@@ -72,26 +73,35 @@ const std::string kRefused = "error: no such kernel, or it does not take this pr
 }  // namespace myops
 
 // The plan as key=value pairs, or "error: ...". multiprocessors 0: of the current device. Pointers count as aligned.
+// activation, matrix_c: what follows the sums, C being a contiguous matrix.
 MYOPS_EXPORT const char* myops_cuda_plan(int type, const int64_t* sizes, const int64_t* strides, const char* kernel,
-                                         int multiprocessors, int capability, int batch_invariant, int tf32) {
+                                         int multiprocessors, int capability, int batch_invariant, int tf32,
+                                         int activation, int matrix_c) {
   using namespace myops;
   Machine machine{multiprocessors, capability};
   if (multiprocessors == 0 && query_machine(&machine) != cudaSuccess) return keep("error: no device");
   Gemm g = make_gemm(type, sizes, strides);
   g.batch_invariant = batch_invariant != 0, g.tf32 = tf32 != 0;
+  g.activation = static_cast<Activation>(activation);
+  int64_t aligned[2];
+  if (matrix_c != 0) g.C = {aligned, g.N, 1, {g.M * g.N}};
   GemmPlan plan;
   if (!plan_by_name(kernel, g, machine, &plan)) return keep(kRefused);
   return keep(describe(plan));
 }
 
-// Enqueues D = A @ B on the current device, by at most max_blocks blocks. workspace: what the plan for the same
-// pointers asks for, which is at most that of operands that are all packed. Returns the plan, or "error: ...".
+// Enqueues D = f(A @ B + C) on the current device, by at most max_blocks blocks. c: nullptr, or C, with three strides
+// more. activation: f, as in Activation. before: nullptr, or where what f is applied to goes, laid out as D. workspace:
+// what the plan for the same pointers asks for, which is at most that of operands that are all packed. Returns the
+// plan, or "error: ...".
 MYOPS_EXPORT const char* myops_cuda_gemm(int type, const int64_t* sizes, const int64_t* strides, void* a, void* b,
-                                         void* d, const char* kernel, int64_t max_blocks, void* workspace,
-                                         int64_t workspace_bytes, void* stream) {
+                                         void* d, void* c, void* before, int activation, const char* kernel,
+                                         int64_t max_blocks, void* workspace, int64_t workspace_bytes, void* stream) {
   using namespace myops;
   Gemm g = make_gemm(type, sizes, strides);
   g.A.data = a, g.B.data = b, g.D.data = d;
+  if (c != nullptr) g.C = {c, strides[9], strides[10], {strides[11]}};
+  g.activation = static_cast<Activation>(activation), g.preactivation = before;
   Machine machine;
   GemmPlan plan;
   cudaError_t error = query_machine(&machine);

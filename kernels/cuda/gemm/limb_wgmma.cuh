@@ -23,8 +23,9 @@ template <DType kIn, TileSize kSize>
 struct LimbWgmmaLayout {
   using Acc = typename Element<kIn>::Acc;
   static constexpr WgmmaShape kShape = wgmma_shape(kSize);
-  static constexpr int kLimbs = element_size(kIn), kTileM = kWgmmaTileM, kTileN = kShape.n, kCluster = kShape.cluster();
-  static constexpr int kDepth = 128;  // of K, in a stage: rows of 128 bytes
+  static constexpr int kLimbs = element_size(kIn), kTileM = kShape.m, kTileN = kShape.n, kCluster = kShape.cluster();
+  static constexpr int kWarps = kWgmmaWarps;  // that multiply a stage
+  static constexpr int kDepth = 128;          // of K, in a stage: rows of 128 bytes
   static constexpr int kBytesA = kTileM * kDepth, kStageBytes = kBytesA + kTileN * kDepth;
   // What a block loads for the cluster.
   static constexpr int kLinesA = kTileM / kShape.cluster_n, kLinesB = kTileN / kShape.cluster_m;

@@ -4,7 +4,8 @@
 
 namespace myops {
 
-enum class TileSize : int8_t { small, large, narrow, medium };  // what a family makes of it, its plan says
+// What a family makes of it, its plan says. alternating: an arrangement of wgmma.
+enum class TileSize : int8_t { small, large, narrow, medium, alternating };
 
 constexpr int64_t kMaxBlocks = 2147483647;       // of grid.x
 constexpr int64_t kMaxDepth = int64_t(1) << 33;  // K, whose steps a kernel counts in 32 bits

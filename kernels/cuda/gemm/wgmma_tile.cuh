@@ -10,6 +10,10 @@
 //   the tile. In the last one, one thread is the loader, which keeps kStages tiles of K (128 bytes) under way, also of
 //   the next tile of D while this one ends; and one is the storer, which moves whole tiles of C and D (16-bit only).
 //
+//   Where a tile has but 64 rows (kTurns = 2), the consumers take the tiles of the block in turn, and the tensor cores
+//   multiply for one while the other ends its tile. There is one ring of stages and one staging area, for tile after
+//   tile; a consumer passes over the stages of the other's tiles.
+//
 //   A cluster is kCluster blocks with neighbouring tiles: those with the same columns each load a share of B for all of
 //   them, those with the same rows a share of A. Blocks whose tile lies beyond D load and multiply zeros, and store
 //   nothing.
@@ -18,9 +22,13 @@
 //     empty[s]   each consumer warp of the cluster, once its wgmma is done            -> the loaders may overwrite
 //     staged     the storer: the staging area holds the tile of C, or is free         -> the consumers may write there
 //     finished   each consumer warp: it wrote its part of D to the staging area       -> the storer may store it
+//     turns      each warp of the other consumer: all stages of its tile were full    -> a consumer may wait for full
+//
+// staged, finished: one for each turn. A wait knows the parity of a phase alone: that of a barrier which is two phases
+// behind would be over at once, so that a consumer may not wait for a stage before the one in front of it came.
 //
 // Shared memory of an operand in a stage, rows of 128 bytes: along K, a row per line; along its lines, slabs of 64
-// lines with a row per value of K. The staging area: for each consumer, slabs of 64 columns with a row per row of D.
+// lines with a row per value of K. The staging area: for each 64 rows, slabs of 64 columns with a row per row of D.
 // Every result is summed in steps of 32 bytes of K, ascending, in one accumulator: bits do not depend on the tile, M,
 // N or the batch.
 #pragma once
@@ -37,7 +45,9 @@ constexpr int kWgmmaConsumers = 2, kWgmmaThreads = 128 * (kWgmmaConsumers + 1), 
 template <TileSize kSize>
 struct WgmmaLayout {
   static constexpr WgmmaShape kShape = wgmma_shape(kSize);
-  static constexpr int kTileM = kWgmmaTileM, kTileN = kShape.n, kCluster = kShape.cluster();
+  static constexpr int kTileM = kShape.m, kTileN = kShape.n, kCluster = kShape.cluster();
+  static constexpr int kTurns = kWgmmaConsumers * 64 / kTileM;  // consumers that have tiles of their own
+  static constexpr int kWarps = kWgmmaWarps / kTurns;           // that multiply a stage
   static constexpr int kRowBytes = 128, kSlab = 64, kSlabBytes = kSlab * kRowBytes;
   static constexpr int kBytesA = kTileM * kRowBytes, kBytesB = kTileN * kRowBytes, kStageBytes = kBytesA + kBytesB;
   // What a block loads for the cluster.
@@ -54,8 +64,8 @@ struct WgmmaLayout {
   // Groups of wgmma (a stage each) that are in flight while the next stage is waited for: one where stages suffice.
   static constexpr int kAhead = kStages > 3 ? 1 : 0;
 
-  static_assert(kTileM == 64 * kWgmmaConsumers, "a consumer takes 64 rows");
-  static_assert((2 * kStages + 2) * sizeof(SharedBarrier) <= kBarrierBytes, "room for the barriers");
+  static_assert(kTileM * kTurns == 64 * kWgmmaConsumers, "a consumer takes 64 rows");
+  static_assert((2 * kStages + 3 * kTurns) * sizeof(SharedBarrier) <= kBarrierBytes, "room for the barriers");
   static_assert(kStages >= 3, "fewer stages do not cover the latency of memory");
 };
 
@@ -67,6 +77,10 @@ struct StageRing {
 
   __device__ __forceinline__ void advance() {
     if (++slot == kStages) slot = 0, parity ^= 1;
+  }
+  __device__ __forceinline__ void advance(int steps) {
+    const uint32_t next = static_cast<uint32_t>(slot + steps);
+    slot = static_cast<int>(next % kStages), parity ^= next / kStages & 1;
   }
 };
 
@@ -98,7 +112,7 @@ struct WgmmaPipeline {
     if (threadIdx.x == 0) {
       for (int s = 0; s < kStages; ++s) {
         barrier_init(&full[s], 1);
-        barrier_init(&empty[s], kCluster * kWgmmaWarps);
+        barrier_init(&empty[s], kCluster * Layout::kWarps);
       }
       init(empty + kStages);
       barrier_init_fence();
@@ -218,14 +232,15 @@ __device__ __forceinline__ void for_each_slab(const WgmmaTile<kSize>& tile, cons
 }
 
 // The storer: C to the staging area as soon as that is free, and D from there; before D what its activation is applied
-// to, where that is asked for.
+// to, where that is asked for. Tile after tile, for the consumers in turn.
 template <TileSize kSize>
 __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan, const TensorMap* map_c,
                                              const TensorMap* map_d, const TensorMap* map_before, char* staging,
                                              SharedBarrier* staged, SharedBarrier* finished, int rank) {
   using Layout = WgmmaLayout<kSize>;
   const bool matrix_c = g.C.data != nullptr && g.C.row_stride != 0;
-  uint32_t parity = 0;
+  uint32_t parity = 0;  // a bit for each turn
+  int turn = 0;
   for (int64_t index = blockIdx.x / Layout::kCluster; index < plan.tiles; index += gridDim.x / Layout::kCluster) {
     const WgmmaTile<kSize> tile(plan, index, rank);
     int32_t batch[3];
@@ -234,9 +249,9 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
       tma_store_wait();
       if (matrix_c) {
         batch_coordinates(g, g.C, tile.item, batch);
-        barrier_arrive_expect(staged, Layout::kStagingBytes);
+        barrier_arrive_expect(&staged[turn], Layout::kStagingBytes);
         for_each_slab<kSize>(tile, [&](int at, int32_t col, int32_t row) {
-          tma_load(staging + at, map_c, staged, {col, row, batch[0], batch[1], batch[2]});
+          tma_load(staging + at, map_c, &staged[turn], {col, row, batch[0], batch[1], batch[2]});
         });
         // The next tile's C on its way to the cache, while the staging area is taken.
         const int64_t following = index + gridDim.x / Layout::kCluster;
@@ -248,16 +263,17 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
           });
         }
       } else {
-        barrier_arrive(staged);
+        barrier_arrive(&staged[turn]);
       }
       batch_coordinates(g, g.D, tile.item, batch);
-      barrier_wait(finished, parity);
-      parity ^= 1;
+      barrier_wait(&finished[turn], parity >> turn & 1);
+      parity ^= 1u << turn;
       for_each_slab<kSize>(tile, [&](int at, int32_t col, int32_t row) {
         if (row < g.M && col < g.N)
           tma_store(rounds == 1 ? map_d : map_before, staging + at, {col, row, batch[0], batch[1], batch[2]});
       });
     }
+    if constexpr (Layout::kTurns > 1) turn ^= 1;
   }
   tma_store_wait();
 }
@@ -325,18 +341,19 @@ __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)
   }
 }
 
-// Everything that an epilogue can be, through the warp's own part of the staging area, half of the columns at a time.
-template <DType kIn, int kTileN>
+// Everything that an epilogue can be, through the warp's own part of the staging area, which has room for kColumns of
+// its 16 rows.
+template <DType kIn, int kColumns, int kTileN>
 __device__ __forceinline__ void finish_results(const Gemm& g, const GemmPlan& plan, const float (&sums)[kTileN / 2],
                                                char* staging, int64_t item, int64_t row0, int64_t col0) {
-  constexpr int kColumns = kTileN / 2, kGroups = kColumns / 8;
+  constexpr int kGroups = kColumns / 8;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  float* const part = reinterpret_cast<float*>(staging + static_cast<int>(threadIdx.x) / 32 % 4 * 16 * kColumns * 4);
+  float* const part = reinterpret_cast<float*>(staging + static_cast<int>(threadIdx.x) / 32 * 16 * kColumns * 4);
   // Groups of 8 columns are exchanged, so that the rows of a fragment lie in different banks.
   const auto at = [&](int row, int group) { return part + row * kColumns + (group ^ row % 4) * 8; };
   const Epilogue<kIn> epilogue(g, item);
 #pragma unroll 1
-  for (int half = 0; half < 2; ++half) {
+  for (int chunk = 0; chunk < kTileN / kColumns; ++chunk) {
     const auto put = [&](int first) {
 #pragma unroll
       for (int j = 0; j < kGroups; ++j)
@@ -346,12 +363,11 @@ __device__ __forceinline__ void finish_results(const Gemm& g, const GemmPlan& pl
           shared_store(reinterpret_cast<Pack<float, 2>*>(at(lane / 4 + 8 * i, j) + lane % 4 * 2), two);
         }
     };
-    if (half == 0)
-      put(0);
-    else
-      put(kTileN / 4);
+#pragma unroll
+    for (int c = 0; c < kTileN / kColumns; ++c)
+      if (c == chunk) put(c * kColumns / 2);
     __syncwarp();
-    const int64_t col = col0 + half * kColumns;
+    const int64_t col = col0 + chunk * kColumns;
     if (plan.packed_rows) {
 #pragma unroll 1
       for (int i = lane; i < 32 * kGroups; i += 32) {
@@ -381,15 +397,19 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   using Layout = WgmmaLayout<kSize>;
   using In = typename Element<kIn>::Type;
   constexpr int kStages = Layout::kStages, kTileN = Layout::kTileN, kCluster = Layout::kCluster;
+  constexpr int kTurns = Layout::kTurns;
   constexpr bool kStoresTiles = sizeof(In) == 2;
   const auto init = [](SharedBarrier* further) {
-    barrier_init(further, 1);
-    barrier_init(further + 1, kWgmmaWarps);
+    for (int turn = 0; turn < kTurns; ++turn) {
+      barrier_init(&further[turn], 1);
+      barrier_init(&further[kTurns + turn], Layout::kWarps);
+      if constexpr (kTurns > 1) barrier_init(&further[2 * kTurns + turn], Layout::kWarps);
+    }
   };
   const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, init, g.K > 0);
   char *const stages = pipeline.stages, *const staging = stages + Layout::kStagingAt;
   SharedBarrier *const full = pipeline.full, *const empty = pipeline.empty;
-  SharedBarrier *const staged = empty + kStages, *const finished = staged + 1;
+  SharedBarrier *const staged = empty + kStages, *const finished = staged + kTurns, *const turns = finished + kTurns;
   const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
   const int rank = pipeline.rank, steps = static_cast<int>((g.K + kWgmmaDepth<In> - 1) / kWgmmaDepth<In>);
 
@@ -403,11 +423,16 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     registers_increase<224>();
     StageRing<kStages> ring;
     uint32_t staged_parity = 0;
+    const int turn = kTurns > 1 ? warpgroup : 0, part = kTurns > 1 ? 0 : warpgroup;
+    uint32_t turn_parity = turn ^ 1;  // the first turn begins at once
+    if constexpr (kTurns > 1)
+      if (turn > 0) ring.advance(steps);
     // A warpgroup's 64 rows are 64 rows of 128 bytes, or one slab.
-    const int first_a = warpgroup * 64 * Layout::kRowBytes;
+    const int first_a = part * 64 * Layout::kRowBytes;
     In* const c_row = reinterpret_cast<In*>(stages + Layout::kRowsAt) + thread / 32 * kTileN;
     const bool row_c = kStoresTiles && plan.stores_tiles && g.C.data != nullptr && g.C.row_stride == 0;
-    for (int64_t index = blockIdx.x / kCluster; index < plan.tiles; index += gridDim.x / kCluster) {
+    for (int64_t index = blockIdx.x / kCluster + turn * (gridDim.x / kCluster); index < plan.tiles;
+         index += kTurns * (gridDim.x / kCluster)) {
       float sums[kTileN / 2];
 #pragma unroll
       for (int i = 0; i < kTileN / 2; ++i) sums[i] = 0;
@@ -415,6 +440,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       if (row_c) {
         const WgmmaTile<kSize> tile(plan, index, rank);
         load_row<In, kTileN>(g, part_of_c, tile.item, tile.col);
+      }
+      if constexpr (kTurns > 1) {
+        barrier_wait(&turns[turn], turn_parity);
+        turn_parity ^= 1;
       }
       int previous = -1;
       for (int step = 0; step < steps; ++step, ring.advance()) {
@@ -433,18 +462,23 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
           pipeline.release(previous);
         previous = ring.slot;
       }
+      if constexpr (kTurns > 1) {
+        __syncwarp();  // where K is 0, nothing else has brought the lanes together behind their wait
+        if (lane == 0) barrier_arrive(&turns[turn ^ 1]);
+        ring.advance(steps);
+      }
       if constexpr (Layout::kAhead > 0) {
         wgmma_wait<0>(sums);
         if (previous >= 0) pipeline.release(previous);
       }
 
-      char* const mine = staging + warpgroup * 64 * kTileN * 2;
       if constexpr (kStoresTiles) {
         if (plan.stores_tiles) {
+          char* const mine = staging + part * 64 * kTileN * 2;
           if (row_c) keep_row<In, kTileN>(part_of_c, c_row);
 #pragma unroll 1
           for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
-            barrier_wait(staged, staged_parity);
+            barrier_wait(&staged[turn], staged_parity);
             staged_parity ^= 1;
             if (rounds == 1 && g.activation != Activation::none)
               stage_results<kIn, kTileN, true>(g, sums, mine, c_row, g.activation);
@@ -452,14 +486,15 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
               stage_results<kIn, kTileN, false>(g, sums, mine, c_row, Activation::none);
             async_proxy_fence();
             __syncwarp();
-            if (lane == 0) barrier_arrive(finished);
+            if (lane == 0) barrier_arrive(&finished[turn]);
           }
           continue;
         }
       }
       const WgmmaTile<kSize> tile(plan, index, rank);  // not kept beside the sums
-      const int64_t row = tile.row + thread / 32 * 16;
-      finish_results<kIn, kTileN>(g, plan, sums, mine, tile.item, row, tile.col);
+      const int64_t row = tile.row + (part * 4 + thread / 32 % 4) * 16;
+      constexpr int kColumns = Layout::kStagingBytes / (kWgmmaWarps * 16 * 4);
+      finish_results<kIn, kColumns, kTileN>(g, plan, sums, staging, tile.item, row, tile.col);
     }
   }
   if constexpr (kCluster > 1) cluster_sync();
@@ -516,7 +551,14 @@ cudaError_t launch_wgmma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t 
     if (plan.a_along_k && !plan.b_along_k) kernel = &gemm_wgmma<kIn, kSize, true, false>;
     if (!plan.a_along_k && !plan.b_along_k) kernel = &gemm_wgmma<kIn, kSize, false, false>;
   }
-  return launch_cluster(Layout::kCluster, kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(kWgmmaThreads),
+  int64_t blocks = plan.blocks;
+  if constexpr (Layout::kCluster > 2) {  // a block that begins when another has ended would double the time
+    int clusters = 0;
+    error = clusters_at_once(Layout::kCluster, kernel, dim3(kWgmmaThreads), Layout::kSharedBytes, &clusters);
+    if (error != cudaSuccess) return error;
+    if (blocks > clusters * Layout::kCluster) blocks = clusters * Layout::kCluster;
+  }
+  return launch_cluster(Layout::kCluster, kernel, dim3(static_cast<unsigned>(blocks)), dim3(kWgmmaThreads),
                         Layout::kSharedBytes, stream, g, plan, map_a, map_b, map_c, map_d, map_before);
 }
 
@@ -525,6 +567,7 @@ cudaError_t launch_wgmma_type(const Gemm& g, const GemmPlan& plan, cudaStream_t 
   switch (plan.size) {
     case TileSize::narrow: return launch_wgmma_size<kIn, TileSize::narrow>(g, plan, stream);
     case TileSize::small: return launch_wgmma_size<kIn, TileSize::small>(g, plan, stream);
+    case TileSize::alternating: return launch_wgmma_size<kIn, TileSize::alternating>(g, plan, stream);
     default: return launch_wgmma_size<kIn, TileSize::large>(g, plan, stream);
   }
 }
