@@ -46,7 +46,7 @@ PHASES = {
     "timing": (220, CLASSES),
     "memory": (30, ["float", "integer", "add", "sparse"]),
     "sanitizer": (120, TOOLS),
-    "tuning": (240, ["all"]),
+    "tuning": (300, ["all"]),
 }
 DEFAULT_PHASES = [phase for phase in PHASES if phase != "tuning"]
 CASE_SECONDS = 60  # no answer for so long: the case hangs
