@@ -136,9 +136,9 @@ inline bool may_alternate(const Gemm& g, int multiprocessors) {
 }
 
 // Rounds of tiles that the busiest multiprocessor computes, each with its steps of 64 values of K (32 of float32) and
-// its end, which takes `more` where it is long. Times in microseconds, of bfloat16. Those of `alternating` are
-// predicted and have not met a GPU (benchmarks/notes/cuda-dense.md): it hides all ends but the last, and is taken where
-// it is predicted to win a tenth.
+// its end, which takes `more` with an activation, and less of it with a matrix C alone. Times in microseconds, of
+// bfloat16. Those of `alternating` are predicted and have not met a GPU (benchmarks/notes/cuda-dense.md): it hides all
+// ends but the last, and is taken where it is predicted to win a tenth.
 inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
   struct Candidate {
     GemmKernel kernel;
@@ -149,7 +149,8 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
       {GemmKernel::wgmma, TileSize::large, 0.74, 2.6, 3.0},  {GemmKernel::wgmma, TileSize::small, 0.375, 1.2, 1.5},
       {GemmKernel::wgmma, TileSize::narrow, 0.28, 0.8, 0.8}, {GemmKernel::mma, TileSize::large, 0.70, 1.0, 1.5},
       {GemmKernel::mma, TileSize::small, 0.28, 0.8, 0.4},    {GemmKernel::wgmma, TileSize::alternating, 0.41, 0, 0}};
-  constexpr double kLastEnd = 4.0, kAdvantage = 1.1;      // of alternating
+  constexpr double kLastEnd = 4.0, kAdvantage = 1.1;  // of alternating
+  const double long_share = problem.activation != Activation::none ? 1 : 0.4;
   constexpr int64_t kMostCoordinates = int64_t(1) << 31;  // of a tensor map's dimension
   const bool hopper = machine.capability == 90 && has_tensor_floats(problem) && problem.batch_dims <= kWgmmaBatchDims &&
                       problem.M < kMostCoordinates - 256 && problem.N < kMostCoordinates - 256 &&
@@ -165,7 +166,7 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
     const int cluster = c.kernel == GemmKernel::wgmma ? wgmma_shape(c.size).cluster() : 1;
     const double rounds = double(ceil_divide(plan.tiles, machine.multiprocessors / cluster));
     const double steps = double(ceil_divide(problem.K, problem.in == DType::f32 ? 32 : 64));
-    double cost = rounds * (steps * c.step + c.end + (long_end ? c.more : 0));
+    double cost = rounds * (steps * c.step + c.end + (long_end ? c.more * long_share : 0));
     if (alternating) cost = (cost + kLastEnd) * kAdvantage;
     if (best.tiles == 0 || cost < best_cost) best = plan, best_cost = cost;
   }
