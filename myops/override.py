@@ -60,6 +60,16 @@ def _in_place(name: str) -> Callable[..., Tensor]:
     return call
 
 
+def _past_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which calls operators that autocast knows, from an overload that it does not know."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with without_autocast():
+            return function(*args, **kwargs)
+
+    return call
+
+
 # A matrix times a vector: mv as matmul, addmv as addmm of one column.
 
 
@@ -71,7 +81,7 @@ def _check_vector(mat: Tensor, vec: Tensor) -> None:
 
 
 def _mv(name: str) -> Callable[..., Tensor]:
-    matmul = _functional("matmul")
+    matmul = _past_autocast(_functional("matmul"))
 
     def call(mat: Tensor, vec: Tensor) -> Tensor:
         _check_vector(mat, vec)
@@ -86,7 +96,7 @@ def _columns(input: Tensor, mat: Tensor, vec: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def _addmv(name: str) -> Callable[..., Tensor]:
-    addmm = _functional("addmm")
+    addmm = _past_autocast(_functional("addmm"))
     return lambda *args, **scalars: addmm(*_columns(*args), **scalars).squeeze(1)
 
 
@@ -123,13 +133,7 @@ def _activated(form: Callable[[str], Callable[..., Tensor]]) -> Callable[[str], 
 
 
 def _sparse(function: Callable[..., Any]) -> Callable[[str], Callable[..., Any]]:
-    """`function`, which calls operators that autocast knows from overloads of which it knows some only."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with without_autocast():
-            return function(*args, **kwargs)
-
-    return lambda name: call
+    return lambda name: _past_autocast(function)
 
 
 @dataclass(frozen=True)

@@ -1116,6 +1116,28 @@ def test_matrix_times_vector(name: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(ours, native, rtol=bound, atol=bound)
 
 
+@pytest.mark.parametrize("dtype_", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", VECTOR_CALLS)
+def test_matrix_times_vector_under_autocast(name: str, dtype_: torch.dtype) -> None:
+    """Which torch casts in matmul and linear, but not in mv and addmv."""
+    args = torch.randn(5, 7), torch.randn(7), torch.randn(5)
+
+    def outcome() -> Any:
+        try:
+            return VECTOR_CALLS[name](*args)
+        except Exception as error:
+            return type(error), str(error)
+
+    with torch.autocast("cpu", dtype_):
+        native = outcome()
+        with myops.use(["addmv"]):
+            ours = outcome()
+    if isinstance(native, tuple):
+        assert ours == native
+    else:
+        torch.testing.assert_close(ours, native)
+
+
 def test_which_vector_products_are_taken() -> None:
     a, v = torch.randn(4, 3, requires_grad=True), torch.randn(3, requires_grad=True)
     expected = torch.autograd.grad((a @ v).square().sum(), (a, v))
