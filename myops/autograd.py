@@ -29,6 +29,7 @@ from torch._C import (
     _set_fwd_grad_enabled,
     _set_grad_enabled,
 )
+from torch._C._dynamo.eval_frame import _FrameAction, _FrameExecStrategy, set_code_exec_strategy
 from torch._C._functorch import unwrap_if_dead
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch._ops import OpOverload
@@ -62,6 +63,16 @@ _USUAL_KEYS = _keys_of_a_fresh_thread()
 without_autocast = partial(
     _ExcludeDispatchKeyGuard, DispatchKeySet(DispatchKey.AutocastCPU) | DispatchKeySet(DispatchKey.AutocastCUDA)
 )
+
+
+def untraced(kernel: Any) -> Any:
+    """`kernel`, which torch calls from C++, left alone by Dynamo with all that it calls.
+
+    Where a compiled function has left its graph, as for `loss.backward()`, Dynamo compiles whatever Python comes next:
+    our backward, once for each shape. Graphs that it traces through us are not concerned.
+    """
+    set_code_exec_strategy(kernel.__code__, _FrameExecStrategy(_FrameAction.SKIP, _FrameAction.SKIP))
+    return kernel
 
 
 def needs_graph(args: tuple[Any, ...]) -> bool:
@@ -164,6 +175,7 @@ def recorder(op: OpOverload, row: Row) -> Kernel:
 
     class Function(_SingleLevelFunction):
         @staticmethod
+        @untraced
         def forward(ctx: Any, *flat: Any) -> Any:
             if len(flat) > count:
                 # Function.apply has switched gradients off, and puts that back itself. The levels of torch.func below
@@ -183,11 +195,13 @@ def recorder(op: OpOverload, row: Row) -> Kernel:
             return result
 
         @staticmethod
+        @untraced
         def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
             grads = () if single and outer[0] is None else row.backward(ctx, *outer)
             return grads + (None,) * (len(ctx.needs_input_grad) - len(grads))
 
         @staticmethod
+        @untraced
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
             tangents = tangents[: row.tensors]
             if not _are_functorch_transforms_active():

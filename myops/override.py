@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import _native, override_sparse
 from .activation import GELU, GELU_TANH, RELU
-from .autograd import without_autocast, without_wrapper
+from .autograd import untraced, without_autocast, without_wrapper
 from .registration import OPERATORS
 
 log = logging.getLogger(__name__)
@@ -283,6 +283,7 @@ class _Installed:
         """
         call, took, refuse = self.call, _tallies[self.reroute.name].took, self.refuse
 
+        @untraced
         def router(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             try:
                 result = call(*args, **kwargs)
@@ -293,6 +294,7 @@ class _Installed:
                 return result
             return self.run_declined(keyset, args, kwargs)
 
+        @untraced
         def outermost(keyset: Any, *args: Any, **kwargs: Any) -> Any:
             if _declined.now:  # a part of a call that was declined, and counted, as a whole
                 return self.run_native(keyset, args, kwargs)

@@ -22,8 +22,16 @@ from torch.utils.flop_counter import register_flop_formula
 from . import _native, autograd
 from .errors import translate
 
+
+class _Library(torch.library.Library):
+    """A library whose kernels Dynamo leaves alone."""
+
+    def impl(self, op_name: Any, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().impl(op_name, autograd.untraced(fn), *args, **kwargs)
+
+
 # Kept for the life of the process: dropping a Library unregisters what it holds.
-_LIBRARY = torch.library.Library("myops", "FRAGMENT")
+_LIBRARY = _Library("myops", "FRAGMENT")
 
 OPERATORS: dict[str, Operator] = {}
 # Operators without out= or in-place forms: the sparse ones, on the parts of a matrix, and what dense ones record for
@@ -252,6 +260,7 @@ def _register_functional(row: Row, op: OpOverload) -> None:
         # The engines read conjugate views in place; without this, torch would copy them first.
         _LIBRARY.impl(row.name, torch.library.fallthrough_kernel, "Conjugate")
 
+    @autograd.untraced
     def batch_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         return row.batch(info.batch_size, in_dims, *args, **kwargs), row.batch_dims
 

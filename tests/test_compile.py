@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import expecttest
@@ -15,6 +16,7 @@ import torch
 from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.convert_frame import input_codes
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._ops import OpOverload
 from torch.testing._internal.optests.generate_tests import ALL_TEST_UTILS
@@ -556,6 +558,37 @@ def test_switch_under_code_that_was_compiled_before() -> None:
         assert myops.stats()["addmm"]["myops"] == 2
         torch.testing.assert_close(training_step(compiled, x), expected)
     assert myops.stats()["addmm"]["myops"] == 2
+
+
+def compiled_frames_of_ours(f: Callable[[], Any]) -> list[str]:
+    """The functions of myops that Dynamo compiles as such in a first call of `f`."""
+    torch._dynamo.reset()
+    torch.compile(f, backend="eager")()
+    codes = [code for seen in input_codes.seen if (code := seen()) is not None]
+    folder = str(Path(myops.__file__).parent)
+    return [code.co_qualname for code in codes if code.co_filename.startswith(folder)]
+
+
+def test_backward_outside_of_a_graph_is_not_compiled() -> None:
+    a, b = torch.randn(3, 5, requires_grad=True), torch.randn(4, 5, requires_grad=True)
+    loss = torch.compiler.disable(lambda: myops.linear(a, b).square().sum())
+    assert not compiled_frames_of_ours(lambda: loss().backward())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+@pytest.mark.parametrize("name", ["gru", "sparse"])
+def test_kernels_outside_of_a_graph_are_not_compiled(name: str) -> None:
+    gru, x, matrix = nn.GRU(5, 6), torch.randn(2, 3, 5), torch.rand(5, 5)
+    csr = matrix.to_sparse_csr()
+    call = {"gru": lambda: gru(x), "sparse": lambda: csr @ matrix}[name]
+    with myops.use(strict=True):
+        assert not compiled_frames_of_ours(call)
+
+
+def test_batching_rule_outside_of_a_graph_is_not_compiled() -> None:
+    a, b = torch.randn(3, 4, 5), torch.randn(5, 6)
+    plain = torch._dynamo.disable(torch.ops.myops.mm.default._op, recursive=False)
+    assert not compiled_frames_of_ours(lambda: torch.vmap(lambda one: plain(one, b))(a))
 
 
 # Flops and the profiler.
