@@ -110,7 +110,7 @@ Tensor run_add(const Tensor& input, const Tensor& other, double alpha, const Ten
   const DType type = result_type(x, y);
   // Of bool, alpha is true or false, and so is the sum: x or (alpha and y). false leaves x, which is x or x.
   const bool x_alone = type == DType::boolean && alpha == 0;
-  if (type == DType::boolean && alpha == std::trunc(alpha)) alpha = 1;
+  if (type == DType::boolean && std::isfinite(alpha) && alpha == std::trunc(alpha)) alpha = 1;
   check_scalar(alpha, "alpha", type);
 
   const int dims = x.dims > y.dims ? x.dims : y.dims;

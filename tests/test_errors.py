@@ -246,10 +246,11 @@ def test_fakes_refuse_the_same_out() -> None:
 
 
 def test_fakes_refuse_alphas_that_are_no_whole_numbers() -> None:
-    a = torch.ones(2, dtype=torch.int32)
-    for device, alpha in itertools.product(("cpu", "meta"), (0.5, math.inf, -math.inf, math.nan)):
+    alphas = (0.5, math.inf, -math.inf, math.nan)
+    for device, dtype, alpha in itertools.product(("cpu", "meta"), (torch.int32, torch.bool), alphas):
+        a = torch.ones(2, device=device, dtype=dtype)
         with pytest.raises(RuntimeError, match="alpha must not be a floating point number"):
-            torch.ops.myops.add(a.to(device), a.to(device), alpha=alpha)
+            torch.ops.myops.add(a, a, alpha=alpha)
 
 
 def test_alpha_of_bool() -> None:
