@@ -13,26 +13,24 @@ CXX=$compiler MYOPS_DEBUG=1 MYOPS_CUDA=0 "$python" setup.py build_ext --inplace
 compiler="$compiler --param asan-stack=0" # the threads of the emulation have stacks that AddressSanitizer does not know
 CXX=$compiler "$python" tests/emulation/build.py
 
-# What is found goes to files: pytest captures the output of a test, also of one that ends the process, and tests capture
-# that of the processes they start. Undefined behaviour ends no process, so that one run shows all of it.
-export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:allocator_may_return_null=1:log_path=$folder/found.memory
-export UBSAN_OPTIONS=print_stacktrace=1:log_path=$folder/found.undefined
-export PYTHONPATH=$PWD OMP_WAIT_POLICY=passive python folder compiler
+# A finding ends its process. Its message must not go where pytest captures the output of tests, which ends with it.
+export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export PYTHONPATH=$PWD PYTEST_ADDOPTS=--capture=sys OMP_WAIT_POLICY=passive python folder compiler
 # Deselected: what runs out of memory on purpose, which ends a process under AddressSanitizer; what has 4 GB that it does not
-# touch, and takes 15 here; and what looks for stray accesses by itself and is too slow here. Only the emulation's tests are told the compiler, with which they look whether it is built:
-# torch.compile would take it too, and fail.
+# touch, and takes 15 here; and what looks for stray accesses by itself and is too slow here. Only the emulation's tests are
+# told its compiler, by which they see that it is built: torch.compile would take it too, and fail.
 run() {
   [[ $1 != cuda_* ]] || export CXX=$compiler
   LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
     "$python" -m pytest "tests/test_$1.py" --deselect tests/test_sparse_ops.py::test_an_error_of_a_thread_keeps_its_type \
     --deselect tests/test_sparse.py::test_more_columns_than_int32_indices_count \
     --deselect tests/test_cuda_emulation.py::test_reads_stay_inside_the_operands "${@:2}" >"$folder/$1.log" 2>&1 ||
-    [[ $? == 5 ]] || echo "tests/test_$1.py failed" >>"$folder/found.tests" # 5: nothing is selected by the arguments
+    [[ $? == 5 ]] || echo "tests/test_$1.py failed" >>"$folder/failed" # 5: nothing is selected by the arguments
   cat "$folder/$1.log"
 }
 export -f run
 # The longest first.
 printf '%s\n' cuda_tiles cuda_sparse_emulation cuda_emulation sparse_ops packed activation semantics batch_invariance sparse \
   fuzz threads | xargs -P "$(nproc)" -I{} bash -c 'run {} "$@"' run "${@:2}"
-if cat "$folder"/found.* 2>/dev/null; then exit 1; fi
+if cat "$folder/failed" 2>/dev/null; then exit 1; fi
 echo "sanitize: nothing found"
