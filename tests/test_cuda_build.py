@@ -10,6 +10,8 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ STATIC_SHARED_LIMIT = 48 * 1024
 
 # The launchers and entry points hold no kernel: one architecture is enough, and they cost as much as a kernel each.
 HOST_ONLY = {"addmm.cu", "bmm.cu", "matmul.cu", "linear.cu", "add.cu", "spmm.cu", "spgemm.cu", "backend.cu"}
-HOST_ONLY |= {"native.cu", "tensor_map.cu", "gemm/gemm.cu", "gemm/by_name.cu", "sparse/spmm.cu"}
+HOST_ONLY |= {"tensor_map.cu", "gemm/gemm.cu", "gemm/by_name.cu", "sparse/spmm.cu"}
 UNITS = sorted(str(p.relative_to(CUDA)) for p in CUDA.rglob("*.cu"))
 
 
@@ -92,15 +94,33 @@ def compile_unit(unit: str, output: Path) -> str:
     return log
 
 
+def object_of(unit: str, folder: Path) -> Path:
+    return folder / unit.replace("/", "_").replace(".cu", ".o")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("objects")
+
+
+@pytest.fixture(scope="module")
+def logs(request: pytest.FixtureRequest, folder: Path) -> Iterator[dict[str, Future[str]]]:
+    """The compiler's output for each unit that is tested: all are under way at once, a unit for a core."""
+    tested = [item.callspec.params["unit"] for item in request.session.items if item.path == request.path]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {unit: pool.submit(compile_unit, unit, object_of(unit, folder)) for unit in tested}
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("unit", UNITS)
-def test_unit_compiles_without_spills(unit, tmp_path):
-    log = compile_unit(unit, tmp_path / "unit.o")
+def test_unit_compiles_without_spills(unit, logs, folder):
+    log = logs[unit].result()
     frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", log)
     assert all(frame == ("0", "0", "0") for frame in frames), log
     shared = [int(n) for n in re.findall(r"(\d+) bytes smem", log)]
     assert all(n <= STATIC_SHARED_LIMIT for n in shared), log
     assert bool(frames) == (unit not in HOST_ONLY), "HOST_ONLY above names the units without kernels"
-    code = machine_code(unit, tmp_path / "unit.o") if unit in INSTRUCTIONS else None
+    code = machine_code(unit, object_of(unit, folder)) if unit in INSTRUCTIONS else None
     if code is not None:
         missing = [name for name in INSTRUCTIONS[unit][1] if name not in code]
         assert not missing, f"{unit} does not use {missing}"
