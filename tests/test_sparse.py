@@ -505,16 +505,15 @@ def test_malformed_blocks_are_errors(layout: torch.layout, outer: list[int]) -> 
 
 
 def test_more_columns_than_int32_indices_count() -> None:
-    n = 2**30 + 8
-    x = torch.zeros(4 * n, 1, dtype=torch.int8)  # of which one page is touched
-    x[-4:] = 1
-    ones, first = torch.ones(1, 1, 4, dtype=torch.int8), torch.tensor([0, 1], dtype=torch.int32)
-    blocks = torch.sparse_compressed_tensor(
-        first, torch.tensor([n - 1], dtype=torch.int32), ones, (1, 4 * n), layout=torch.sparse_bsr
-    )
+    n, width = 2**32, 2**16
+    x = torch.empty(n, 1, dtype=torch.int8)  # 4 GB, of which few pages are touched
+    x[-width:], x[-4:] = 0, 1
+    ones, first = torch.ones(1, 1, width, dtype=torch.int8), torch.tensor([0, 1], dtype=torch.int32)
+    last = torch.tensor([n // width - 1], dtype=torch.int32)
+    blocks = torch.sparse_compressed_tensor(first, last, ones, (1, n), layout=torch.sparse_bsr)
     assert myops.sparse.mm(blocks, x).item() == 4
     negative = torch.sparse_csr_tensor(
-        first, torch.tensor([-(2**30)], dtype=torch.int32), ones.view(4)[:1], (1, 4 * n), check_invariants=False
+        first, torch.tensor([-(2**30)], dtype=torch.int32), ones.view(-1)[:1], (1, n), check_invariants=False
     )
     with pytest.raises(RuntimeError, match="col holds an index outside"):
         myops.sparse.mm(negative, x)
