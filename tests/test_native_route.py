@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,72 +17,70 @@ import torch
 import myops
 
 
-def run(mode: str, code: str) -> subprocess.CompletedProcess[str]:
+def run(mode: str, code: str, *arguments: str) -> None:
     environment = {**os.environ, "MYOPS_CPU_GEMM": mode}
-    command = [sys.executable, "-c", textwrap.dedent(code)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-# Sums of as many terms, in which an own kernel and torch's differ in some bit.
-SAME_BITS = """
+# What is left to torch has torch's bits; what is kept has those of MYOPS_CPU_GEMM=own, which the two processes write down.
+PRODUCTS = """
+    import sys
     import torch, myops
     from torch.testing import assert_close
-    torch.manual_seed(0)
 
-    def same(ours, native, equal=True):
+    torch.manual_seed(0)
+    mode, kept = myops.build_info()["cpu_gemm"], []
+
+    def left(ours, native):
         assert_close(ours, native, rtol=1e-4, atol=1e-3)
-        assert torch.equal(ours, native) is equal
+        assert mode == "own" or torch.equal(ours, native)
+
+    def keep(ours, native):
+        assert_close(ours, native, rtol=1e-4, atol=1e-3)
+        kept.append(ours)
 
     for dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128):
         a, b, c = (torch.randn(*shape, dtype=dtype) for shape in ((200, 700), (700, 300), (200, 300)))
-        same(myops.mm(a, b), a @ b)
-        same(myops.mm(a, b.T.contiguous().T), a @ b.T.contiguous().T)
-        same(myops.mm(a[:1], b), a[:1] @ b)
-        same(myops.mm(a, b[:, :1]), a @ b[:, :1])
-        same(myops.addmm(c, a, b, beta=2, alpha=3), torch.addmm(c, a, b, beta=2, alpha=3))
-        same(myops.addmm(c[0], a, b), torch.addmm(c[0], a, b))
-        same(myops.addmm(c, a, b, beta=0, alpha=0.5), torch.addmm(c, a, b, beta=0, alpha=0.5))
-        same(myops.addmm_(c.clone(), a, b, beta=0.5), torch.addmm(c, a, b, beta=0.5))
-        out = torch.empty(300, 200, dtype=dtype).T
-        same(myops.mm(a, b, out=out), a @ b, False)  # columns in order: torch would copy
+        left(myops.mm(a, b), a @ b)
+        left(myops.mm(a, b.T.contiguous().T), a @ b.T.contiguous().T)
+        left(myops.mm(a[:1], b), a[:1] @ b)
+        left(myops.mm(a, b[:, :1]), a @ b[:, :1])
+        left(myops.addmm(c, a, b, beta=2, alpha=3), torch.addmm(c, a, b, beta=2, alpha=3))
+        left(myops.addmm(c[0], a, b), torch.addmm(c[0], a, b))
+        left(myops.addmm(c, a, b, beta=0, alpha=0.5), torch.addmm(c, a, b, beta=0, alpha=0.5))
+        left(myops.addmm_(c.clone(), a, b, beta=0.5), torch.addmm(c, a, b, beta=0.5))
         x, y = a.view(4, 50, 700), torch.randn(4, 700, 30, dtype=dtype)
-        same(myops.bmm(x, y), torch.bmm(x, y))
-        same(myops.baddbmm(c[:50, :30], x, y, beta=2, alpha=3), torch.baddbmm(c[:50, :30], x, y, beta=2, alpha=3))
+        left(myops.bmm(x, y), torch.bmm(x, y))
+        left(myops.baddbmm(c[:50, :30], x, y, beta=2, alpha=3), torch.baddbmm(c[:50, :30], x, y, beta=2, alpha=3))
         with myops.use(strict=True):
             switched = a @ b, torch.addmm(c, a, b), torch.bmm(x, y)
         for ours, native in zip(switched, (a @ b, torch.addmm(c, a, b), torch.bmm(x, y))):
-            same(ours, native)
-        # Own kernels: what torch would copy, and what a mode or an epilogue asks for.
-        same(myops.mm(a[:, ::2], b[::2]), a[:, ::2] @ b[::2], False)
+            left(ours, native)
+        # What torch would copy, and what a mode or an epilogue asks for.
+        keep(myops.mm(a, b, out=torch.empty(300, 200, dtype=dtype).T), a @ b)
+        keep(myops.mm(a[:, ::2], b[::2]), a[:, ::2] @ b[::2])
         with myops.use((), batch_invariant=True):
-            same(myops.mm(a, b), a @ b, False)
-    w = b.real.float().T
-    x = a.real.float()
-    same(myops.linear(x, myops.pack_weight(w)), torch.nn.functional.linear(x, w), False)
-    same(myops.linear(x, w, activation="relu"), torch.nn.functional.linear(x, w).relu(), False)
+            keep(myops.mm(a, b), a @ b)
+    x, w = a.real.float(), b.real.float().T
+    keep(myops.linear(x, myops.pack_weight(w)), torch.nn.functional.linear(x, w))
+    keep(myops.linear(x, w, activation="relu"), torch.nn.functional.linear(x, w).relu())
     i = torch.randint(-9, 9, (200, 200))
     assert torch.equal(myops.mm(i, i), i @ i)
-    print(myops.build_info()["cpu_gemm"])
+    torch.save({"mode": mode, "kept": kept}, sys.argv[1])
 """
 
 
-def test_native_takes_what_torch_takes_as_it_is() -> None:
-    done = run("native", SAME_BITS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip() == "native"
-
-
-def test_own_takes_everything() -> None:
-    code = """
-        import torch, myops
-        torch.manual_seed(0)
-        a, b = torch.randn(200, 700), torch.randn(700, 300)
-        assert not torch.equal(myops.mm(a, b), a @ b)
-        print(myops.build_info()["cpu_gemm"])
-    """
-    done = run("own", code)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.strip() == "own"
+def test_native_takes_what_torch_takes_as_it_is(tmp_path: Path) -> None:
+    kept = {}
+    for mode in ("native", "own"):
+        run(mode, PRODUCTS, str(tmp_path / mode))
+        saved = torch.load(tmp_path / mode)
+        assert saved["mode"] == mode
+        kept[mode] = saved["kept"]
+    assert len(kept["own"]) == 14
+    assert all(torch.equal(a, b) for a, b in zip(kept["native"], kept["own"], strict=True))
 
 
 def test_wrong_mode_is_an_error_everywhere() -> None:
@@ -96,8 +95,7 @@ def test_wrong_mode_is_an_error_everywhere() -> None:
             else:
                 raise AssertionError(call)
     """
-    done = run("fast", code)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("fast", code)
 
 
 F32, F64, F16, BF16, C64 = torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64
