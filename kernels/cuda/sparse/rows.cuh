@@ -102,8 +102,9 @@ __device__ __forceinline__ bool fill_chunk(const typename Reduction::Problem& p,
 #pragma unroll 1
   for (int i = thread; i < rows; i += kThreads) {
     if (i != thread) row_begin = crow[i], row_end = crow[i + 1];
-    const int64_t end = row_end - first;
-    if (!check_range(p.A, first_row + i, {row_begin, row_end}, findings) || !inside(end, entries + 1)) bad = true;
+    const bool sound = check_range(p.A, first_row + i, {row_begin, row_end}, findings);
+    const int64_t end = sound ? row_end - first : 0;
+    if (!sound || !inside(end, entries + 1)) bad = true;
     shared_store(&chunk.ends[i], static_cast<uint16_t>(end));
   }
   if (first_begin > first) {
