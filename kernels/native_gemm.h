@@ -8,14 +8,14 @@
 
 namespace myops {
 
-// at::<device>::{mm,addmm,bmm,baddbmm}_out.
+using NativeMm = AOTITorchError(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
+using NativeAddmm = AOTITorchError(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat1,
+                                   AtenTensorHandle mat2, double beta, double alpha);
+
+// at::<device>::{mm,bmm,addmm,baddbmm}_out.
 struct NativeGemm {
-  AOTITorchError (*mm)(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
-  AOTITorchError (*addmm)(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat1, AtenTensorHandle mat2,
-                          double beta, double alpha);
-  AOTITorchError (*bmm)(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
-  AOTITorchError (*baddbmm)(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle batch1,
-                            AtenTensorHandle batch2, double beta, double alpha);
+  NativeMm *mm, *bmm;
+  NativeAddmm *addmm, *baddbmm;
 };
 
 // What an environment variable says, `auto` where it is not set.

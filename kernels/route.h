@@ -3,8 +3,7 @@
 // MYOPS_CPU_GEMM, MYOPS_CUDA_GEMM:
 //   own     always this library's
 //   native  torch's wherever torch has a kernel that takes the operands as they are
-//   auto    (default) torch's where it is faster, by a table with its measurements: cpu/gemm/native.h,
-//   cuda/gemm/native.h
+//   auto    (default) torch's where it is faster, by a table with its measurements: {cpu,cuda}/gemm/native.h
 //
 // A batch-invariant product never leaves: torch's kernels choose their order of sums by M.
 #pragma once

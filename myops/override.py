@@ -364,7 +364,8 @@ def _checked(ops: Iterable[str] | None, batch_invariant: bool) -> tuple[str, ...
 def _add_users(names: tuple[str, ...], strict: bool) -> tuple[str, ...]:
     """What has one user more now: all of `names`, or only what reroutes nothing where MYOPS_DISABLE=1 forbids it."""
     _native.require()
-    _native.isa(), _native.cpu_gemm()  # raise where the environment is wrong and every call would be left to native
+    _native.isa()  # these raise where the environment is wrong, with which every call would be left to native
+    _native.cpu_gemm()
     if _native.flag("MYOPS_DISABLE"):
         log.info("MYOPS_DISABLE=1: the switch stays off")
         names = tuple(name for name in names if name == BATCH_INVARIANT)

@@ -15,12 +15,8 @@
 #include "sparse/transpose.h"
 
 extern "C" {
-AOTITorchError aoti_torch_cpu_mm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
-AOTITorchError aoti_torch_cpu_addmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat1,
-                                        AtenTensorHandle mat2, double beta, double alpha);
-AOTITorchError aoti_torch_cpu_bmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
-AOTITorchError aoti_torch_cpu_baddbmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle batch1,
-                                          AtenTensorHandle batch2, double beta, double alpha);
+myops::NativeMm aoti_torch_cpu_mm_out, aoti_torch_cpu_bmm_out;
+myops::NativeAddmm aoti_torch_cpu_addmm_out, aoti_torch_cpu_baddbmm_out;
 }
 
 namespace myops {
@@ -86,7 +82,7 @@ Status run_on_pieces(Status (*kernel)(const Problem&, const cpu::Partition&, con
   return status == Status::ok ? kernel(problem, pieces, rt) : status;
 }
 
-constexpr NativeGemm kNative = {&aoti_torch_cpu_mm_out, &aoti_torch_cpu_addmm_out, &aoti_torch_cpu_bmm_out,
+constexpr NativeGemm kNative = {&aoti_torch_cpu_mm_out, &aoti_torch_cpu_bmm_out, &aoti_torch_cpu_addmm_out,
                                 &aoti_torch_cpu_baddbmm_out};
 
 // Read once, at the first call.

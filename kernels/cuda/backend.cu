@@ -15,12 +15,8 @@
 // leaves undefined so that it compiles against a torch without CUDA.
 extern "C" {
 AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
-AOTITorchError aoti_torch_cuda_mm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
-AOTITorchError aoti_torch_cuda_addmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat1,
-                                         AtenTensorHandle mat2, double beta, double alpha);
-AOTITorchError aoti_torch_cuda_bmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle mat2);
-AOTITorchError aoti_torch_cuda_baddbmm_out(AtenTensorHandle out, AtenTensorHandle self, AtenTensorHandle batch1,
-                                           AtenTensorHandle batch2, double beta, double alpha);
+myops::NativeMm aoti_torch_cuda_mm_out, aoti_torch_cuda_bmm_out;
+myops::NativeAddmm aoti_torch_cuda_addmm_out, aoti_torch_cuda_baddbmm_out;
 }
 
 // at::globalContext(), and at::Context::float32Precision, which returns an enumeration. torch has no stable function
@@ -135,7 +131,7 @@ Status run_conversion(const char* kernel, cudaError_t (*launch)(const Problem&, 
   return session.run(kernel, launch, problem);
 }
 
-constexpr NativeGemm kNative = {&aoti_torch_cuda_mm_out, &aoti_torch_cuda_addmm_out, &aoti_torch_cuda_bmm_out,
+constexpr NativeGemm kNative = {&aoti_torch_cuda_mm_out, &aoti_torch_cuda_bmm_out, &aoti_torch_cuda_addmm_out,
                                 &aoti_torch_cuda_baddbmm_out};
 
 }  // namespace
