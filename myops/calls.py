@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 
 from . import _native
-from .autograd import call_by_shortest_way, check_in_place
+from .autograd import call_by_shortest_way, check_in_place, write_by_shortest_way
 from .errors import translate
 from .registration import COMPONENTS, OPERATORS, Operator, Row, fits_float
 
@@ -85,7 +85,8 @@ ops = _Operators()
 
 
 def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
-    _native.require()
+    if _native.cpu_error is not None:
+        _native.require()
     if not isinstance(out, Tensor):
         raise TypeError(f"myops.{row.name}: out must be a Tensor, but got {type(out).__name__}")
     shape = row.shape(*args)
@@ -98,8 +99,12 @@ def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
             )
         out.resize_(shape)
     exact = as_numbers(scalars)
+    scalars["out"] = out
     try:
-        (row.packet.out if exact else row.packet.Scalar_out)(*args, **scalars, out=out)
+        if exact and not torch.compiler.is_compiling():
+            write_by_shortest_way(row.call_out, out, args, scalars)
+        else:
+            (row.packet.out if exact else row.packet.Scalar_out)(*args, **scalars)
     except RuntimeError as error:
         raise translate(error, row.name, args) from None
     return out
@@ -109,10 +114,13 @@ def call_in_place(row: Operator, input: Tensor, *args: Any, **scalars: Any) -> T
     _native.require()
     # torch.func takes an operator that returns nothing for one that writes nothing, and would lose what it writes.
     functional = _are_functorch_transforms_active()
-    packet = row.packet if functional else row.in_place_packet
-    overload = packet.default if as_numbers(scalars) else packet.Scalar
+    exact = as_numbers(scalars)
     try:
-        result = overload(input, *args, **scalars)
+        if exact and not functional and not torch.compiler.is_compiling():
+            write_by_shortest_way(row.call_in_place, input, (input, *args), scalars)
+            return input
+        packet = row.packet if functional else row.in_place_packet
+        result = (packet.default if exact else packet.Scalar)(input, *args, **scalars)
         if functional:
             input.copy_(check_in_place(input, result, row.name))
     except RuntimeError as error:

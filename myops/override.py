@@ -24,7 +24,7 @@ from torch import Tensor
 
 from . import _native, override_sparse
 from .activation import GELU, GELU_TANH, RELU
-from .autograd import untraced, without_autocast, without_wrapper
+from .autograd import untraced, without_autocast
 from .registration import OPERATORS
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def _functional(name: str) -> Callable[..., Tensor]:
 
 
 def _out(name: str) -> Callable[..., Tensor]:
-    op = without_wrapper(OPERATORS[name].packet.out)
+    op = OPERATORS[name].call_out
 
     def call(*args: Any, out: Tensor, **kwargs: Any) -> Tensor:
         op(*args, **kwargs, out=out)
@@ -51,7 +51,7 @@ def _out(name: str) -> Callable[..., Tensor]:
 
 
 def _in_place(name: str) -> Callable[..., Tensor]:
-    op = without_wrapper(OPERATORS[name].in_place_packet.default)
+    op = OPERATORS[name].call_in_place
 
     def call(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         op(input, *args, **kwargs)

@@ -162,6 +162,14 @@ class Operator(Decomposable):
     def shape(self, *args: Any) -> tuple[Any, ...]:
         """The result's shape, after the checks on shapes."""
 
+    @cached_property
+    def call_out(self) -> Any:
+        return autograd.without_wrapper(self.packet.out)
+
+    @cached_property
+    def call_in_place(self) -> Any:
+        return autograd.without_wrapper(self.in_place_packet.default)
+
     @abstractmethod
     def save(self, ctx: Any, *flat: Any) -> None:
         """`keep`, for gradients that need no result."""

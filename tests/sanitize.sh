@@ -10,17 +10,16 @@ git clone --quiet "$(dirname "$(realpath "$0")")/.." "$folder/myops"
 cd "$folder/myops"
 compiler="g++ -fsanitize=address,undefined -fno-sanitize=vptr -fno-omit-frame-pointer"
 CXX=$compiler MYOPS_DEBUG=1 MYOPS_CUDA=0 "$python" setup.py build_ext --inplace
-compiler="$compiler --param asan-stack=0" # the threads of the emulation have stacks that AddressSanitizer does not know
-CXX=$compiler "$python" tests/emulation/build.py
+# The threads of the emulation have stacks that AddressSanitizer does not know.
+export EMULATION_CXX="$compiler --param asan-stack=0"
+"$python" tests/emulation/build.py
 
 # A finding ends its process. Its message must not go where pytest captures the output of tests, which ends with it.
 export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0:allocator_may_return_null=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-export PYTHONPATH=$PWD PYTEST_ADDOPTS=--capture=sys OMP_WAIT_POLICY=passive python folder compiler
+export PYTHONPATH=$PWD PYTEST_ADDOPTS=--capture=sys OMP_WAIT_POLICY=passive python folder
 # Deselected: what runs out of memory on purpose, which ends a process under AddressSanitizer, and what looks for stray
-# accesses by itself and is too slow here. Only the emulation's tests are told its compiler, by which they see that it is
-# built: torch.compile would take it too, and fail.
+# accesses by itself and is too slow here.
 run() {
-  [[ $1 != cuda_* ]] || export CXX=$compiler
   LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
     "$python" -m pytest "tests/test_$1.py" --deselect tests/test_sparse_ops.py::test_an_error_of_a_thread_keeps_its_type \
     --deselect tests/test_cuda_emulation.py::test_reads_stay_inside_the_operands "${@:2}" >"$folder/$1.log" 2>&1 ||

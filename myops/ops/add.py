@@ -192,7 +192,7 @@ def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1, ou
         check_alpha(input, other, alpha)  # type: ignore[arg-type]
     if out is None:
         return call(_add, input, other, **unless_one(alpha=alpha))
-    return call_out(_add, out, input, other, alpha=alpha)
+    return call_out(_add, out, input, other, **unless_one(alpha=alpha))
 
 
 def add_(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
@@ -201,4 +201,4 @@ def add_(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
         other = as_tensor(other, input, "other")
     if isinstance(alpha, bool):
         check_alpha(input, other, alpha)  # type: ignore[arg-type]
-    return call_in_place(_add, input, other, alpha=alpha)
+    return call_in_place(_add, input, other, **unless_one(alpha=alpha))

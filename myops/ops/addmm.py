@@ -355,13 +355,14 @@ def addmm(
             one of integers other than relu.
         ValueError: an unknown activation.
     """
+    scalars = unless_one(beta=beta, alpha=alpha)
     if out is None:
-        return call(_addmm, input, mat1, mat2, out_dtype, **unless_one(beta=beta, alpha=alpha), **keyword(activation))
-    return call_out(_addmm, out, input, mat1, mat2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
+        return call(_addmm, input, mat1, mat2, out_dtype, **scalars, **keyword(activation))
+    return call_out(_addmm, out, input, mat1, mat2, out_dtype, **scalars, **keyword(activation))
 
 
 def addmm_(
     input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1, activation: str = "none"
 ) -> Tensor:
     """`addmm` written to `input`, which must have the result's shape and dtype; returns `input`."""
-    return call_in_place(_addmm, input, mat1, mat2, beta=beta, alpha=alpha, **keyword(activation))
+    return call_in_place(_addmm, input, mat1, mat2, **unless_one(beta=beta, alpha=alpha), **keyword(activation))

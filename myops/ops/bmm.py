@@ -202,15 +202,14 @@ def baddbmm(
             one of integers other than relu.
         ValueError: an unknown activation.
     """
+    scalars = unless_one(beta=beta, alpha=alpha)
     if out is None:
-        return call(
-            _baddbmm, input, batch1, batch2, out_dtype, **unless_one(beta=beta, alpha=alpha), **keyword(activation)
-        )
-    return call_out(_baddbmm, out, input, batch1, batch2, out_dtype, beta=beta, alpha=alpha, **keyword(activation))
+        return call(_baddbmm, input, batch1, batch2, out_dtype, **scalars, **keyword(activation))
+    return call_out(_baddbmm, out, input, batch1, batch2, out_dtype, **scalars, **keyword(activation))
 
 
 def baddbmm_(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1, activation: str = "none"
 ) -> Tensor:
     """`baddbmm` written to `input`, which must have the result's shape and dtype; returns `input`."""
-    return call_in_place(_baddbmm, input, batch1, batch2, beta=beta, alpha=alpha, **keyword(activation))
+    return call_in_place(_baddbmm, input, batch1, batch2, **unless_one(beta=beta, alpha=alpha), **keyword(activation))

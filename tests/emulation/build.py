@@ -51,7 +51,7 @@ def _ninja_file(library: Path) -> str:
         link += [f"-L{path}", f"-Wl,-rpath,{path}"]
     link += ["-ltorch", "-ltorch_cpu", "-lc10"]
 
-    cxx = os.environ.get("CXX", "g++")
+    cxx = os.environ.get("EMULATION_CXX", os.environ.get("CXX", "g++"))  # torch.compile listens to CXX too
     lines = [
         f"flags = {shlex.join(flags)}",
         "rule compile",
