@@ -7,7 +7,7 @@ need, and it refuses to compile CUDA against a CPU-only torch, which the stable 
 Environment:
     MYOPS_CUDA=auto|1|0     build the CUDA library where nvcc is found (default) | always | never
     CUDA_HOME               where to look for nvcc first
-    MYOPS_CUDA_ARCHS        architectures, default "80,90a"; the lowest also gets PTX
+    MYOPS_CUDA_ARCHS        architectures, default "80,90a"; the lowest also gets PTX; what a Hopper alone has needs 90a
     MYOPS_DEBUG=1           -O1 -g and the engines' own assertions
     CXX                     C++ compiler, default g++ (clang++ on macOS)
     MAX_JOBS                parallel compilations
@@ -137,11 +137,8 @@ def ninja_file(work: Path, nvcc: Path | None) -> str:
             objects += n.build(object_name(source), "cxx", str(source), variables={"isa": flags})
         n.build("libmyops_cpu.so", "link", objects, variables={"ldflags": ldflags})
         if nvcc is not None:
-            archs = os.environ.get("MYOPS_CUDA_ARCHS", "80,90a").split(",")
-            codes = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
-            codes[0] = f"-gencode=arch=compute_{archs[0]},code=[sm_{archs[0]},compute_{archs[0]}]"
             host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra"
-            n.variable("nvccflags", ["-std=c++17", "-O3", f"-Xcompiler {host}", *codes, *shared])
+            n.variable("nvccflags", ["-std=c++17", "-O3", f"-Xcompiler {host}", *arch_flags(), *shared])
             n.rule("nvcc", f"{nvcc} -MD -MF $out.d $nvccflags -c $in -o $out", depfile="$out.d", deps="gcc")
             objects = []
             for source in sorted(KERNELS.glob("cuda/**/*.cu")):
@@ -156,6 +153,15 @@ def ninja_file(work: Path, nvcc: Path | None) -> str:
             )
         n.close()
     return (work / "build.ninja").read_text()
+
+
+def arch_flags() -> list[str]:
+    """nvcc's for MYOPS_CUDA_ARCHS. kernels/cuda/launch.h wants to know whether Hopper's own code is among them."""
+    archs = os.environ.get("MYOPS_CUDA_ARCHS", "80,90a").split(",")
+    lowest, *others = sorted(archs, key=lambda arch: int(arch.rstrip("af")))
+    codes = [f"-gencode=arch=compute_{lowest},code=[sm_{lowest},compute_{lowest}]"]
+    codes += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in others]
+    return [*codes, f"-DMYOPS_SM90A={int('90a' in archs)}"]
 
 
 def object_name(source: Path) -> str:

@@ -7,6 +7,7 @@ it does not: anything about speed, and nothing about the real compiler (tests/te
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from emulation import build
 from emulation.support import (
     COMPLEX,
     DTYPES,
@@ -436,3 +438,25 @@ def test_reads_stay_inside_the_operands(library):
     tests = Path(__file__).resolve().parent
     result = subprocess.run(command, cwd=tests, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, f"exit {result.returncode}\n{result.stdout}{result.stderr}"
+
+
+@pytest.mark.parametrize(("hopper", "capabilities"), [(0, "80 80 120"), (1, "80 90 120")])
+def test_a_hopper_without_its_own_code_is_planned_for_as_what_came_before(tmp_path, hopper, capabilities):
+    """Built for other architectures, kernels that only a Hopper has are empty: D would not be written."""
+    source = tmp_path / "main.cpp"
+    source.write_text("""
+        #include <cstdio>
+        int main() {
+          for (int device : {80, 90, 120}) {
+            emulation::capability = device;
+            int capability = 0;
+            if (myops::query_capability(0, &capability) != cudaSuccess) return 1;
+            std::printf("%d ", capability);
+          }
+        }
+    """)
+    command = [os.environ.get("CXX", "g++"), "-std=c++17", "-DMYOPS_CUDA_EMULATION", f"-DMYOPS_SM90A={hopper}"]
+    command += ["-include", str(Path(build.__file__).with_name("cuda_emulation.h")), str(source)]
+    subprocess.run([*command, "-o", str(tmp_path / "main")], check=True, timeout=120)
+    found = subprocess.run([str(tmp_path / "main")], check=True, capture_output=True, text=True, timeout=60)
+    assert found.stdout.split() == capabilities.split()

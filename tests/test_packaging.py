@@ -310,6 +310,19 @@ def sources() -> set[str]:
     return wanted
 
 
+@pytest.mark.skipif(not FROM_SOURCE, reason="setup.py is not here")
+@pytest.mark.parametrize(
+    ("archs", "lowest", "others", "hopper"),
+    [("80,90a", "80", ["90a"], 1), ("90a,80", "80", ["90a"], 1), ("80", "80", [], 0), ("120,90", "90", ["120"], 0)],
+)
+def test_architectures(archs: str, lowest: str, others: list[str], hopper: int) -> None:
+    """PTX for what comes later is of the lowest, and the library knows whether it has Hopper's own machine code."""
+    code = "import setuptools; setuptools.setup = lambda **_: None; import setup; print(*setup.arch_flags())"
+    codes = [f"-gencode=arch=compute_{lowest},code=[sm_{lowest},compute_{lowest}]"]
+    codes += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in others]
+    assert run(code, MYOPS_CUDA_ARCHS=archs).stdout.split() == [*codes, f"-DMYOPS_SM90A={hopper}"]
+
+
 def test_sdist_contains_every_source(tree: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("build"):
         command = ["-m", "build", "--sdist", "--no-isolation", "--outdir", str(tmp_path)]

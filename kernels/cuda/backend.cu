@@ -75,9 +75,9 @@ class Session {
       held_by(cookie).erase(held_by(cookie).begin() + kept, held_by(cookie).end());
     };
     session_.cookie = this;
-    int major = 0;
-    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, stream_.device), "sparse");
-    session_.early = major == 9;
+    int capability = 0;
+    check(query_capability(stream_.device, &capability), "sparse");
+    session_.early = capability == 90;
   }
 
   // From here on kernels note what they find wrong, and what they noted will be read.

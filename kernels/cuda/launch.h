@@ -34,6 +34,21 @@ cudaError_t allow_shared(Kernel* kernel, size_t shared_bytes) {
   return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, wanted > same ? wanted : same);
 }
 
+// Whether this library has the machine code of a Hopper (sm_90a), which setup.py knows. Without it a Hopper runs that
+// of another architecture, where the kernels of hopper.cuh are empty and none waits for the kernel in front of it.
+#ifndef MYOPS_SM90A
+#define MYOPS_SM90A 1
+#endif
+
+// 10 * major + minor of a device, a Hopper without its code being what came before it.
+inline cudaError_t query_capability(int device, int* capability) {
+  int major = 0, minor = 0;
+  cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  *capability = major == 9 && !MYOPS_SM90A ? 80 : 10 * major + minor;
+  return error;
+}
+
 }  // namespace myops
 
 #ifndef MYOPS_CUDA_EMULATION

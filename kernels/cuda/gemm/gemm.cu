@@ -4,16 +4,11 @@
 namespace myops {
 
 cudaError_t query_machine(Machine* machine) {
-  int device = 0, major = 0, minor = 0;
+  int device = 0;
   cudaError_t error = cudaGetDevice(&device);
-  const auto query = [&](int* value, cudaDeviceAttr attribute) {
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(value, attribute, device);
-  };
-  query(&machine->multiprocessors, cudaDevAttrMultiProcessorCount);
-  query(&major, cudaDevAttrComputeCapabilityMajor);
-  query(&minor, cudaDevAttrComputeCapabilityMinor);
-  machine->capability = 10 * major + minor;
-  return error;
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&machine->multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  return error == cudaSuccess ? query_capability(device, &machine->capability) : error;
 }
 
 namespace {
