@@ -863,6 +863,9 @@ def test_plan_on_a_hopper(library):
         assert on(kind, 4096, 4096, 4096)["kernel"] == "wgmma"
     assert on(torch.int32, 4096, 4096, 4096, capability=80)["kernel"] == "limb"
     assert on(torch.int32, 128, 128, 128)["kernel"] == "limb"  # a launch that packs costs more
+    for kind in (torch.bfloat16, torch.int8, torch.int64):  # a cluster has a multiprocessor for each block
+        one = on(kind, 512, 512, 512, multiprocessors=1)
+        assert (one["kernel"], one["size"], one["blocks"]) == ("wgmma", "small", 1)
     # Numbers of tiles and coordinates of items have 32 bits.
     assert on(torch.bfloat16, 129, 8, 8, 2**30 - 1, batch_invariant=True)["kernel"] == "wgmma"
     assert on(torch.bfloat16, 129, 8, 8, 2**30, batch_invariant=True)["kernel"] == "mma"

@@ -133,14 +133,14 @@ inline GemmPlan plan_integer(const Gemm& problem, const Machine& machine) {
   for (const Candidate& c : kCandidates) {
     const bool wgmma = c.kernel == GemmKernel::wgmma;
     if (c.kernel == GemmKernel::limb && bytes == 8 && c.size == TileSize::large) continue;
-    if (wgmma && !takes_limb_wgmma(problem, c.size, machine)) continue;
+    const int cluster = wgmma ? wgmma_shape(c.size).cluster() : 1;
+    if (cluster > machine.multiprocessors || (wgmma && !takes_limb_wgmma(problem, c.size, machine))) continue;
     if (c.kernel == GemmKernel::mma && (bytes > 1 || machine.capability == 90)) continue;
     const GemmPlan plan = wgmma ? plan_limb_wgmma(problem, c.size, machine.multiprocessors)
                           : c.kernel == GemmKernel::mma
                               ? plan_tensor(problem, c.kernel, c.size, machine.multiprocessors)
                               : plan_limb(problem, c.size);
-    const double rounds =
-        double(ceil_divide(plan.tiles, machine.multiprocessors / (wgmma ? wgmma_shape(c.size).cluster() : 1)));
+    const double rounds = double(ceil_divide(plan.tiles, machine.multiprocessors / cluster));
     // Where bytes are not split, loading them element by element is what limb spends its time on; int64 has tiles of
     // half the small one.
     const double weight = c.kernel != GemmKernel::limb ? 1 : bytes == 1 ? 2.5 : bytes == 2 ? 1.5 : bytes == 8 ? 0.5 : 1;

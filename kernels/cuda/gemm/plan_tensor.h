@@ -128,11 +128,10 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
 // Whether consumers that alternate may win: where tiles have a long end, an activation or a matrix C, beside few
 // products. Beyond 16 steps the products, which may take them a quarter longer, cost what the ends save; below 8 the
 // staging area is not free in time.
-inline bool may_alternate(const Gemm& g, int multiprocessors) {
+inline bool may_alternate(const Gemm& g) {
   const bool matrix_c = g.C.data != nullptr && g.C.row_stride != 0 && g.C.col_stride != 0;
   const int64_t steps = ceil_divide(g.K * element_size(g.in), 128);
-  return (g.activation != Activation::none || matrix_c) && steps >= 8 && steps <= 16 &&
-         multiprocessors >= wgmma_shape(TileSize::alternating).cluster();
+  return (g.activation != Activation::none || matrix_c) && steps >= 8 && steps <= 16;
 }
 
 // Rounds of tiles that the busiest multiprocessor computes, each with its steps of 64 values of K (32 of float32) and
@@ -155,15 +154,16 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
   const bool hopper = machine.capability == 90 && has_tensor_floats(problem) && problem.batch_dims <= kWgmmaBatchDims &&
                       problem.M < kMostCoordinates - 256 && problem.N < kMostCoordinates - 256 &&
                       problem.K < kMostCoordinates - 64 && numbers_wgmma_tiles(problem);
-  const bool long_end = hopper && may_alternate(problem, machine.multiprocessors);
+  const bool long_end = hopper && may_alternate(problem);
   GemmPlan best;
   double best_cost = 0;
   for (const Candidate& c : kCandidates) {
     if (c.kernel == GemmKernel::wgmma ? !hopper : hopper && problem.batch_invariant) continue;
     const bool alternating = c.size == TileSize::alternating;
     if (alternating && !long_end) continue;
-    const GemmPlan plan = plan_tensor(problem, c.kernel, c.size, machine.multiprocessors);
     const int cluster = c.kernel == GemmKernel::wgmma ? wgmma_shape(c.size).cluster() : 1;
+    if (cluster > machine.multiprocessors) continue;
+    const GemmPlan plan = plan_tensor(problem, c.kernel, c.size, machine.multiprocessors);
     const double rounds = double(ceil_divide(plan.tiles, machine.multiprocessors / cluster));
     const double steps = double(ceil_divide(problem.K, problem.in == DType::f32 ? 32 : 64));
     double cost = rounds * (steps * c.step + c.end + (long_end ? c.more * long_share : 0));
