@@ -90,6 +90,20 @@ def test_links_against_torch_by_name_only(library: Path) -> None:
     assert not re.search(r"R(UN)?PATH", text), "a path of the build machine is in the library"
 
 
+def test_isa_levels_share_no_function() -> None:
+    """Of functions with one name the linker keeps one, perhaps with instructions that another level's CPUs lack."""
+    objects = sorted(ROOT.glob("build/temp*/cpu_*.o"))
+    if not objects or shutil.which("nm") is None:
+        pytest.skip("needs nm and the objects of a build in this checkout")
+    text = subprocess.run(["nm", "-A", *map(str, objects)], check=True, capture_output=True, text=True).stdout
+    weak = [line.split(":") for line in text.splitlines() if " W " in line]
+    where: dict[str, set[str]] = {}
+    for path, symbol in weak:
+        where.setdefault(symbol.split()[-1], set()).add(Path(path).stem)
+    shared = {name: units for name, units in where.items() if len(units) > 1 and any("_isa_" in u for u in units)}
+    assert shared == {}
+
+
 # Import.
 
 IMPORT = """

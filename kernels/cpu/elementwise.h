@@ -12,17 +12,12 @@
 
 namespace myops::cpu {
 
-template <class T>
-struct Complex {
-  T re, im;
-};
-
 // Conversions between the dtypes that promotion allows; a boolean is stored as one byte of 0 or 1.
 struct Boolean {
   uint8_t value;
 };
 template <class T, class S>
-inline T convert_element(S v) {
+static inline T convert_element(S v) {
   if constexpr (std::is_same_v<S, Boolean>)
     return convert_element<T, uint8_t>(v.value != 0);
   else if constexpr (std::is_same_v<T, Complex<float>> || std::is_same_v<T, Complex<double>>) {
@@ -110,12 +105,12 @@ inline void store_any(void* p, DType type, int64_t offset, int64_t stride, int n
 }
 
 template <class T>
-inline T add_scaled(T x, T alpha, T y) {
+static inline T add_scaled(T x, T alpha, T y) {
   using Wide = std::common_type_t<T, unsigned>;  // short integers would be multiplied as int, which may overflow
   return static_cast<T>(static_cast<Wide>(x) + static_cast<Wide>(alpha) * static_cast<Wide>(y));
 }
 template <class T>
-inline Complex<T> add_scaled(Complex<T> x, Complex<T> alpha, Complex<T> y) {
+static inline Complex<T> add_scaled(Complex<T> x, Complex<T> alpha, Complex<T> y) {
   return {x.re + alpha.re * y.re, x.im + alpha.re * y.im};
 }
 

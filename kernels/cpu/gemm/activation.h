@@ -67,7 +67,7 @@ struct Constants<double> {
 };
 
 template <class V, class T, int N>
-inline V polynomial(V x, const T (&coefficients)[N]) {
+static inline V polynomial(V x, const T (&coefficients)[N]) {
   V sum = V{} + coefficients[0];
 #pragma GCC unroll 64
   for (int i = 1; i < N; ++i) sum = sum * x + coefficients[i];

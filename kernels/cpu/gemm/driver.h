@@ -53,18 +53,18 @@ FinishFn<T> choose_finish(const Gemm& g) {
 }
 
 template <class T>
-inline T scalar(double v) {
+static inline T scalar(double v) {
   if constexpr (static_cast<T>(-1) > static_cast<T>(0))  // unsigned: integers modulo 2^w
     return static_cast<T>(static_cast<int64_t>(v));
   else
     return static_cast<T>(v);
 }
 
-inline int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+static inline int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // An element of an operand, counted from its base.
 template <class E>
-inline E* at(void* base, int64_t elements) {
+static inline E* at(void* base, int64_t elements) {
   return static_cast<E*>(base) + elements;
 }
 
@@ -479,11 +479,9 @@ struct Tiled {
         pack_b_panel<Isa, double, double>(reinterpret_cast<const double*>(src), g.B.row_stride, g.B.col_stride, kb, n,
                                           width / 2, reinterpret_cast<double*>(dst));
       } else if constexpr (std::is_same_v<T, double>) {
-        struct Z {
-          double re, im;
-        };
-        pack_b_elements<Z>(reinterpret_cast<const Z*>(src), g.B.row_stride, g.B.col_stride, kb, n, width / 2,
-                           reinterpret_cast<Z*>(dst));
+        using Element = Complex<double>;
+        pack_b_elements<Element>(reinterpret_cast<const Element*>(src), g.B.row_stride, g.B.col_stride, kb, n,
+                                 width / 2, reinterpret_cast<Element*>(dst));
       }
     } else if constexpr (std::is_same_v<BE, S>) {  // of a packed weight, widened by the loads
       pack_b_elements<S>(src, g.B.row_stride, g.B.col_stride, kb, n, width, dst);

@@ -64,7 +64,7 @@ void finish_real(const EpilogueArgs<T>& args, const CS* c, DS* preactivation, DS
 }
 
 template <class T>
-inline void store_complex(const EpilogueArgs<T>& e, T re, T im, const T* c, T* d) {
+static inline void store_complex(const EpilogueArgs<T>& e, T re, T im, const T* c, T* d) {
   re = rounded(e.alpha * re);
   im = rounded(e.alpha * im);
   if (c != nullptr) {

@@ -95,7 +95,8 @@ void pack_b_panel(const S* src, int64_t k_stride, int64_t n_stride, int64_t k, i
 
 // The same for elements that no vector lane holds (complex128).
 template <class E>
-void pack_b_elements(const E* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width, E* dst) {
+static inline void pack_b_elements(const E* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n,
+                                   int64_t width, E* dst) {
   for (int64_t p = 0; p < k; ++p)
     for (int64_t j = 0; j < width; ++j) dst[p * width + j] = j < n ? src[p * k_stride + j * n_stride] : E{};
 }

@@ -6,7 +6,7 @@
 
 namespace myops::cpu {
 
-inline double seconds_now() {
+static inline double seconds_now() {
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);

@@ -107,9 +107,9 @@ struct Split {
   Split(int64_t n, int64_t parts) : base(n / parts), extra(n % parts) {}
   int64_t begin(int64_t i) const { return base * i + (i < extra ? i : extra); }
 };
-inline int64_t part_begin(int64_t n, int64_t parts, int64_t i) { return Split(n, parts).begin(i); }
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t part_begin(int64_t n, int64_t parts, int64_t i) { return Split(n, parts).begin(i); }
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
 }  // namespace myops::cpu

@@ -1,7 +1,7 @@
 // Storage types, their conversions, and the vector types of the engine. No torch, no intrinsics.
 //
 // Vocabulary: T is the type that is computed in (float, double, uint32_t, uint64_t), S a type that is stored.
-// Integers are computed unsigned, where overflow wraps by definition.
+// Integers are computed unsigned, where overflow wraps by definition. Functions are static: see isa/engine.h.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -16,19 +16,25 @@ struct f16 {
   uint16_t bits;
 };
 
+// std::complex multiplies with a check for infinities.
+template <class T>
+struct Complex {
+  T re, im;
+};
+
 template <class To, class From>
-inline To bit_cast(From from) {
+static inline To bit_cast(From from) {
   static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");
   To to;
   std::memcpy(&to, &from, sizeof(to));
   return to;
 }
 
-inline float to_float(bf16 v) { return bit_cast<float>(static_cast<uint32_t>(v.bits) << 16); }
+static inline float to_float(bf16 v) { return bit_cast<float>(static_cast<uint32_t>(v.bits) << 16); }
 
 // binary16 to binary32 without special cases: shift the fields into place, then rescale by 2^112; what was an
 // infinity or NaN has the largest exponent and gets its upper bits back.
-inline float to_float(f16 v) {
+static inline float to_float(f16 v) {
   const uint32_t magnitude = (v.bits & 0x7fffu) << 13;
   float f = bit_cast<float>(magnitude) * bit_cast<float>(0x77800000u);
   uint32_t bits = bit_cast<uint32_t>(f);
@@ -37,13 +43,13 @@ inline float to_float(f16 v) {
 }
 
 // Round to nearest, ties to even; a NaN stays a (quiet) NaN.
-inline bf16 to_bf16(float v) {
+static inline bf16 to_bf16(float v) {
   const uint32_t bits = bit_cast<uint32_t>(v);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((bits >> 16) | 0x40u)};
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-inline f16 to_f16(float v) {
+static inline f16 to_f16(float v) {
   const uint32_t bits = bit_cast<uint32_t>(v), sign = (bits >> 16) & 0x8000u;
   uint32_t magnitude = bits & 0x7fffffffu;
   if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
@@ -58,7 +64,7 @@ inline f16 to_f16(float v) {
 
 // Scalar load and store between storage and compute types.
 template <class T, class S>
-inline T load_scalar(S v) {
+static inline T load_scalar(S v) {
   return static_cast<T>(v);
 }
 template <>
@@ -70,7 +76,7 @@ inline float load_scalar<float, f16>(f16 v) {
   return to_float(v);
 }
 template <class S, class T>
-inline S store_scalar(T v) {
+static inline S store_scalar(T v) {
   return static_cast<S>(v);
 }
 template <>
@@ -90,7 +96,7 @@ struct VectorOf {
 
 // Integer lanes widened by doubling: gcc 12 takes a conversion from 8 to 32 bits apart lane by lane.
 template <class To, class From, int Lanes>
-inline typename VectorOf<To, Lanes * sizeof(To)>::type widen_lanes(
+static inline typename VectorOf<To, Lanes * sizeof(To)>::type widen_lanes(
     typename VectorOf<From, Lanes * sizeof(From)>::type v) {
   if constexpr (sizeof(To) <= 2 * sizeof(From)) {
     return __builtin_convertvector(v, typename VectorOf<To, Lanes * sizeof(To)>::type);
@@ -114,14 +120,14 @@ inline typename VectorOf<To, Lanes * sizeof(To)>::type widen_lanes(
 
 // Makes the compiler forget what a register holds, so that nothing is hoisted out of a loop that is timed.
 template <class V>
-inline void opaque(V& v) {
+static inline void opaque(V& v) {
   asm volatile("" : MYOPS_IN_REGISTER(v));
 }
 
 // v, rounded to its type: the compiler may not fuse the product that made it into a sum. It would in one instance of a
 // template and not in the next, and the same result would have different bits.
 template <class V>
-inline V rounded(V v) {
+static inline V rounded(V v) {
   asm("" : MYOPS_IN_REGISTER(v));
   return v;
 }

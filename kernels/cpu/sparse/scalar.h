@@ -1,5 +1,5 @@
-// One switch from a dtype to the types that are stored and computed in, and complex numbers as plain pairs for the
-// engines that work entry by entry (std::complex multiplies with a check for infinities).
+// One switch from a dtype to the types that are stored and computed in, and complex arithmetic for the engines that
+// work entry by entry.
 #pragma once
 #include "../../sparse_view.h"
 #include "../gemm/types.h"
@@ -7,14 +7,14 @@
 namespace myops::cpu {
 
 template <class T>
-struct Pair {
-  T re, im;
-  friend Pair operator*(Pair a, Pair b) { return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re}; }
-  Pair& operator+=(Pair b) {
-    re += b.re, im += b.im;
-    return *this;
-  }
-};
+static inline Complex<T> operator*(Complex<T> a, Complex<T> b) {
+  return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
+}
+template <class T>
+static inline Complex<T>& operator+=(Complex<T>& a, Complex<T> b) {
+  a.re += b.re, a.im += b.im;
+  return a;
+}
 
 // Scalar types; and the types of a lane, of which a complex number takes two.
 template <class T, class S>
@@ -26,9 +26,9 @@ struct Types {
   static constexpr bool kComplex = false;
 };
 template <class T>
-struct Types<Pair<T>, Pair<T>> {
-  using Compute = Pair<T>;
-  using Stored = Pair<T>;
+struct Types<Complex<T>, Complex<T>> {
+  using Compute = Complex<T>;
+  using Stored = Complex<T>;
   using Lane = T;
   using StoredLane = T;
   static constexpr bool kComplex = true;
@@ -42,8 +42,8 @@ auto with_floating_types(DType type, const Body& body) {
     case DType::f64: return body(Types<double, double>{});
     case DType::bf16: return body(Types<float, bf16>{});
     case DType::f16: return body(Types<float, f16>{});
-    case DType::c64: return body(Types<Pair<float>, Pair<float>>{});
-    default: return body(Types<Pair<double>, Pair<double>>{});
+    case DType::c64: return body(Types<Complex<float>, Complex<float>>{});
+    default: return body(Types<Complex<double>, Complex<double>>{});
   }
 }
 

@@ -33,5 +33,6 @@ struct Avx512Bf16 : Avx512 {
 extern template Status spmm<Avx512>(const Spmm&, const Partition&, const Runtime&);
 extern template Status extremum<Avx512>(const Extremum&, const Partition&, const Runtime&);
 extern template Status sddmm<Avx512>(const Sddmm&, const Partition&, const Runtime&);
+extern template Status spmm_backward<Avx512>(const SpmmBackward&, const Partition&, const Runtime&);
 
 }  // namespace myops::cpu
