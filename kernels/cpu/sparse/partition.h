@@ -78,7 +78,7 @@ void take_turns(const Runtime& rt, int64_t tasks, const Body& body) {
 struct Flag {
   std::atomic<bool> raised{false};
   void raise() { raised.store(true, std::memory_order_relaxed); }
-  Status status() const { return raised.load(std::memory_order_relaxed) ? Status::bad_col : Status::ok; }
+  bool is_raised() const { return raised.load(std::memory_order_relaxed); }
 };
 
 // body(piece) for every piece, by turns; it says whether all of the piece's columns are inside. A bad row is reported
@@ -96,7 +96,7 @@ Status for_pieces(const Csr& A, const Partition& cut, const Runtime& rt, const B
     else if (!body(piece))
       outside.raise();
   });
-  return fall.status() != Status::ok ? Status::bad_crow : outside.status();
+  return fall.is_raised() ? Status::bad_crow : outside.is_raised() ? Status::bad_col : Status::ok;
 }
 
 }  // namespace myops::cpu

@@ -33,14 +33,14 @@ struct Aside {
   }
 };
 
-// The rows of A that a walk holds, and where it leaves what.
+// The rows of A, of which a walk holds one at a time.
 template <class S>
 struct Held {
   const S* a;
   int64_t row;  // stride, in elements
 };
 
-// One tile of columns, j real ones from the first. Product: also D, as in spmm_tile.
+// One tile of columns, j real ones from the first. Product: D too, as in spmm_tile.
 template <class Isa, class T, class S, int NV, bool Cx, bool Product, class RowOf>
 void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmTile<T, S, RowOf>& t,
               const Held<S>& held, int64_t j, T* dots, T* slots) {
@@ -88,9 +88,9 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
     }
     if constexpr (Product) {
       T* const slot = piece.slot >= 0 ? slots + piece.slot * out.p.N * Parts + j : nullptr;
+      join_parts<Isa, T>(sum);
       for (int u = 0; u < NV; ++u) {
         const int n = u + 1 < NV ? L : t.last;
-        if constexpr (Cx) sum[0][u] += swap_pairs<Isa, T>(sum[1][u]) * alternating<Isa, T>(T(-1), T(1));
         if (slot != nullptr)
           store_converted<Isa, T, T>(slot + u * L, sum[0][u], n);
         else
@@ -105,35 +105,11 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
 template <class Isa, class T, class S, bool Cx, bool Product, class RowOf>
 void dot_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values,
                const Held<S>& held, T* dots, T* slots) {
-  constexpr int L = Isa::template lanes<T>;
   constexpr int U = Cx ? 2 : 1;
-  constexpr int kWidest = (Isa::kBytes == 64 ? 8 : 4) / U;
-  const Spmm& p = out.p;
-  const S* b = static_cast<const S*>(p.B);
-  const bool rows = p.A.cols > 0;  // else B may be nullptr, to which nothing can be added
-  const S* b_end = rows ? b + ((p.A.cols - 1) * p.b_row + p.N) * U : b;
-  const int64_t width = p.N * U, vectors = ceil_div(width, L);
-  std::memset(dots, 0, ((piece.end - piece.begin) * U + L) * sizeof(T));
-  for (int64_t v = 0; v < vectors;) {
-    const int64_t left = vectors - v;
-    const int nv = left >= kWidest ? kWidest : left >= 4 && kWidest > 4 ? 4 : left >= 2 ? 2 : 1;
-    const int last = static_cast<int>(min64(L, width - (v + nv - 1) * L));
-    const SpmmTile<T, S, RowOf> t{rows ? b + v * L : b, b_end, row_of, values, last};
-    const auto tile = [&](auto count) {
-      dot_tile<Isa, T, S, count.value, Cx, Product>(out, piece, t, held, v * L, dots, slots);
-    };
-    switch (nv) {
-      case 8:
-        if constexpr (kWidest == 8) tile(std::integral_constant<int, 8>{});
-        break;
-      case 4:
-        if constexpr (kWidest >= 4) tile(std::integral_constant<int, 4>{});
-        break;
-      case 2: tile(std::integral_constant<int, 2>{}); break;
-      default: tile(std::integral_constant<int, 1>{});
-    }
-    v += nv;
-  }
+  std::memset(dots, 0, ((piece.end - piece.begin) * U + Isa::template lanes<T>)*sizeof(T));
+  for_tiles<(Isa::kBytes == 64 ? 8 : 4) / U>(out, row_of, values, [&](const auto& tile, auto count, int64_t j) {
+    dot_tile<Isa, T, S, count.value, Cx, Product>(out, piece, tile, held, j, dots, slots);
+  });
 }
 
 // One column: the elements of A are spread over the entries of their rows, then all products are one loop.
@@ -185,7 +161,7 @@ Status sddmm_typed(const Sddmm& p, const Partition& cut, const Runtime& rt) {
 }
 
 template <class S, int U, class I, class T>
-inline void store_permuted(const void* perm, int64_t begin, int64_t n, const T* dots, S* values) {
+static inline void store_permuted(const void* perm, int64_t begin, int64_t n, const T* dots, S* values) {
   const I* to = static_cast<const I*>(perm) + begin;
   for (int64_t e = 0; e < n; ++e)
     for (int u = 0; u < U; ++u) values[to[e] * U + u] = store_scalar<S>(dots[e * U + u]);

@@ -39,7 +39,7 @@ struct Rows {
       const int64_t begin = part * kGrain;
       if (!columns_inside(col + begin, std::min(nnz - begin, kGrain), cols)) bad.raise();
     });
-    return bad.status();
+    return bad.is_raised() ? Status::bad_col : Status::ok;
   }
 };
 

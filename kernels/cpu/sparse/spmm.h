@@ -370,39 +370,46 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const 
     out.finish(i, 0, {Vec{} + sum_of<Isa, T>(by_entry + crow[i], crow[i + 1] - crow[i])}, 1);
 }
 
-// All columns of a piece, tile by tile.
-template <class Isa, class T, class S, bool Cx, class RowOf>
-void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values, T* slots) {
+// Calls body(tile, count of its vectors as a constant, first column) for the tiles that all columns of B are cut into.
+template <int kWidest, class Isa, class T, class S, bool Cx, class RowOf, class Body>
+void for_tiles(const SpmmOut<Isa, T, S, Cx>& out, RowOf row_of, const T* values, const Body& body) {
   constexpr int L = Isa::template lanes<T>;
   constexpr int U = Cx ? 2 : 1;
-  constexpr int kWidest = kTile / U;
   const Spmm& p = out.p;
   const S* b = static_cast<const S*>(p.B);
   const bool rows = p.A.cols > 0;  // else B may be nullptr, to which nothing can be added
   const S* b_end = rows ? b + ((p.A.cols - 1) * p.b_row + p.N) * U : b;
   const int64_t width = p.N * U, vectors = ceil_div(width, L);
-  RowOrder<Isa> order;
-  if (piece.slot < 0) order.sort(p.A, piece);
   for (int64_t v = 0; v < vectors;) {
+    const auto tile = [&](auto count) {
+      const int last = static_cast<int>(min64(L, width - (v + count - 1) * L));
+      body(SpmmTile<T, S, RowOf>{rows ? b + v * L : b, b_end, row_of, values, last}, count, v * L);
+      v += count;
+    };
     const int64_t left = vectors - v;
-    const int nv = left >= kWidest ? kWidest : left >= 4 && kWidest > 4 ? 4 : left >= 2 ? 2 : 1;
-    const int last = static_cast<int>(min64(L, width - (v + nv - 1) * L));
-    const SpmmTile<T, S, RowOf> t{rows ? b + v * L : b, b_end, row_of, values, last};
-    switch (nv) {
-      case 8:
-        if constexpr (!Cx) spmm_tile<Isa, T, S, 8, Cx>(out, piece, order, t, v * L, slots);
-        break;
-      case 4: spmm_tile<Isa, T, S, 4, Cx>(out, piece, order, t, v * L, slots); break;
-      case 2: spmm_tile<Isa, T, S, 2, Cx>(out, piece, order, t, v * L, slots); break;
-      default: spmm_tile<Isa, T, S, 1, Cx>(out, piece, order, t, v * L, slots);
-    }
-    v += nv;
+    if (left >= kWidest)
+      tile(std::integral_constant<int, kWidest>{});
+    else if (kWidest > 4 && left >= 4)
+      tile(std::integral_constant < int, kWidest<4 ? kWidest : 4>{});
+    else if (left >= 2)
+      tile(std::integral_constant<int, 2>{});
+    else
+      tile(std::integral_constant<int, 1>{});
   }
+}
+
+template <class Isa, class T, class S, bool Cx, class RowOf>
+void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values, T* slots) {
+  RowOrder<Isa> order;
+  if (piece.slot < 0) order.sort(out.p.A, piece);
+  for_tiles<kTile / (Cx ? 2 : 1)>(out, row_of, values, [&](const auto& tile, auto count, int64_t j) {
+    spmm_tile<Isa, T, S, count.value, Cx>(out, piece, order, tile, j, slots);
+  });
 }
 
 // Memory for the sums of segments; nullptr where no row is long.
 template <class T>
-inline T* make_slots(const Partition& cut, int64_t width, const Runtime& rt) {
+static inline T* make_slots(const Partition& cut, int64_t width, const Runtime& rt) {
   if (cut.slots == 0) return nullptr;
   return static_cast<T*>(rt.allocate(rt.cookie, cut.slots * width * static_cast<int64_t>(sizeof(T))));
 }

@@ -48,7 +48,7 @@ Status transpose_typed(const Transpose& p, const Runtime& rt) {
     if (!columns_inside(col + from(share), from(share + 1) - from(share), cols)) return bad.raise();
     for (int64_t e = from(share); e < from(share + 1); ++e) ++count[col[e]];
   });
-  if (bad.status() != Status::ok) return bad.status();
+  if (bad.is_raised()) return Status::bad_col;
   I* const next = counts.data();
   I place = 0;
   for (int64_t c = 0; c < cols; ++c) {
@@ -106,7 +106,7 @@ Status compress_typed(const CompressRows& p, const Runtime& rt) {
     for (int64_t e = std::max<int64_t>(1, share * kPart); e < end; ++e) fall |= row[e] < row[e - 1];
     if (fall) falls.raise();
   });
-  if (falls.status() != Status::ok) return Status::bad_crow;
+  if (falls.is_raised()) return Status::bad_crow;
   take_turns(rt, shares, [&](int64_t share) {
     const int64_t begin = share * kPart, end = std::min(p.nnz, begin + kPart);
     I last = begin == 0 ? I(-1) : row[begin - 1];
