@@ -70,17 +70,11 @@ inline void result_strides(const Operand& x, const Operand& y, const int64_t* si
     }
     return true;
   };
-  if (contiguous(x) && contiguous(y)) {  // strides of size-1 dimensions then mean nothing, and have no vote
-    int64_t step = 1;
-    for (int i = dims - 1; i >= 0; --i) {
-      strides[i] = step;
-      step *= sizes[i] > 1 ? sizes[i] : 1;
-    }
-    return;
-  }
+  // Strides of size-1 dimensions mean nothing where both are contiguous, and have no vote.
+  const bool in_order = contiguous(x) && contiguous(y);
   int order[kMaxTensorDims];  // from the fastest dimension to the slowest
   for (int i = 0; i < dims; ++i) order[i] = dims - 1 - i;
-  for (int i = 1; i < dims; ++i) {
+  for (int i = 1; i < dims && !in_order; ++i) {
     int at = i;
     for (int before = i - 1; before >= 0; --before) {
       const int verdict = should_swap(order[before], order[at]);

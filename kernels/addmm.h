@@ -8,8 +8,8 @@ struct MatrixRule {
   static constexpr const char *kPlain = "mm", *kAdded = "addmm", *kFirst = "mat1", *kSecond = "mat2";
 
   static std::vector<int64_t> shape(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
-    MYOPS_CHECK(a.dim() == 2, a_name, " must be a matrix, got ", a.dim(), "-D tensor");
-    MYOPS_CHECK(b.dim() == 2, b_name, " must be a matrix, got ", b.dim(), "-D tensor");
+    check_matrix(a, a_name);
+    check_matrix(b, b_name);
     MYOPS_CHECK(a.size(1) == b.size(0), a_name, " and ", b_name, " shapes cannot be multiplied (", a.size(0), "x",
                 a.size(1), " and ", b.size(0), "x", b.size(1), ")");
     return {a.size(0), b.size(1)};

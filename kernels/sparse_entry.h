@@ -82,7 +82,7 @@ struct RowMajor {
 };
 
 inline void check_matrix(const Tensor& t, const char* name, int64_t rows, const char* of) {
-  MYOPS_CHECK(t.dim() == 2, name, " must be a matrix, got ", t.dim(), "-D tensor");
+  check_matrix(t, name);
   MYOPS_CHECK(t.size(0) == rows, name, " must have ", rows, " rows, ", of, ", but got shape ",
               shape_text(t.sizes().data(), 2));
 }

@@ -52,7 +52,7 @@ template <class Backend>
 Tensor spmm(const Tensor& crow, const Tensor& col, const Tensor& values, const Tensor& dense, const MaybeTensor& input,
             const MaybeTensor& t_crow, const MaybeTensor& t_col, const MaybeTensor& t_perm,
             std::optional<int64_t> columns, bool transpose, bool mean, double beta, double alpha) {
-  MYOPS_CHECK(dense.dim() == 2, "dense must be a matrix, got ", dense.dim(), "-D tensor");
+  check_matrix(dense, "dense");
   MYOPS_CHECK(columns || !transpose, "columns must be given with transpose=True");
   const Pattern A(crow, "crow", col, "col", columns ? *columns : dense.size(0));
   const Tensor v = A.values(values, "spmm", "values");
@@ -114,7 +114,7 @@ Tensor csr_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, double
   int32_t layout;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(a.get(), &layout));
   MYOPS_CHECK(layout == aoti_torch_layout_sparse_csr(), "a must be a CSR tensor");
-  MYOPS_CHECK(a.dim() == 2, "a must be a matrix, got ", a.dim(), "-D tensor");
+  check_matrix(a, "a");
   const Tensor crow = part_of(a, "aten::crow_indices"), col = part_of(a, "aten::col_indices");
   return spmm<Backend>(crow, col, part_of(a, "aten::values"), b, input, {}, {}, {}, a.size(1), false, false, beta,
                        alpha);
@@ -123,7 +123,7 @@ Tensor csr_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, double
 template <class Backend>
 std::tuple<Tensor, Tensor> spmm_extremum(const Tensor& crow, const Tensor& col, const Tensor& values,
                                          const Tensor& dense, bool minimum) {
-  MYOPS_CHECK(dense.dim() == 2, "dense must be a matrix, got ", dense.dim(), "-D tensor");
+  check_matrix(dense, "dense");
   const Pattern A(crow, "crow", col, "col", dense.size(0));
   const Tensor v = A.values(values, "spmm_extremum", "values");
   check_same_dtype(dense, "dense", values, "values");
@@ -151,8 +151,8 @@ std::tuple<Tensor, Tensor> spmm_extremum(const Tensor& crow, const Tensor& col, 
 template <class Backend>
 Tensor sddmm(const Tensor& crow, const Tensor& col, const Tensor& a, const Tensor& b, const MaybeTensor&,
              const MaybeTensor&, const MaybeTensor&) {
-  MYOPS_CHECK(a.dim() == 2, "a must be a matrix, got ", a.dim(), "-D tensor");
-  MYOPS_CHECK(b.dim() == 2, "b must be a matrix, got ", b.dim(), "-D tensor");
+  check_matrix(a, "a");
+  check_matrix(b, "b");
   const Pattern A(crow, "crow", col, "col", b.size(0));
   check_same_device(a, "a", crow, "crow");
   check_same_device(b, "b", a, "a");
@@ -194,7 +194,7 @@ std::tuple<Tensor, Tensor> spmm_backward(const Tensor& crow, const Tensor& col, 
                                          const Tensor& dense, const Tensor& grad, const MaybeTensor& t_crow,
                                          const MaybeTensor& t_col, const MaybeTensor& t_perm,
                                          std::optional<int64_t> columns, bool transpose) {
-  MYOPS_CHECK(dense.dim() == 2, "dense must be a matrix, got ", dense.dim(), "-D tensor");
+  check_matrix(dense, "dense");
   MYOPS_CHECK(columns || !transpose, "columns must be given with transpose=True");
   const Pattern A(crow, "crow", col, "col", columns ? *columns : dense.size(0));
   const Tensor v = A.values(values, "spmm_backward", "values");

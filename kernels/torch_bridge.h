@@ -1,4 +1,4 @@
-// The one header that knows torch: tensors to operands, checks that name the argument, allocation, aten calls.
+// The only header that includes torch's: tensors to operands, checks that name the argument, allocation, aten calls.
 //
 // Only torch/csrc/stable and torch/headeronly are included (LibTorch Stable ABI, target 2.11), so one binary serves
 // every later torch. All failures here are RuntimeErrors in Python; the Python layer turns "not implemented for" into
@@ -132,6 +132,10 @@ inline void check_same_device(const Tensor& t, const char* name, const Tensor& r
                     (t.is_cpu() || t.get_device_index() == reference.get_device_index());
   MYOPS_CHECK(same, "Expected all tensors to be on the same device, but ", name, " is on ", device_text(t), " and ",
               reference_name, " is on ", device_text(reference));
+}
+
+inline void check_matrix(const Tensor& t, const char* name) {
+  MYOPS_CHECK(t.dim() == 2, name, " must be a matrix, got ", t.dim(), "-D tensor");
 }
 
 // Operands and results live in arrays of kMaxTensorDims; to be called before a tensor's dimensions index any.

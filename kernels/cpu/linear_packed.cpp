@@ -31,7 +31,7 @@ bool fits(const cpu::PanelFormat& f) {
 }
 
 Tensor pack_weight(const Tensor& weight) {
-  MYOPS_CHECK(weight.dim() == 2, "weight must be a matrix, got ", weight.dim(), "-D tensor");
+  check_matrix(weight, "weight");
   const DType type = dtype_of(weight.scalar_type(), "pack_weight", "weight");
   MYOPS_CHECK(type != DType::boolean, "myops.pack_weight is not implemented for weight of dtype bool");
   const Operand w = operand_of(weight, "pack_weight", "weight");
