@@ -114,6 +114,14 @@ __device__ __forceinline__ void let_next_kernel_begin() {
 }
 
 #ifndef USE_ROCM
+inline cudaLaunchAttribute cluster_dimension(int blocks) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = static_cast<unsigned>(blocks);
+  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  return attribute;
+}
+
 // The same in clusters of `cluster` neighbouring blocks (hopper.cuh), a number that divides grid.x; on a Hopper. The
 // kernel may begin before the one in front of it has ended: it calls wait_for_previous_kernel.
 template <class... Parameters, class... Arguments>
@@ -121,12 +129,9 @@ cudaError_t launch_cluster(int cluster, void (*kernel)(Parameters...), dim3 grid
                            cudaStream_t stream, const Arguments&... arguments) {
   const cudaError_t error = allow_shared(kernel, shared_bytes);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchAttribute attributes[2] = {{}, cluster_dimension(cluster)};
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = static_cast<unsigned>(cluster);
-  attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid, config.blockDim = block, config.dynamicSmemBytes = shared_bytes, config.stream = stream;
   config.attrs = attributes, config.numAttrs = cluster > 1 ? 2 : 1;
@@ -139,10 +144,7 @@ template <class Kernel>
 cudaError_t clusters_at_once(int cluster, Kernel* kernel, dim3 block, size_t shared_bytes, int* clusters) {
   const cudaError_t error = allow_shared(kernel, shared_bytes);
   if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = static_cast<unsigned>(cluster);
-  attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchAttribute attribute = cluster_dimension(cluster);
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(cluster)), config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes, config.attrs = &attribute, config.numAttrs = 1;

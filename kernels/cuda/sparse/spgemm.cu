@@ -429,8 +429,7 @@ __global__ void __launch_bounds__(kFillThreads, kBlocksAtOnce)
   }
 }
 
-// ---- Too many columns, up to 8192 products: a block
-// --------------------------------------------------------------------------------------------
+// ---- Too many columns, up to 8192 products: a block -----------------------------------------------------------------
 
 // A thread holds kOwn neighbouring keys, a warp 256: steps of the network within them need no shared memory.
 constexpr int kOwn = 8;
@@ -631,7 +630,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAtOnce)
   }
 }
 
-// Columns of C where the row's products are known to begin: the sums over prefixes of the lengths.
+// crow of C, in the width of its indices.
 __global__ void __launch_bounds__(kThreads) write_crow(const int64_t* starts, int64_t rows, bool wide, void* crow) {
   if (const int64_t i = thread_in_grid(); i <= rows) store_index(crow, wide, i, starts[i]);
 }
@@ -721,7 +720,7 @@ class Multiplication {
     MYOPS_CUDA_TRY(cudaGetDevice(&device));
     MYOPS_CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     shared_ = shared - static_cast<int64_t>(kOwnShared);
-    by_bits_ = p_.B.cols <= kMostMarked && p_.B.nnz <= kMostEntries && fill_capacity(kBins - 1) > 0;
+    by_bits_ = p_.B.cols <= kMostMarked && p_.B.nnz <= kMostEntries && fill_capacity(kHugeBin) > 0;
     return cudaSuccess;
   }
 
@@ -773,13 +772,12 @@ class Multiplication {
     if (!by_bits_) return sort<false>();
     MYOPS_CUDA_TRY((launch_warps<uint64_t, false>()));  // the same for all types
     const int64_t words = column_words(p_.B.cols);
-    for (int bin = 1; bin < kBins; ++bin)
-      if (rows_in(bin) > 0)
-        MYOPS_CUDA_TRY(launch_kernel(&count_columns, grid_of(rows_in(bin)),
-                                     dim3(bin == 1   ? 128
-                                          : bin == 2 ? 256
-                                                     : kCountThreads),
-                                     words * kWordBits / 8, session_.stream, p_, list(bin), static_cast<int>(words)));
+    for (int bin = 1; bin < kBins; ++bin) {
+      if (rows_in(bin) == 0) continue;
+      const unsigned threads = bin == 1 ? 128 : bin == 2 ? 256 : kCountThreads;
+      MYOPS_CUDA_TRY(launch_kernel(&count_columns, grid_of(rows_in(bin)), dim3(threads), words * kWordBits / 8,
+                                   session_.stream, p_, list(bin), static_cast<int>(words)));
+    }
     return cudaSuccess;
   }
 
@@ -788,17 +786,17 @@ class Multiplication {
     MYOPS_CUDA_TRY((launch_warps<Acc, true>()));
     const bool plain = !(p_.type == DType::bf16 || p_.type == DType::f16 || p_.type == DType::i8 ||
                          p_.type == DType::u8 || p_.type == DType::i16 || p_.type == DType::i32);
-    for (int bin = kBins - 1; bin > 0; --bin)  // the longest rows first
+    for (int bin = kHugeBin; bin > 0; --bin)  // the longest rows first
       if (rows_in(bin) > 0) MYOPS_CUDA_TRY(plain ? launch_fill<true>(bin) : launch_fill<false>(bin));
     return cudaSuccess;
   }
 
-  static int64_t fill_parts(int bin) { return bin == kBins - 1 ? 8 : 4; }
+  static int64_t fill_parts(int bin) { return bin == kHugeBin ? 8 : 4; }
   // Sums that a block keeps for each part; 0 where there is no room for any.
   int64_t fill_capacity(int bin) const {
     constexpr int64_t kLeast = 32;
     const int64_t parts = fill_parts(bin),
-                  columns = bin == kBins - 1 ? p_.B.cols : std::min(p_.B.cols, capacity_.of[bin]);
+                  columns = bin == kHugeBin ? p_.B.cols : std::min(p_.B.cols, capacity_.of[bin]);
     const int64_t room = (shared_ - fill_bytes<Acc>(0, parts, column_words(p_.B.cols))) / (parts * sizeof(Acc));
     return room < kLeast ? 0 : std::min((columns + kLeast - 1) / kLeast, room / kLeast) * kLeast;
   }
