@@ -8,7 +8,7 @@ Environment:
     MYOPS_CUDA=auto|1|0     build the CUDA library where nvcc is found (default) | always | never
     CUDA_HOME               where to look for nvcc first
     MYOPS_CUDA_ARCHS        architectures, default "80,90a"; the lowest also gets PTX; what a Hopper alone has needs 90a
-    MYOPS_DEBUG=1           -O1 -g and the engines' own assertions
+    MYOPS_DEBUG=1           -O1 -g
     CXX                     C++ compiler, default g++ (clang++ on macOS)
     MAX_JOBS                parallel compilations
 """
@@ -113,7 +113,7 @@ def ninja_file(work: Path, nvcc: Path | None) -> str:
     levels = ["baseline", *ISA_LEVELS.get(platform.machine().lower(), [])]
     mac = sys.platform == "darwin"
     cxx = os.environ.get("CXX", "clang++" if mac else "g++")
-    optimise = ["-O1", "-g", "-DMYOPS_DEBUG"] if os.environ.get("MYOPS_DEBUG") == "1" else ["-O3"]
+    optimise = ["-O1", "-g"] if os.environ.get("MYOPS_DEBUG") == "1" else ["-O3"]
     shared = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *(f"-isystem {path}" for path in includes)]
     cxxflags = ["-std=c++17", *optimise, "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror", *shared]
     # --no-as-needed: libtorch.so is empty, so the linker would drop it, and only it brings libtorch_cuda into scope.
