@@ -23,7 +23,7 @@ from .gpu_cases import Case, Device, equal, layouts, random, short, tf32, whole
 
 TILES = ["small tile", "narrow tile", "medium tile", "large tile"]
 KERNELS = [*TILES, "skinny", "tiny", "small mma", "large mma"]
-WGMMA = ["narrow wgmma", "small wgmma", "large wgmma", "alternating wgmma"]
+WGMMA = ["narrow wgmma", "small wgmma", "large wgmma", "pingpong wgmma"]
 LIMB = ["small limb", "large limb"]
 KERNELS += [*WGMMA, *LIMB]
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -36,7 +36,7 @@ DTYPES = {
     "tiny": FLOATS,
     "mma": [*HALVES, torch.float32, torch.int8, torch.uint8],
     "wgmma": [*HALVES, torch.float32, *INTEGERS],
-    "alternating wgmma": [*HALVES, torch.float32],
+    "pingpong wgmma": [*HALVES, torch.float32],
     "limb": INTEGERS,
 }
 SHAPES = {  # batch, M, N, K: whole tiles, tails of every side, more steps of K than stages, unaligned rows
@@ -259,7 +259,7 @@ def tuning_cases(family: str) -> Iterator[Case]:
                 kernels=["small mma", "large mma", *WGMMA],
             ),
         )
-    # What the consumers of wgmma that alternate are for (may_alternate): long ends beside few products.
+    # What the ping-pong consumers of wgmma are for (pingpong_may_win): long ends beside few products.
     ends = {"row gelu": ("row", 2), "row silu": ("row", 4), "matrix": ("matrix", 0), "plain": ("", 0)}
     for (name, (c, activation)), k in itertools.product(ends.items(), (256, 512, 1024, 2048, 4096)):
         shape = (1, 4096, 4096, k)

@@ -326,7 +326,7 @@ def test_native_kernels_compute_the_same(ops, library, kind, monkeypatch):
 # ---- Tensor cores ----------------------------------------------------------------------------------------------------
 
 WGMMA_SIZES = ["large", "small", "narrow"]  # of integers
-FLOAT_WGMMA_SIZES = [*WGMMA_SIZES, "alternating"]
+FLOAT_WGMMA_SIZES = [*WGMMA_SIZES, "pingpong"]
 MMA_DTYPES = [torch.bfloat16, torch.float16, torch.int8, torch.uint8]
 
 
@@ -778,10 +778,10 @@ def test_wgmma_activations(ops, library, kind, activation):
         library.emulation_machine(132, 80)
 
 
-def test_wgmma_operators_alternate(ops, library):
+def test_wgmma_operators_pingpong(ops, library):
     """As the operators choose it: a matrix C that is the result too, and an activation with what it is applied to."""
     kind, m, n, k = torch.bfloat16, 512, 512, 512
-    assert plan(library, kind, m, n, k, multiprocessors=4, capability=90, activation=4)["size"] == "alternating"
+    assert plan(library, kind, m, n, k, multiprocessors=4, capability=90, activation=4)["size"] == "pingpong"
     a, b, c = integers((m, k), kind, 1, -1, 2), integers((k, n), kind, 2, -1, 2), integers((m, n), kind, 3)
     library.emulation_machine(4, 90)
     try:
@@ -875,7 +875,7 @@ def test_plan_on_a_hopper(library):
             on(kind, 64, 64, 64, 2**31, kernel="narrow wgmma")
 
 
-def test_plan_alternates_where_ends_are_long(library):
+def test_plan_takes_pingpong_where_ends_are_long(library):
     def size(m, n, k, kind=torch.bfloat16, batch=1, multiprocessors=132, **end):
         options = {"multiprocessors": multiprocessors, "capability": 90, "tf32": True}
         p = plan(library, kind, m, n, k, batch, **options, **end)
@@ -883,10 +883,10 @@ def test_plan_alternates_where_ends_are_long(library):
         return p["size"]
 
     for end in ({"activation": 2}, {"matrix_c": True}, {"activation": 4, "matrix_c": True}):
-        assert size(4096, 4096, 1024, **end) == "alternating"
-        assert size(4096, 4096, 1024, batch_invariant=True, **end) == "alternating"
-        assert size(1024, 1024, 512, batch=16, **end) == "alternating"
-        assert size(4096, 4096, 512, torch.float32, **end) == "alternating"
+        assert size(4096, 4096, 1024, **end) == "pingpong"
+        assert size(4096, 4096, 1024, batch_invariant=True, **end) == "pingpong"
+        assert size(1024, 1024, 512, batch=16, **end) == "pingpong"
+        assert size(4096, 4096, 512, torch.float32, **end) == "pingpong"
         for m, n, k in [(4096, 4096, 1025), (4096, 4096, 448), (4096, 1024, 1024)]:  # the last: two tiles to a block
             assert size(m, n, k, **end) in ("large", "small")
         assert size(4096, 4096, 513, torch.float32, **end) in ("large", "small")
@@ -896,14 +896,14 @@ def test_plan_alternates_where_ends_are_long(library):
     p = plan(library, torch.bfloat16, 4096, 4096, 1024, multiprocessors=132, capability=90, activation=1)
     assert (p["tiles"], p["blocks"]) == (256, 132)
     with pytest.raises(AssertionError, match="does not take this problem"):
-        plan(library, torch.int8, 64, 64, 64, capability=90, kernel="alternating wgmma")
+        plan(library, torch.int8, 64, 64, 64, capability=90, kernel="pingpong wgmma")
 
 
 def test_no_cluster_waits_for_another_to_end(library):
     """The emulated machine runs one cluster of four less than it has multiprocessors for."""
     a, b = integers((1, 1024, 64), torch.bfloat16, 1), integers((1, 64, 256), torch.bfloat16, 2)
     before = library.emulation_clusters()
-    got, p = run_kernel(library, "alternating wgmma", a, b, multiprocessors=12)
+    got, p = run_kernel(library, "pingpong wgmma", a, b, multiprocessors=12)
     same(got, reference(None, a, b, 0, 1, torch.bfloat16))
     assert (p["tiles"], p["blocks"], library.emulation_clusters() - before) == (4, 12, 2)
 
@@ -1086,8 +1086,8 @@ SYNCHRONISED = {
     "small mma: tf32": (torch.float32, 72, 72, 160, 1, ["barrier", "async_wait"]),
     "narrow wgmma: tf32": (torch.float32, 130, 140, 520, 1, CLUSTERED),
     "large wgmma": (torch.bfloat16, 600, 800, 304, 1, [*CLUSTERED, *STORES]),
-    "alternating wgmma": (torch.bfloat16, 300, 776, 304, 1, [*CLUSTERED, *STORES]),
-    "alternating wgmma: by rows": (torch.bfloat16, 300, 771, 304, 1, [*CLUSTERED]),
+    "pingpong wgmma": (torch.bfloat16, 300, 776, 304, 1, [*CLUSTERED, *STORES]),
+    "pingpong wgmma: by rows": (torch.bfloat16, 300, 771, 304, 1, [*CLUSTERED]),
 }
 
 

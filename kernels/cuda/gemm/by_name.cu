@@ -32,11 +32,11 @@ Gemm make_gemm(int type, const int64_t* sizes, const int64_t* strides) {
 bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine, GemmPlan* plan) {
   const size_t space = name.find(' ');
   const std::string first = space == std::string::npos ? "" : name.substr(0, space);
-  const TileSize size = first == "large"         ? TileSize::large
-                        : first == "narrow"      ? TileSize::narrow
-                        : first == "medium"      ? TileSize::medium
-                        : first == "alternating" ? TileSize::alternating
-                                                 : TileSize::small;
+  const TileSize size = first == "large"      ? TileSize::large
+                        : first == "narrow"   ? TileSize::narrow
+                        : first == "medium"   ? TileSize::medium
+                        : first == "pingpong" ? TileSize::pingpong
+                                              : TileSize::small;
   const std::string kind = first.empty() ? name : name.substr(space + 1);
   const bool tensor_floats = g.in == DType::f32 || has_tensor_floats(g);
   if (kind == "") {

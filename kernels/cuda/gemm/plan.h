@@ -71,7 +71,7 @@ inline std::string describe(const GemmPlan& p) {
   const auto add = [&text](const char* key, int64_t value) {
     text += std::string(" ") + key + "=" + std::to_string(value);
   };
-  constexpr const char* kSizes[] = {"small", "large", "narrow", "medium", "alternating"};
+  constexpr const char* kSizes[] = {"small", "large", "narrow", "medium", "pingpong"};
   text += std::string(" size=") + kSizes[static_cast<int>(p.size)];
   add("transpose", p.transpose);
   add("a_along_k", p.a_along_k);

@@ -4,8 +4,8 @@
 
 namespace myops {
 
-// What a family makes of it, its plan says. alternating: an arrangement of wgmma.
-enum class TileSize : int8_t { small, large, narrow, medium, alternating };
+// What a family makes of each, its plan says. pingpong: of wgmma alone, its consumers multiply and end tiles in turn.
+enum class TileSize : int8_t { small, large, narrow, medium, pingpong };
 
 constexpr int64_t kMaxBlocks = 2147483647;       // of grid.x
 constexpr int64_t kMaxDepth = int64_t(1) << 33;  // K, whose steps a kernel counts in 32 bits

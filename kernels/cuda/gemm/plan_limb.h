@@ -102,7 +102,7 @@ inline bool takes_limb_wgmma(const Gemm& g, TileSize size, const Machine& machin
   return machine.capability == 90 && is_integral(g.in) && g.in != DType::boolean &&
          g.batch_dims + (element_size(g.in) > 1 ? 1 : 0) <= kWgmmaBatchDims && g.M < kMostCoordinates &&
          g.N < kMostCoordinates && g.K < kMostCoordinates / 64 && numbers_wgmma_tiles(g) &&
-         size != TileSize::alternating && (g.in != DType::i64 || size != TileSize::large);
+         size != TileSize::pingpong && (g.in != DType::i64 || size != TileSize::large);
 }
 
 // Below these sides most of a tile is empty.

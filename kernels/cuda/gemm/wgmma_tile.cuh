@@ -567,7 +567,7 @@ cudaError_t launch_wgmma_type(const Gemm& g, const GemmPlan& plan, cudaStream_t 
   switch (plan.size) {
     case TileSize::narrow: return launch_wgmma_size<kIn, TileSize::narrow>(g, plan, stream);
     case TileSize::small: return launch_wgmma_size<kIn, TileSize::small>(g, plan, stream);
-    case TileSize::alternating: return launch_wgmma_size<kIn, TileSize::alternating>(g, plan, stream);
+    case TileSize::pingpong: return launch_wgmma_size<kIn, TileSize::pingpong>(g, plan, stream);
     default: return launch_wgmma_size<kIn, TileSize::large>(g, plan, stream);
   }
 }
