@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,18 +40,16 @@ from ._gemm import (
     whole,
 )
 
-# Batch, m, k, n and beta.
-ACTIVATED_SHAPES: dict[str, list[tuple[int, ...]]] = {
-    "addmm": [(3, 5, 4, 1), (2, 7, 9, 0), (4, 0, 3, 3)],
-    "baddbmm": [(2, 3, 5, 4, 1), (1, 2, 7, 9, 0), (2, 4, 0, 3, 3)],
-}
-SHAPES = [(2, 3, 4), (1, 1, 1), (5, 1, 7), (17, 33, 9), (8, 64, 65), (3, 0, 4), (0, 3, 4), (3, 4, 0)]
+Shapes = tuple[tuple[int, ...], ...]
+SHAPES = ((2, 3, 4), (1, 1, 1), (5, 1, 7), (17, 33, 9), (8, 64, 65), (3, 0, 4), (0, 3, 4), (3, 4, 0))
 
 
 class Mm(Operator):
     name = "mm"
     tensors = 2
     product = "mm"  # the operator that gradients are made of
+    sample_shapes: Shapes = SHAPES
+    sample_batch: tuple[int, ...] = ()  # of samples in every layout
 
     def shape(self, input: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return matrix_shape(input, "input", mat2, "mat2")
@@ -77,26 +76,26 @@ class Mm(Operator):
         return ops.bmm(batched(input, dims[0], size), batched(mat2, dims[1], size), out_dtype)
 
     def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-        return 2 * a[0] * a[1] * b[1]
+        return 2 * math.prod(a) * b[-1]
 
     def decompose(self, input: Tensor, mat2: Tensor, out_dtype: torch.dtype | None = None) -> Tensor:
         dtype = out_dtype or input.dtype
         return torch.matmul(input.to(dtype), mat2.to(dtype))
 
     def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
-        for m, k, n in SHAPES:
-            yield sample(
-                f"{m}x{k}x{n}",
-                tensor((m, k), device, dtype, requires_grad),
-                tensor((k, n), device, dtype, requires_grad),
-            )
-        for (a_name, a), (b_name, b) in zip(
-            layouts((6, 5), device, dtype), layouts((5, 7), device, dtype), strict=True
-        ):
-            yield sample(f"{a_name} @ contiguous", a.requires_grad_(requires_grad), tensor((5, 7), device, dtype))
-            yield sample(f"contiguous @ {b_name}", tensor((6, 5), device, dtype), b.requires_grad_(requires_grad))
+        def t(*shape: int) -> Tensor:
+            return tensor(shape, device, dtype, requires_grad)
+
+        for *batch, m, k, n in self.sample_shapes:
+            yield sample("x".join(map(str, (*batch, m, k, n))), t(*batch, m, k), t(*batch, k, n))
+        each = self.sample_batch
+        left, right = (*each, 6, 5), (*each, 5, 7)
+        for (a_name, a), (b_name, b) in zip(layouts(left, device, dtype), layouts(right, device, dtype), strict=True):
+            yield sample(f"{a_name} @ contiguous", a.requires_grad_(requires_grad), tensor(right, device, dtype))
+            yield sample(f"contiguous @ {b_name}", tensor(left, device, dtype), b.requires_grad_(requires_grad))
         if dtype in WIDE:
-            yield sample("out_dtype", tensor((9, 17), device, dtype), tensor((17, 5), device, dtype), WIDE[dtype])
+            a, b = tensor((*each, 9, 17), device, dtype), tensor((*each, 17, 5), device, dtype)
+            yield sample("out_dtype", a, b, WIDE[dtype])
 
     def bad_calls(self, device: str) -> Iterator[BadCall]:
         def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -121,6 +120,9 @@ class Addmm(Activated):
 
     operands = ("mat1", "mat2")
     product = "mm"  # the operator that gradients are made of
+    sample_shapes: Shapes = SHAPES
+    sample_batch: tuple[int, ...] = ()  # of samples in every layout
+    activated_shapes: Shapes = ((3, 5, 4, 1), (2, 7, 9, 0), (4, 0, 3, 3))  # m, k, n, beta
 
     def shape(self, input: Tensor, mat1: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return matrix_shape(mat1, "mat1", mat2, "mat2")
@@ -201,7 +203,7 @@ class Addmm(Activated):
         )
 
     def flops(self, c: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-        return 2 * a[0] * a[1] * b[1]
+        return 2 * math.prod(a) * b[-1]
 
     aten: Any = staticmethod(torch.addmm)
 
@@ -226,33 +228,29 @@ class Addmm(Activated):
         return apply(activation, self.aten(input.to(dtype), mat1.to(dtype), mat2.to(dtype), **scalars))
 
     def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
+        def t(*shape: int) -> Tensor:
+            return tensor(shape, device, dtype, requires_grad)
+
         half = 0.5 if dtype.is_floating_point or dtype.is_complex else 3
         scalars = [(1, 1), (0, 1), (1, 0), (2, -1), (half, 2), (0, 0)]
-        for i, (m, k, n) in enumerate(SHAPES):
+        for i, (*batch, m, k, n) in enumerate(self.sample_shapes):
             beta, alpha = scalars[i % len(scalars)]
-            shape = [(m, n), (n,), (1, n), (m, 1), (1, 1), ()][i % 6]
-            yield sample(
-                f"{m}x{k}x{n} beta={beta} alpha={alpha} input={list(shape)}",
-                tensor(shape, device, dtype, requires_grad),
-                tensor((m, k), device, dtype, requires_grad),
-                tensor((k, n), device, dtype, requires_grad),
-                beta=beta,
-                alpha=alpha,
-            )
-        for c_name, c in layouts((6, 7), device, dtype):
-            a, b = tensor((6, 5), device, dtype, requires_grad), tensor((5, 7), device, dtype, requires_grad)
+            shape = [(*batch, m, n), (n,), (*batch, 1, n), (*batch, m, 1), (1, 1), (), (m, n)][i % 7]
+            name = f"{'x'.join(map(str, (*batch, m, k, n)))} beta={beta} alpha={alpha} input={list(shape)}"
+            yield sample(name, t(*shape), t(*batch, m, k), t(*batch, k, n), beta=beta, alpha=alpha)
+        each = self.sample_batch
+        for c_name, c in layouts((*each, 6, 7), device, dtype):
+            a, b = t(*each, 6, 5), t(*each, 5, 7)
             yield sample(f"input {c_name}", c.requires_grad_(requires_grad), a, b, beta=2)
         if dtype in WIDE:
+            a, b = tensor((*each, 9, 17), device, dtype), tensor((*each, 17, 5), device, dtype)
             for c_dtype in (dtype, WIDE[dtype]):
-                c = tensor((9, 5), device, c_dtype)
-                yield sample(
-                    "out_dtype", c, tensor((9, 17), device, dtype), tensor((17, 5), device, dtype), WIDE[dtype]
-                )
+                yield sample("out_dtype", tensor((*each, 9, 5), device, c_dtype), a, b, WIDE[dtype])
         yield from self.activated_samples(device, dtype, requires_grad)
 
     def activated_samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
         for activation in activations_of(dtype):
-            for *batch, m, k, n, beta in ACTIVATED_SHAPES[self.name]:
+            for *batch, m, k, n, beta in self.activated_shapes:
                 yield sample(
                     f"{m}x{k}x{n} activation={activation} beta={beta}",
                     tensor((n,), device, dtype, requires_grad),

@@ -10,25 +10,18 @@ from torch import Tensor
 
 from ..activation import bad_activations, keyword, register_activated
 from ..calls import Number, call, call_in_place, call_out, ops, unless_one
-from ..registration import BadCall, Sample, register
-from ._gemm import (
-    WIDE,
-    bad,
-    batch_shape,
-    batched,
-    batched_addend,
-    layouts,
-    sample,
-    tensor,
-)
+from ..registration import BadCall, register
+from ._gemm import bad, batch_shape, batched, batched_addend, tensor
 from .addmm import Addmm, Mm
 
-SHAPES = [(3, 2, 3, 4), (1, 1, 1, 1), (7, 4, 4, 4), (2, 17, 33, 9), (0, 2, 3, 4), (3, 0, 2, 4), (3, 2, 0, 4)]
+SHAPES = ((3, 2, 3, 4), (1, 1, 1, 1), (7, 4, 4, 4), (2, 17, 33, 9), (0, 2, 3, 4), (3, 0, 2, 4), (3, 2, 0, 4))
 
 
 class Bmm(Mm):
     name = "bmm"
     product = "bmm"
+    sample_shapes = SHAPES
+    sample_batch = (3,)
 
     def shape(self, input: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return batch_shape(input, "input", mat2, "mat2")
@@ -38,23 +31,6 @@ class Bmm(Mm):
         if out_dtype is None:
             return ops.matmul(a, b)  # two batch dimensions, nothing copied
         return ops.bmm(a.flatten(0, 1), b.flatten(0, 1), out_dtype).unflatten(0, (size, a.shape[1]))
-
-    def flops(self, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-        return 2 * a[0] * a[1] * a[2] * b[2]
-
-    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
-        for b, m, k, n in SHAPES:
-            yield sample(
-                f"{b}x{m}x{k}x{n}",
-                tensor((b, m, k), device, dtype, requires_grad),
-                tensor((b, k, n), device, dtype, requires_grad),
-            )
-        pairs = zip(layouts((3, 6, 5), device, dtype), layouts((3, 5, 7), device, dtype), strict=True)
-        for (a_name, x), (b_name, y) in pairs:
-            yield sample(f"{a_name} @ contiguous", x.requires_grad_(requires_grad), tensor((3, 5, 7), device, dtype))
-            yield sample(f"contiguous @ {b_name}", tensor((3, 6, 5), device, dtype), y.requires_grad_(requires_grad))
-        if dtype in WIDE:
-            yield sample("out_dtype", tensor((2, 9, 17), device, dtype), tensor((2, 17, 5), device, dtype), WIDE[dtype])
 
     def bad_calls(self, device: str) -> Iterator[BadCall]:
         def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -76,6 +52,9 @@ class Baddbmm(Addmm):
     operands = ("batch1", "batch2")
     product = "bmm"
     aten: Any = staticmethod(torch.baddbmm)
+    sample_shapes = SHAPES
+    sample_batch = (3,)
+    activated_shapes = ((2, 3, 5, 4, 1), (1, 2, 7, 9, 0), (2, 4, 0, 3, 3))
 
     def shape(self, input: Tensor, mat1: Tensor, mat2: Tensor, *rest: Any) -> tuple[Any, ...]:
         return batch_shape(mat1, "batch1", mat2, "batch2")
@@ -100,33 +79,6 @@ class Baddbmm(Addmm):
             c.flatten(0, 1), a.flatten(0, 1), b.flatten(0, 1), out_dtype, beta=beta, alpha=alpha, activation=activation
         )
         return flat.unflatten(0, (size, items))
-
-    def flops(self, c: Any, a: Any, b: Any, *args: Any, **kwargs: Any) -> int:
-        return 2 * a[0] * a[1] * a[2] * b[2]
-
-    def samples(self, device: str, dtype: torch.dtype, requires_grad: bool = False) -> Iterator[Sample]:
-        half = 0.5 if dtype.is_floating_point or dtype.is_complex else 3
-        scalars = [(1, 1), (0, 1), (1, 0), (2, -1), (half, 2), (0, 0)]
-        for i, (b, m, k, n) in enumerate(SHAPES):
-            beta, alpha = scalars[i % len(scalars)]
-            shape = [(b, m, n), (m, n), (n,), (b, 1, n), (b, m, 1), (1,), ()][i % 7]
-            yield sample(
-                f"{b}x{m}x{k}x{n} beta={beta} alpha={alpha} input={list(shape)}",
-                tensor(shape, device, dtype, requires_grad),
-                tensor((b, m, k), device, dtype, requires_grad),
-                tensor((b, k, n), device, dtype, requires_grad),
-                beta=beta,
-                alpha=alpha,
-            )
-        for c_name, c in layouts((3, 6, 7), device, dtype):
-            x, y = tensor((3, 6, 5), device, dtype, requires_grad), tensor((3, 5, 7), device, dtype, requires_grad)
-            yield sample(f"input {c_name}", c.requires_grad_(requires_grad), x, y, beta=2)
-        if dtype in WIDE:
-            c = tensor((2, 9, 5), device, WIDE[dtype])
-            yield sample(
-                "out_dtype", c, tensor((2, 9, 17), device, dtype), tensor((2, 17, 5), device, dtype), WIDE[dtype]
-            )
-        yield from self.activated_samples(device, dtype, requires_grad)
 
     def bad_calls(self, device: str) -> Iterator[BadCall]:
         def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
