@@ -67,7 +67,7 @@ def collect() -> dict[str, Any]:
         "dtypes": [str(dtype).removeprefix("torch.") for dtype in _native.DTYPE_CODES],
         "devices": devices,
         "operators": operators,
-        "rerouted_sparse": {r.name: _rerouted(r.name) for r in REROUTES if r.name not in OPERATORS},
+        "rerouted_others": {r.name: _rerouted(r.name) for r in REROUTES if r.name not in OPERATORS},
         "environment": {name: os.environ.get(name) for name in VARIABLES},
     }
 
@@ -88,8 +88,8 @@ def text(info: dict[str, Any]) -> str:
         cells = ["yes" if row[device].startswith("ok") else "no" for device in ("cpu", "cuda")]
         switch = ", ".join(dict.fromkeys(r.partition(" ")[0] for r in row["rerouted"])) or "-"
         lines.append(f"{name:28}{cells[0]:6}{cells[1]:6}{len(row['overloads']):<11}{switch}")
-    lines += ["", "sparse calls of torch that the switch takes"]
-    for name, rerouted in info["rerouted_sparse"].items():
+    lines += ["", "other calls of torch that the switch takes"]
+    for name, rerouted in info["rerouted_others"].items():
         lines.append(f"{name:28}{', '.join(dict.fromkeys(r.partition(' ')[0] for r in rerouted))}")
     lines.append("")
     lines += [f"{name} = {info['environment'][name] or ''}  ({what})" for name, what in VARIABLES.items()]

@@ -36,7 +36,7 @@ def test_json() -> None:
     assert {"myops.addmm.default", "myops.addmm.out", "myops.addmm_.default"} <= set(addmm["overloads"])
     assert "aten._addmm_activation (CPU, CUDA)" in addmm["rerouted"]
     assert found["operators"]["linear"]["rerouted"] == []
-    assert "aten._sparse_mm_reduce_impl (SparseCsrCPU)" in found["rerouted_sparse"]["sparse.mm"]
+    assert "aten._sparse_mm_reduce_impl (SparseCsrCPU)" in found["rerouted_others"]["sparse.mm"]
     assert found["environment"]["MYOPS_DISABLE"] == "0"
     if not myops.is_available("cuda"):
         assert addmm["cuda"] == _native.cuda_error
