@@ -32,7 +32,7 @@ struct GemmCall {
   std::optional<ScalarType> out_dtype = std::nullopt;
   const Tensor* out = nullptr;  // write here; nullptr: allocate
   const char* out_name = "out";
-  std::optional<Tensor>* preactivation = nullptr;  // where what the activation is applied to is asked for
+  std::optional<Tensor>* preactivation = nullptr;  // set to the pre-activation, where that is asked for
   const Operand* panels = nullptr;                 // the matrix that the tensor b holds packed
 };
 

@@ -42,7 +42,7 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
   m.def("linear(Tensor input, Tensor weight, Tensor? bias=None, *, int activation=0) -> Tensor");
   m.def("linear.out(Tensor input, Tensor weight, Tensor? bias=None, *, int activation=0, Tensor(a!) out) -> ()");
 
-  // What keeps (activated, before the activation) for the gradient; activation is never 0.
+  // The result and the pre-activation, which the gradient needs; activation is never 0.
   m.def(
       "linear_with_preactivation(Tensor input, Tensor weight, Tensor? bias=None, *, int activation) -> (Tensor, "
       "Tensor)");
@@ -53,7 +53,7 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
       "baddbmm_with_preactivation(Tensor input, Tensor batch1, Tensor batch2, ScalarType? out_dtype=None, *, float "
       "beta=1, float alpha=1, int activation) -> (Tensor, Tensor)");
 
-  // A packed weight is a uint8 vector that says itself what it holds; shape and dtype are for those who may not look.
+  // A packed weight is a uint8 vector that describes itself; shape and dtype are there for fakes, which cannot read it.
   m.def("pack_weight(Tensor weight) -> Tensor");
   m.def("unpack_weight(Tensor panels, SymInt out_features, SymInt in_features, *, ScalarType dtype) -> Tensor");
   m.def(
@@ -78,8 +78,7 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
       "Tensor)");
   m.def(
       "sddmm(Tensor crow, Tensor col, Tensor a, Tensor b, Tensor? t_crow=None, Tensor? t_col=None, Tensor? "
-      "t_perm=None) "
-      "-> Tensor");
+      "t_perm=None) -> Tensor");
   // coo: the second result is (2, nnz), rows and columns.
   m.def(
       "spgemm(Tensor a_crow, Tensor a_col, Tensor a_values, Tensor b_crow, Tensor b_col, Tensor b_values, SymInt "
@@ -87,6 +86,5 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
   m.def(
       "spgemm_backward(Tensor a_crow, Tensor a_col, Tensor a_values, Tensor b_crow, Tensor b_col, Tensor b_values, "
       "Tensor c_crow, Tensor c_col, Tensor c_values, SymInt columns, *, bool need_a=True, bool need_b=True) -> "
-      "(Tensor, "
-      "Tensor)");
+      "(Tensor, Tensor)");
 }

@@ -1,4 +1,4 @@
-"""Loads the native libraries and answers what they are. Not here: operators (registration.py).
+"""Loads the native libraries and answers questions about them. Not here: operators (registration.py).
 
 Loading never initialises CUDA and never hides an error: where a library cannot be loaded, `require()` raises at first
 use with both torch versions and the loader's own words.
@@ -70,7 +70,7 @@ def _library() -> ctypes.CDLL:
 
 
 def load_failure(library: str, error: str | None) -> str:
-    """The message for a library that is needed and not there."""
+    """The message for a library that is needed but missing."""
     built = _build_torch_from_file()
     versions = f"built with torch {built}, running torch {torch.__version__}"
     return f"the {library} library of myops is not loaded ({versions}): {error}"

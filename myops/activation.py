@@ -94,7 +94,7 @@ class Activated(Operator):
 
     @abstractmethod
     def save(self, ctx: Any, *flat: Any) -> None:
-        """Keep the two factors and, as the third, the argument that is one more than the schema has, or None."""
+        """Keep the two factors and, third, `flat[-1]`: what the activation's gradient needs, or None."""
 
     @abstractmethod
     def sum_backward(self, ctx: Any, factors: tuple[Any, Any], grad: Tensor) -> tuple[Tensor | None, ...]:

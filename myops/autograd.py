@@ -86,8 +86,8 @@ def needs_graph(args: tuple[Any, ...]) -> bool:
 
 
 def keep_factors(ctx: Any, a: Tensor, b: Tensor, *more: Tensor | None, first: int = 0) -> None:
-    """Keeps what the gradients of a product take: each factor where the other one, of arguments `first` and the next,
-    needs a gradient. A tangent, of which the context does not know yet, may take both.
+    """Keeps what the gradients of a product need: each factor where the other one (arguments `first` and `first + 1`)
+    needs a gradient. A tangent, of which the context does not know yet, may need both.
     """
     needs_a, needs_b = ctx.needs_input_grad[first : first + 2]
     # In a graph that Dynamo captured, torch.func.jvp does not count levels; but there no argument needs a gradient.
@@ -118,7 +118,7 @@ def alive(args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def is_recorded(args: tuple[Any, ...]) -> bool:
-    """`needs_graph`, or somebody else looks on: torch.jit.trace, which compares the lines that calls come from, or a
+    """`needs_graph`, or someone observes the call: torch.jit.trace, which compares the lines that calls come from, or a
     `__torch_function__`, which may bring operands that need a graph.
     """
     return needs_graph(args) or _is_tracing() or _has_torch_function(args)

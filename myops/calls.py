@@ -27,7 +27,7 @@ def unless_one(**scalars: Number) -> dict[str, Number]:
 
 
 def as_number(value: Any, name: str) -> Any:
-    """A number of NumPy's or in a 0-dim tensor as one of Python's. What is no number is left for others to refuse."""
+    """A number of NumPy's or in a 0-dim tensor as one of Python's. Anything else is left to others to refuse."""
     if isinstance(value, int | float):
         return value
     if isinstance(value, complex):

@@ -34,8 +34,8 @@ def inductor_pass(before: GraphPass | Iterable[GraphPass] | None = None) -> Cust
     `before`. Under `MYOPS_DISABLE=1` it replaces nothing.
 
     Args:
-        before: what the field held so far, a pass or several, to run first. torch 2.11 takes one pass in the field, so
-            that composing is ours.
+        before: what the field held so far, a pass or several, to run first. torch 2.11 takes only one pass in
+            the field, so they are composed here.
 
     Raises:
         ImportError: the native library is missing.

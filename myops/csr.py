@@ -83,7 +83,7 @@ class CSR(torch.Tensor):
             torch.ops.myops.csr_transpose(crow, col, k)  # which looks at all of them
         return self
 
-    # Made from and turned into other things.
+    # Conversions.
 
     @classmethod
     def from_torch(cls, matrix: Tensor, *, transpose: bool = True) -> CSR:
@@ -173,7 +173,7 @@ class CSR(torch.Tensor):
         return [*_PARTS, *(_TRANSPOSE if self.t_crow is not None else ())]
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
-        # What compiles a graph asks the matrix, not its parts, whether it requires grad. Made inside, parts are fake.
+        # The compiler asks the matrix, not its parts, whether it requires grad. Inside a graph the parts are fake.
         plain = type(self.values) in (Tensor, torch.nn.Parameter)
         if plain and self.values.requires_grad and torch.is_grad_enabled():
             raise RuntimeError(

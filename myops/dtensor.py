@@ -1,8 +1,8 @@
 """Sharding rules for DTensor: how the products run on tensors that are spread over a device mesh.
 
-Asked for by `myops.dtensor.register()`, because the rules import torch.distributed. Each rule below says, for one mesh
-dimension, which placements of the result come from which placements of the operands; DTensor chooses by the cost of
-moving what is not there yet.
+Registered on request, by `myops.dtensor.register()`, because the rules import torch.distributed. Each rule below says,
+for one mesh dimension, which placements of the result come from which placements of the operands; DTensor chooses by
+the cost of redistribution.
 """
 
 from __future__ import annotations

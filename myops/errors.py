@@ -17,7 +17,7 @@ def translate(error: RuntimeError, name: str, args: tuple[Any, ...]) -> Exceptio
         return TypeError((str(error).splitlines() or [""])[0])
     declared = getattr(torch.ops.myops, name).default._schema.arguments
     for position, value in enumerate(args):
-        # None crosses the schema as a tensor that is not there, and fails somewhere behind it.
+        # None passes the schema as an undefined tensor, and fails somewhere behind it.
         if value is None and str(declared[position].type) == "Tensor":
             return TypeError(f"myops.{name}: argument {position} must be a Tensor, but got NoneType")
         if isinstance(value, Tensor) and value.layout != torch.strided:

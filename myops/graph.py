@@ -63,7 +63,7 @@ def aten_patterns() -> Patterns:
 
 
 def rewrite(graph: fx.Graph, patterns: Patterns | None = None) -> Counter[str]:
-    """Replace what myops takes, in place, and return how many of each operator the graph has got.
+    """Replace what myops takes, in place, and return how many of each operator the graph gained.
 
     A product that is only used by `aten.add` of a tensor that broadcasts to it becomes addmm or baddbmm, also where a
     view stands between them and the tensor is a row, as in `linear` of a strided batch. An activation of a product or

@@ -33,7 +33,7 @@ _lock = threading.RLock()
 MAX_REASONS = 64  # kept for each operator: messages name shapes, so a long run has any number of them
 
 
-# How an overload of aten is made of an operator of the table. Positional arguments and keywords are those of aten.
+# How each overload of aten is built from an operator of the table. Positional arguments and keywords are those of aten.
 
 
 def _functional(name: str) -> Callable[..., Tensor]:
@@ -362,9 +362,9 @@ def _checked(ops: Iterable[str] | None, batch_invariant: bool) -> tuple[str, ...
 
 
 def _add_users(names: tuple[str, ...], strict: bool) -> tuple[str, ...]:
-    """What has one user more now: all of `names`, or only what reroutes nothing where MYOPS_DISABLE=1 forbids it."""
+    """The names that gained a user: all, or only what reroutes nothing where MYOPS_DISABLE=1 forbids the rest."""
     _native.require()
-    _native.isa()  # these raise where the environment is wrong, with which every call would be left to native
+    _native.isa()  # these raise where the environment is wrong: every call would silently go to native
     _native.cpu_gemm()
     if _native.flag("MYOPS_DISABLE"):
         log.info("MYOPS_DISABLE=1: the switch stays off")
@@ -384,7 +384,7 @@ def _add_users(names: tuple[str, ...], strict: bool) -> tuple[str, ...]:
 
 
 def _remove_users(names: tuple[str, ...], strict: bool | None = None) -> None:
-    """One user less of each operator: the last one that is as strict, or simply the last."""
+    """Removes one user of each operator: the last one with this strictness, or simply the last."""
     with _lock:
         for name in names:
             users = _users[name]

@@ -269,9 +269,9 @@ def _check_types(a: Any, b: Any, names: str = "a and b") -> None:
 def _csr_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
     """The most common product, of a native CSR and a strided tensor, as one operator.
 
-    None where it is another product, has to be recorded, or is wrong: the general way finds that again and has the
-    words. That takes 3 us more, and some 20 us where a product of megabytes has just driven the interpreter out of the
-    cache.
+    None where it is another product, must be recorded, or is wrong: the general path finds that out again and raises
+    the proper error. That takes 3 us more, and some 20 us where a product of megabytes has just driven the interpreter
+    out of the cache.
     """
     a, *strided = args
     if a.__class__ is not Tensor or a.layout is not torch.sparse_csr:

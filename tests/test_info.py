@@ -37,6 +37,7 @@ def test_json() -> None:
     assert "aten._addmm_activation (CPU, CUDA)" in addmm["rerouted"]
     assert found["operators"]["linear"]["rerouted"] == []
     assert "aten._sparse_mm_reduce_impl (SparseCsrCPU)" in found["rerouted_others"]["sparse.mm"]
+    assert found["rerouted_others"]["addmv"][0] == "aten.mv (CPU)"
     assert found["environment"]["MYOPS_DISABLE"] == "0"
     if not myops.is_available("cuda"):
         assert addmm["cuda"] == _native.cuda_error
@@ -49,6 +50,7 @@ def test_text_has_every_operator_and_reason(capsys: pytest.CaptureFixture[str]) 
     for name in (*OPERATORS, *COMPONENTS):
         assert any(line.startswith(f"{name} ") and " yes " in line for line in lines), name
     assert any(line.startswith("sparse.sampled_addmm ") and "aten.sparse_sampled_addmm" in line for line in lines)
+    assert lines[next(i for i, line in enumerate(lines) if "aten.mv" in line) - 1].startswith("other calls of torch")
     for name in info.VARIABLES:
         assert any(line.startswith(f"{name} = ") for line in lines)
     if not myops.is_available("cuda"):

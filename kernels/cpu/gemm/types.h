@@ -16,7 +16,7 @@ struct f16 {
   uint16_t bits;
 };
 
-// std::complex multiplies with a check for infinities.
+// Not std::complex, whose multiplication checks for infinities.
 template <class T>
 struct Complex {
   T re, im;
