@@ -117,7 +117,7 @@ class Activated(Operator):
         ctx.activation = flat[-1]
         self.save(ctx, *flat, result if ctx.activation else None)
 
-    def backward(self, ctx: Any, *grads: Any, **none: Any) -> tuple[Tensor | None, ...]:
+    def backward(self, ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         # Where only the addend needs a gradient nothing is kept, and nothing is gone after the first backward.
         a, b, kept = ctx.saved_tensors if ctx.keeps else (None, None, None)
         return self.sum_backward(ctx, (a, b), through(ctx, grads[0], kept))
@@ -148,7 +148,7 @@ class WithPreactivation(Decomposable):
         ctx.set_materialize_grads(False)  # a gradient of x exists in second order only
         self.of.save(ctx, *flat, result[1])
 
-    def backward(self, ctx: Any, *grads: Any, **none: Any) -> tuple[Tensor | None, ...]:
+    def backward(self, ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         outer, inner = grads
         a, b, kept = ctx.saved_tensors
         if outer is not None:

@@ -79,7 +79,7 @@ class Row(ABC):
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
         """Keep on `ctx` what `backward` and `jvp` need of the arguments and the result."""
 
-    @abstractmethod
+    @abstractmethod  # **none is empty: it lets mypy accept overrides that name their gradients
     def backward(self, ctx: Any, *grads: Any, **none: Any) -> tuple[Tensor | None, ...]:
         """Gradients of the leading tensors, made of differentiable myops operators; None where not needed."""
 

@@ -87,7 +87,7 @@ class LinearPacked(Row):
         ctx.save_for_backward(panels)
         ctx.save_for_forward(panels)
 
-    def backward(self, ctx: Any, grad: Tensor, **none: Any) -> tuple[Tensor | None, ...]:
+    def backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (panels,) = ctx.saved_tensors
         grad_input = grad_bias = None
         if ctx.needs_input_grad[0]:

@@ -10,9 +10,9 @@
 //   the tile. In the last one, one thread is the loader, which keeps kStages tiles of K (128 bytes) under way, also of
 //   the next tile of D while this one ends; and one is the storer, which moves whole tiles of C and D (16-bit only).
 //
-//   Where a tile has but 64 rows (kTurns = 2), the consumers take the tiles of the block in turn, and the tensor cores
-//   multiply for one while the other ends its tile. There is one ring of stages and one staging area, for tile after
-//   tile; a consumer passes over the stages of the other's tiles.
+//   Ping-pong: where a tile has only 64 rows (kTurns = 2), the consumers take the tiles of the block in turn, and the
+//   tensor cores multiply for one while the other ends its tile. There is one ring of stages and one staging area, for
+//   tile after tile; a consumer passes over the stages of the other's tiles.
 //
 //   A cluster is kCluster blocks with neighbouring tiles: those with the same columns each load a share of B for all of
 //   them, those with the same rows a share of A. Blocks whose tile lies beyond D load and multiply zeros, and store
