@@ -50,7 +50,7 @@ struct CurrentStream {
   operator cudaStream_t() const { return static_cast<cudaStream_t>(stream); }
 
   void check(cudaError_t error, const char* kernel) const {
-    if (error != cudaSuccess) cudaGetLastError();  // it is told here, and not again by the thread's next launch
+    if (error != cudaSuccess) cudaGetLastError();  // reported here, and not again by the thread's next launch
     MYOPS_CHECK(error == cudaSuccess, "myops: the CUDA ", kernel, " kernel could not be launched on device ", device,
                 ": ", cudaGetErrorName(error), ": ", cudaGetErrorString(error));
   }

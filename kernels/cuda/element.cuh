@@ -14,74 +14,36 @@ struct alignas(2 * sizeof(T)) Complex {
 };
 
 // The C++ type, the accumulator, and the wide result type (gemm_entry.h: out_dtype) of a dtype.
+template <class T, class AccOf = T, class WideOf = T>
+struct Types {
+  using Type = T;
+  using Acc = AccOf;
+  using Wide = WideOf;
+};
 template <DType kType>
 struct Element;
 template <>
-struct Element<DType::f32> {
-  using Type = float;
-  using Acc = float;
-  using Wide = float;
-};
+struct Element<DType::f32> : Types<float> {};
 template <>
-struct Element<DType::f64> {
-  using Type = double;
-  using Acc = double;
-  using Wide = double;
-};
+struct Element<DType::f64> : Types<double> {};
 template <>
-struct Element<DType::bf16> {
-  using Type = __nv_bfloat16;
-  using Acc = float;
-  using Wide = float;
-};
+struct Element<DType::bf16> : Types<__nv_bfloat16, float, float> {};
 template <>
-struct Element<DType::f16> {
-  using Type = __half;
-  using Acc = float;
-  using Wide = float;
-};
+struct Element<DType::f16> : Types<__half, float, float> {};
 template <>
-struct Element<DType::c64> {
-  using Type = Complex<float>;
-  using Acc = Complex<float>;
-  using Wide = Complex<float>;
-};
+struct Element<DType::c64> : Types<Complex<float>> {};
 template <>
-struct Element<DType::c128> {
-  using Type = Complex<double>;
-  using Acc = Complex<double>;
-  using Wide = Complex<double>;
-};
+struct Element<DType::c128> : Types<Complex<double>> {};
 template <>
-struct Element<DType::i8> {
-  using Type = int8_t;
-  using Acc = uint32_t;
-  using Wide = int32_t;
-};
+struct Element<DType::i8> : Types<int8_t, uint32_t, int32_t> {};
 template <>
-struct Element<DType::u8> {
-  using Type = uint8_t;
-  using Acc = uint32_t;
-  using Wide = int32_t;
-};
+struct Element<DType::u8> : Types<uint8_t, uint32_t, int32_t> {};
 template <>
-struct Element<DType::i16> {
-  using Type = int16_t;
-  using Acc = uint32_t;
-  using Wide = int16_t;
-};
+struct Element<DType::i16> : Types<int16_t, uint32_t> {};
 template <>
-struct Element<DType::i32> {
-  using Type = int32_t;
-  using Acc = uint32_t;
-  using Wide = int32_t;
-};
+struct Element<DType::i32> : Types<int32_t, uint32_t> {};
 template <>
-struct Element<DType::i64> {
-  using Type = int64_t;
-  using Acc = uint64_t;
-  using Wide = int64_t;
-};
+struct Element<DType::i64> : Types<int64_t, uint64_t> {};
 
 // widen<To>(x): an element in its accumulator's type; exact.
 template <class To>
