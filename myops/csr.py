@@ -112,8 +112,8 @@ class CSR(torch.Tensor):
 
     def to_torch(self) -> Tensor:
         """The matrix as a native CSR tensor that shares its parts; differentiable."""
-        size = tuple(self.shape)
-        return torch.sparse_csr_tensor(self.crow, self.col, self.values, size, check_invariants=False)
+        size, device = tuple(self.shape), self.values.device  # as without it, but for a default device
+        return torch.sparse_csr_tensor(self.crow, self.col, self.values, size, device=device, check_invariants=False)
 
     def to_scipy(self) -> Any:
         """The matrix as a scipy.sparse.csr_matrix that shares its parts where it can; on the CPU, without gradient."""

@@ -139,10 +139,12 @@ def _at_pattern(matrix: Tensor, layout: torch.layout, indices: Any, size: Any) -
 
 
 def _native(layout: torch.layout, indices: Any, values: Tensor, size: Any) -> Tensor:
+    # Where the parts are: torch's constructors move them to the default device.
+    options: dict[str, Any] = {"device": values.device, "check_invariants": False}
     if layout == torch.sparse_coo:
-        return torch.sparse_coo_tensor(indices[0], values, size, is_coalesced=True, check_invariants=False)
+        return torch.sparse_coo_tensor(indices[0], values, size, is_coalesced=True, **options)
     outer, inner = indices
-    return torch.sparse_compressed_tensor(outer, inner, values, size, layout=layout, check_invariants=False)
+    return torch.sparse_compressed_tensor(outer, inner, values, size, layout=layout, **options)
 
 
 def _assemble(layout: torch.layout, indices: Any, values: Tensor, size: Any) -> Tensor:

@@ -581,3 +581,16 @@ def test_sampled_scalars_are_read_at_the_call() -> None:
     assert torch.equal(got.detach().values(), torch.full((2,), 7.0))
     assert torch.equal(x.grad, torch.full((2, 2), 2.0))
     assert torch.equal(myops.sparse.sampled_addmm(a, x, x, alpha=2 + 0j).values(), torch.full((2,), 5.0))
+
+
+@pytest.mark.parametrize("layout", ["coo", "csr", "csc"])
+def test_results_are_where_the_operands_are_whatever_the_default_device(layout: str, device: str) -> None:
+    dense = random_dense(4, 4, torch.float64)
+    a, csr = in_layout(dense, layout, torch.int64).requires_grad_(), dense.to_sparse_csr()
+    with torch.device("meta"):
+        product = myops.sparse.mm(a, a.detach())
+        (grad,) = torch.autograd.grad(product, a, product.detach())
+        sampled = myops.sparse.sampled_addmm(csr, dense, dense)
+        native = myops.CSR.from_torch(csr).to_torch()
+    assert {t.device.type for t in (product, grad, sampled, native)} == {device}
+    assert torch.equal(dense_of(product.detach()), (dense @ dense).cpu())
