@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import threading
 import warnings
 from collections import Counter, deque
@@ -29,6 +30,8 @@ from .registration import OPERATORS
 
 log = logging.getLogger(__name__)
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # the child has no thread that would release it
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 MAX_REASONS = 64  # kept for each operator: messages name shapes, so a long run has any number of them
 

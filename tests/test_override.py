@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -1008,6 +1009,28 @@ def test_workers_of_a_data_loader(method: str) -> None:
     for index, (product, taken) in enumerate(found):
         assert torch.equal(product, torch.full((40, 40), 40.0 * index))
         assert taken == (method == "fork")
+
+
+def test_a_fork_while_a_thread_counts() -> None:
+    """The child does not wait for a lock that a thread of its parent holds."""
+    if "fork" not in torch.multiprocessing.get_all_start_methods():
+        pytest.skip("no fork here")
+    held = threading.Event()
+
+    def hold() -> None:
+        with override._lock:
+            held.set()
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = torch.multiprocessing.get_context("fork").Process(target=myops.stats)
+    child.start()
+    child.join(20)
+    child.kill()
+    thread.join()
+    assert child.exitcode == 0
 
 
 def test_fake_and_meta_tensors_do_not_come_here() -> None:
