@@ -7,6 +7,7 @@ through functions (nn.MultiheadAttention, GRU, Bilinear); the switch (override.p
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import warnings
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch._C import _disabled_torch_function_impl
 
 from . import _native
@@ -31,6 +32,14 @@ _PLAIN = (torch.nn.Parameter, Tensor)
 HF_CONV1D = "transformers.pytorch_utils"
 
 
+def _leaf(module: torch.nn.Module, input: Any) -> Any:
+    """`module` as one node of what torch.fx traces, as torch's own are; None for the root, and without a trace."""
+    if not isinstance(input, fx.Proxy) or not isinstance(input.tracer, fx.Tracer):
+        return None
+    name = input.tracer.path_of_module(module)
+    return input.tracer.create_proxy("call_module", name, (input,), {}) if name else None
+
+
 class Linear(torch.nn.Linear):
     """`torch.nn.Linear` through `myops.linear`: `input @ weight.T + bias`, the same parameters and state_dict.
 
@@ -39,10 +48,12 @@ class Linear(torch.nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
+        if not isinstance(input, Tensor):
+            leaf = _leaf(self, input)
+            return torch.nn.functional.linear(input, self.weight, self.bias) if leaf is None else leaf
         weight = self.weight
         if (
-            not isinstance(input, Tensor)
-            or input.layout is not torch.strided
+            input.layout is not torch.strided
             or input.is_nested
             or weight.layout is not torch.strided
             or (weight.__class__ not in _PLAIN and type(weight).__torch_function__ is not _disabled_torch_function_impl)
@@ -83,6 +94,9 @@ class PackedLinear(torch.nn.Module):
         return PackedWeight(self.panels, (self.out_features, self.in_features), self.dtype)
 
     def forward(self, input: Tensor) -> Tensor:
+        leaf = _leaf(self, input)
+        if leaf is not None:
+            return leaf
         return linear_packed(input, self.panels, self.bias, self.out_features, self.dtype, self.activation)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -114,18 +128,18 @@ class PackedLinear(torch.nn.Module):
 
 
 def __getattr__(name: str) -> Any:
-    """`Conv1D`, made when transformers is there: importing myops must not import it."""
-    if name != "Conv1D" or HF_CONV1D not in sys.modules:
+    """`Conv1D`, made when it is asked for, as a pickle does: importing myops must not import transformers."""
+    if name != "Conv1D":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    base: Any = sys.modules[HF_CONV1D].Conv1D
+    base: Any = importlib.import_module(HF_CONV1D).Conv1D
 
     class Conv1D(base):
         """The linear layer of GPT-2 in transformers, whose weight is (in_features, out_features), through addmm."""
 
         def forward(self, x: Tensor) -> Tensor:
             product = addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight)
-            return product.view(*x.shape[:-1], self.nf)
+            return product.view(x.shape[:-1] + (self.nf,))  # noqa: RUF005
 
     Conv1D.__module__, Conv1D.__qualname__ = __name__, "Conv1D"  # so that instances can be pickled
     globals()["Conv1D"] = Conv1D

@@ -222,16 +222,44 @@ def test_conv1d_of_transformers() -> None:
     torch.testing.assert_close(model(x), expected)
     assert "myops::addmm" in operators_in(lambda: model(x))
     torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x), expected)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(x), expected)
     unswap_(model)
     assert type(model[0]) is Conv1D
 
 
-def test_conv1d_is_not_there_without_transformers() -> None:
-    code = "import sys, myops; print('transformers' in sys.modules, hasattr(myops.nn, 'Conv1D'))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(myops.__file__).parents[1], capture_output=True, text=True, timeout=240
+def test_conv1d_is_loaded_where_transformers_is_not_imported_yet(tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="Conv1D is its class")
+    from transformers.pytorch_utils import Conv1D
+
+    model = nn.Sequential(Conv1D(6, 4))
+    swap_(model)
+    torch.save(model, tmp_path / "model.pt")
+    code = (
+        "import sys, torch, myops; print('transformers' in sys.modules)\n"
+        "print(torch.load(sys.argv[1], weights_only=False)[0].__class__.__module__)"
     )
-    assert done.stdout.strip() == "False False", done.stderr
+    command = [sys.executable, "-c", code, str(tmp_path / "model.pt")]
+    done = subprocess.run(command, cwd=Path(myops.__file__).parents[1], capture_output=True, text=True, timeout=240)
+    assert done.stdout.split() == ["False", "myops.nn"], done.stderr
+
+
+def test_symbolic_trace_has_the_nodes_of_the_model_before() -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Sequential(nn.Linear(5, 3)))
+    x = torch.randn(2, 4)
+    expected = model(x)
+    before = [(node.op, node.target) for node in torch.fx.symbolic_trace(model).graph.nodes]
+    swap_(model)
+    traced = torch.fx.symbolic_trace(model)
+    assert [(node.op, node.target) for node in traced.graph.nodes] == before
+    assert "myops::linear" in operators_in(lambda: traced(x))
+    torch.testing.assert_close(traced(x), expected)
+    model[0] = myops.nn.PackedLinear.from_linear(model[0])
+    packed = torch.fx.symbolic_trace(model)
+    assert [(node.op, node.target) for node in packed.graph.nodes] == before
+    torch.testing.assert_close(packed(x), expected)
+    torch.testing.assert_close(
+        torch.fx.symbolic_trace(model[2][0])(expected.new_ones(2, 5)), model[2](torch.ones(2, 5))
+    )
 
 
 def test_inputs_and_weights_of_other_layouts() -> None:
