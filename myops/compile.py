@@ -7,6 +7,7 @@ divides forward and backward knows the cost of aten's operators. Nothing of Indu
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,15 @@ def backend(
     `mode` and `options` are those of the backend "inductor"; a pass in `post_grad_custom_post_pass`, whether in the
     options or in Inductor's configuration, runs before ours. Where myops is not installed but on the path, pass this
     function itself as `backend`.
+
+    Warns:
+        UserWarning: Inductor runs no passes, as in mode "lite", so that nothing goes to myops.
     """
-    from torch._inductor import config, list_mode_options
+    from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
 
-    given = {key.replace("-", "_"): value for key, value in (options or {}).items()}  # as Inductor spells them too
-    patches = {**(list_mode_options(mode) if mode else {}), **given}
+    patches = torch._TorchCompileInductorWrapper(mode, options, dynamic=None).config  # spelled and checked as there
+    if not patches.get("use_post_grad_passes", config.use_post_grad_passes):
+        warnings.warn("nothing of this model goes to myops: use_post_grad_passes of Inductor is off", stacklevel=2)
     patches[FIELD] = inductor_pass(before=patches.get(FIELD, getattr(config, FIELD)))
     return compile_fx(module, inputs, config_patches=patches)

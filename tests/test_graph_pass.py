@@ -16,6 +16,7 @@ from conftest import declare_entry_points
 from functorch.compile import make_boxed_func
 from torch import Tensor, fx, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 from torch._inductor import config
 from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -374,6 +375,20 @@ def test_other_passes_keep_running() -> None:
         torch.compile(model(), options={FIELD: both})(x)
     assert configured.seen == optional.seen == [ours, ours]
     assert both.seen == [["myops.addmm+", "myops.mm"]]
+
+
+def test_mode_and_options_are_read_as_inductor_reads_them() -> None:
+    x = torch.randn(6, 8, dtype=torch.float64)
+    with torch.no_grad():
+        for options, words in (({"no_such": 1}, "Unexpected optimization option"), ({"max-autotune": 1}, "got int")):
+            with pytest.raises(BackendCompilerFailed, match=words):
+                torch.compile(model(), backend=backend, options=options)(x)
+        with pytest.warns(UserWarning, match="nothing of this model goes to myops"):
+            torch.testing.assert_close(torch.compile(model(), backend=backend, mode="lite")(x), model()(x))
+        torch._dynamo.reset()
+        compiled = torch.compile(model(), backend=backend, options={"epilogue-fusion": False})
+        compiled(x)
+        assert calls_in(lambda: compiled(x)) == {"myops.addmm": 1, "myops.mm": 1}
 
 
 def test_cache_key(monkeypatch: pytest.MonkeyPatch) -> None:
