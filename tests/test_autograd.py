@@ -74,6 +74,24 @@ def test_gradients_equal_native_with_constant_operands(row: Operator, device: st
             torch.testing.assert_close(x, y)
 
 
+@pytest.mark.parametrize("name", ["mm", "addmm", "matmul", "folded", "left"])
+def test_gradients_of_transposed_operands_are_laid_out_as_natively(name: str, device: str) -> None:
+    x, w = torch.randn(2, 6, 4, device=device), torch.randn(5, 4, device=device, requires_grad=True)
+
+    def strides(ops: Any) -> tuple[int, ...]:
+        y = {
+            "mm": lambda: ops.mm(x[0], w.t()),
+            "addmm": lambda: ops.addmm(x.new_ones(5), x[0], w.t(), alpha=2),
+            "matmul": lambda: ops.matmul(x[0], w.t()),
+            "folded": lambda: ops.matmul(x, w.t()),
+            "left": lambda: ops.mm(w.t(), x.new_ones(5, 3)),
+        }[name]()
+        (grad,) = torch.autograd.grad(y.sum(), w)
+        return grad.stride()
+
+    assert strides(myops) == strides(torch) == (4, 1)
+
+
 def test_no_product_for_inputs_without_grad() -> None:
     """One gradient is one product: the backward of a frozen weight computes nothing for it."""
     x, w = torch.randn(4, 5, requires_grad=True), torch.randn(5, 6)

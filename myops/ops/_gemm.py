@@ -123,8 +123,24 @@ def batch_shape(a: Tensor, a_name: str, b: Tensor, b_name: str) -> tuple[Any, An
 
 
 def save_product(ctx: Any, a: Tensor, b: Tensor, *kept: Tensor | None, first: int = 0) -> None:
-    ctx.shapes, ctx.dtype = (a.shape, b.shape), a.dtype
+    ctx.shapes, ctx.strides, ctx.dtype = (a.shape, b.shape), (a.stride(), b.stride()), a.dtype
     keep_factors(ctx, a, b, *kept, first=first)
+
+
+def is_column_major(shape: Any, stride: Any) -> bool:
+    """Whether a tensor is a matrix of dense columns; where sizes are symbols, whether that is known without a guard."""
+    if len(shape) != 2 or stride[0].__class__ is not int or stride[0] != 1:
+        return False
+    dense = stride[1] == shape[0]
+    return dense if isinstance(dense, bool) else torch.fx.experimental.symbolic_shapes.statically_known_true(dense)
+
+
+def product_like(product: Any, x: Tensor, y: Tensor, shape: Any, stride: Any) -> Tensor:
+    """`x @ y`, the gradient of an operand, column-major where the operand is, as in torch.
+
+    So the gradient of W in x @ W.T is contiguous: a view can flatten it, and W.grad takes it without a copy.
+    """
+    return product(y.mT, x.mT).mT if is_column_major(shape, stride) else product(x, y)
 
 
 def product_grads(
@@ -143,11 +159,11 @@ def product_grads(
         grad_a, grad_b = (zero if need else None for zero, need in zip(zeros, (need_a, need_b), strict=True))
         return grad_a, grad_b
 
-    def one(x: Tensor, y: Tensor) -> Tensor:
-        result = product(to(x, grad.dtype), to(y, grad.dtype))
+    def one(i: int, x: Tensor, y: Tensor) -> Tensor:
+        result = product_like(product, to(x, grad.dtype), to(y, grad.dtype), ctx.shapes[i], ctx.strides[i])
         return to(result if alpha == 1 else result * alpha, ctx.dtype)
 
-    return one(grad, b.mH) if need_a else None, one(a.mH, grad) if need_b else None
+    return one(0, grad, b.mH) if need_a else None, one(1, a.mH, grad) if need_b else None
 
 
 def addend_grad(grad: Tensor, beta: float, shape: torch.Size, dtype: torch.dtype) -> Tensor:

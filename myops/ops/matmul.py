@@ -17,6 +17,7 @@ from ._gemm import (
     check,
     check_pair,
     product_grads,
+    product_like,
     product_tangent,
     rows,
     sample,
@@ -87,7 +88,8 @@ class Matmul(Operator):
         if need_b:
             a = a.unsqueeze(0) if len(a_shape) == 1 else a
             if len(b_shape) <= 2:  # one product over all rows, not one for each item that is summed afterwards
-                grad_b = ops.mm(rows(a.expand(*grad.shape[:-1], -1)).mH, rows(grad)).reshape(b_shape)
+                x = rows(a.expand(*grad.shape[:-1], -1)).mH
+                grad_b = product_like(ops.mm, x, rows(grad), b_shape, ctx.strides[1]).reshape(b_shape)
             else:
                 grad_b = sum_to(ops.matmul(a.mH, grad), b_shape)
         return grad_a, grad_b
