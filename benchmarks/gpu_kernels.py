@@ -259,7 +259,7 @@ def tuning_cases(family: str) -> Iterator[Case]:
                 kernels=["small mma", "large mma", *WGMMA],
             ),
         )
-    # What the ping-pong consumers of wgmma are for (pingpong_may_win): long ends beside few products.
+    # What the ping-pong consumers of wgmma are for: long ends beside few products.
     ends = {"row gelu": ("row", 2), "row silu": ("row", 4), "matrix": ("matrix", 0), "plain": ("", 0)}
     for (name, (c, activation)), k in itertools.product(ends.items(), (256, 512, 1024, 2048, 4096)):
         shape = (1, 4096, 4096, k)

@@ -132,7 +132,10 @@ def __getattr__(name: str) -> Any:
     if name != "Conv1D":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    base: Any = importlib.import_module(HF_CONV1D).Conv1D
+    try:
+        base: Any = importlib.import_module(HF_CONV1D).Conv1D
+    except ImportError as error:
+        raise AttributeError("myops.nn.Conv1D takes the place of a class of transformers, which is missing") from error
 
     class Conv1D(base):
         """The linear layer of GPT-2 in transformers, whose weight is (in_features, out_features), through addmm."""

@@ -243,6 +243,12 @@ def test_conv1d_is_loaded_where_transformers_is_not_imported_yet(tmp_path: Path)
     assert done.stdout.split() == ["False", "myops.nn"], done.stderr
 
 
+def test_conv1d_is_not_there_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(vars(myops.nn), "Conv1D", raising=False)
+    monkeypatch.setitem(sys.modules, "transformers.pytorch_utils", None)
+    assert not hasattr(myops.nn, "Conv1D")
+
+
 def test_symbolic_trace_has_the_nodes_of_the_model_before() -> None:
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Sequential(nn.Linear(5, 3)))
     x = torch.randn(2, 4)

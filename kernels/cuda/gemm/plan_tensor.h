@@ -125,49 +125,32 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
   return plan;
 }
 
-// Whether ping-pong consumers may win: where tiles have a long end, an activation or a matrix C, beside few
-// products. Beyond 16 steps the products, which may take them a quarter longer, cost what the ends save; below 8 the
-// staging area is not free in time.
-inline bool pingpong_may_win(const Gemm& g) {
-  const bool matrix_c = g.C.data != nullptr && g.C.row_stride != 0 && g.C.col_stride != 0;
-  const int64_t steps = ceil_divide(g.K * element_size(g.in), 128);
-  return (g.activation != Activation::none || matrix_c) && steps >= 8 && steps <= 16;
-}
-
 // Rounds of tiles that the busiest multiprocessor computes, each with its steps of 64 values of K (32 of float32) and
-// its end, which takes `more` with an activation, and less of it with a matrix C alone. Times in microseconds, of
-// bfloat16. Those of `pingpong` are predicted and have not met a GPU (benchmarks/notes/cuda-dense.md): it hides all
-// ends but the last, and is taken where it is predicted to win a tenth.
+// its end. Times in microseconds, of bfloat16, measured. `pingpong` has not met a GPU, and is taken by name alone.
 inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
   struct Candidate {
     GemmKernel kernel;
     TileSize size;
-    double step, end, more;
+    double step, end;
   };
-  constexpr Candidate kCandidates[] = {
-      {GemmKernel::wgmma, TileSize::large, 0.74, 2.6, 3.0},  {GemmKernel::wgmma, TileSize::small, 0.375, 1.2, 1.5},
-      {GemmKernel::wgmma, TileSize::narrow, 0.28, 0.8, 0.8}, {GemmKernel::mma, TileSize::large, 0.70, 1.0, 1.5},
-      {GemmKernel::mma, TileSize::small, 0.28, 0.8, 0.4},    {GemmKernel::wgmma, TileSize::pingpong, 0.41, 0, 0}};
-  constexpr double kLastEnd = 4.0, kAdvantage = 1.1;  // of pingpong
-  const double long_share = problem.activation != Activation::none ? 1 : 0.4;
+  constexpr Candidate kCandidates[] = {{GemmKernel::wgmma, TileSize::large, 0.74, 2.6},
+                                       {GemmKernel::wgmma, TileSize::small, 0.375, 1.2},
+                                       {GemmKernel::wgmma, TileSize::narrow, 0.28, 0.8},
+                                       {GemmKernel::mma, TileSize::large, 0.70, 1.0},
+                                       {GemmKernel::mma, TileSize::small, 0.28, 0.8}};
   constexpr int64_t kMostCoordinates = int64_t(1) << 31;  // of a tensor map's dimension
   const bool hopper = machine.capability == 90 && has_tensor_floats(problem) && problem.batch_dims <= kWgmmaBatchDims &&
                       problem.M < kMostCoordinates - 256 && problem.N < kMostCoordinates - 256 &&
                       problem.K < kMostCoordinates - 64 && numbers_wgmma_tiles(problem);
-  const bool long_end = hopper && pingpong_may_win(problem);
   GemmPlan best;
   double best_cost = 0;
   for (const Candidate& c : kCandidates) {
     if (c.kernel == GemmKernel::wgmma ? !hopper : hopper && problem.batch_invariant) continue;
-    const bool pingpong = c.size == TileSize::pingpong;
-    if (pingpong && !long_end) continue;
     const int cluster = c.kernel == GemmKernel::wgmma ? wgmma_shape(c.size).cluster() : 1;
     if (cluster > machine.multiprocessors) continue;
     const GemmPlan plan = plan_tensor(problem, c.kernel, c.size, machine.multiprocessors);
     const double rounds = double(ceil_divide(plan.tiles, machine.multiprocessors / cluster));
-    const double steps = double(ceil_divide(problem.K, problem.in == DType::f32 ? 32 : 64));
-    double cost = rounds * (steps * c.step + c.end + (long_end ? c.more * long_share : 0));
-    if (pingpong) cost = (cost + kLastEnd) * kAdvantage;
+    const double cost = rounds * (double(ceil_divide(problem.K, problem.in == DType::f32 ? 32 : 64)) * c.step + c.end);
     if (best.tiles == 0 || cost < best_cost) best = plan, best_cost = cost;
   }
   return best;
