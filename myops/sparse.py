@@ -1,8 +1,8 @@
 """myops.sparse: products of native sparse tensors and of myops.CSR; drop-in for torch.sparse.mm and its relatives.
 
 Every layout is taken apart into the vectors of a CSR matrix, or of the CSR matrix that is its transpose (CSC), and
-handed to the operators on parts (`ops/spmm.py`, `ops/spgemm.py`). The gradient of a sparse argument has its layout and
-its pattern and takes O(nnz) memory: entries that are not stored have no gradient (masked semantics).
+handed to the operators on parts (`ops/`). The gradient of a sparse argument has its layout and its pattern and takes
+O(nnz) memory: entries that are not stored have no gradient (masked semantics).
 
 Not here: kernels, the container (`csr.py`), anything that copies a sparse matrix into a dense one.
 """
