@@ -90,8 +90,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename Element<kType>::Acc)
   first_row +=
       lower_bound(shared_load(&shared.of[1]) - first_row, begin + 1, [&](int64_t i) { return end_of(first_row + i); });
   const auto end_in_span = [&](int64_t row) {
-    const int64_t end = end_of(row) - begin;
-    return end < count ? static_cast<int>(end < 0 ? 0 : end) : count;
+    const int64_t end = end_of(row);  // of a wrong crow any number
+    return end <= begin ? 0 : end < begin + count ? static_cast<int>(end - begin) : count;
   };
   Acc* const sums = dynamic_shared<Acc>() + team * plan.span;  // of this team's entries; a lane reads what it wrote
 
