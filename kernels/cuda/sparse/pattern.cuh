@@ -94,7 +94,7 @@ __device__ __forceinline__ int64_t count_in_warp(int64_t n, const Below& below) 
 
 // The rows that end in the first `steps` steps of the path of rows.h; by a whole warp.
 __device__ __forceinline__ int64_t rows_before(const Csr& A, int64_t steps) {
-  return count_in_warp(A.rows, [&](int64_t i) { return load_index(A.crow, A.wide, i + 1) + i < steps; });
+  return count_in_warp(A.rows, [&](int64_t i) { return load_index(A.crow, A.wide, i + 1) < steps - i; });
 }
 
 // The row of entry e, which is `from` or a later one; within [0, rows) for any crow where rows > 0. Entries are mostly
