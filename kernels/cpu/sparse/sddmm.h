@@ -106,7 +106,8 @@ template <class Isa, class T, class S, bool Cx, bool Product, class RowOf>
 void dot_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values,
                const Held<S>& held, T* dots, T* slots) {
   constexpr int U = Cx ? 2 : 1;
-  std::memset(dots, 0, ((piece.end - piece.begin) * U + Isa::template lanes<T>)*sizeof(T));
+  constexpr int64_t L = Isa::template lanes<T>;
+  std::memset(dots, 0, ((piece.end - piece.begin) * U + L) * sizeof(T));
   for_tiles<(Isa::kBytes == 64 ? 8 : 4) / U>(out, row_of, values, [&](const auto& tile, auto count, int64_t j) {
     dot_tile<Isa, T, S, count.value, Cx, Product>(out, piece, tile, held, j, dots, slots);
   });

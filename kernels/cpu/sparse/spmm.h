@@ -374,7 +374,7 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const 
 template <int kWidest, class Isa, class T, class S, bool Cx, class RowOf, class Body>
 void for_tiles(const SpmmOut<Isa, T, S, Cx>& out, RowOf row_of, const T* values, const Body& body) {
   constexpr int L = Isa::template lanes<T>;
-  constexpr int U = Cx ? 2 : 1;
+  constexpr int U = Cx ? 2 : 1, kMiddle = kWidest > 4 ? 4 : kWidest;
   const Spmm& p = out.p;
   const S* b = static_cast<const S*>(p.B);
   const bool rows = p.A.cols > 0;  // else B may be nullptr, to which nothing can be added
@@ -389,8 +389,8 @@ void for_tiles(const SpmmOut<Isa, T, S, Cx>& out, RowOf row_of, const T* values,
     const int64_t left = vectors - v;
     if (left >= kWidest)
       tile(std::integral_constant<int, kWidest>{});
-    else if (kWidest > 4 && left >= 4)
-      tile(std::integral_constant < int, kWidest<4 ? kWidest : 4>{});
+    else if (left >= 4)  // then tiles are wider
+      tile(std::integral_constant<int, kMiddle>{});
     else if (left >= 2)
       tile(std::integral_constant<int, 2>{});
     else
