@@ -100,8 +100,7 @@ def keep_factors(ctx: Any, a: Tensor, b: Tensor, *more: Tensor | None, first: in
 
 def call_by_shortest_way(row: Row, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The operator, past the Python kernel on the Autograd key: 3 us less."""
-    if torch.is_grad_enabled():
-        args = alive(args)
+    args = alive(args)
     if not is_recorded(args):
         return call_unrecorded(row.call, args, kwargs)
     if _local_keys() == _USUAL_KEYS and not _has_torch_function(args):  # nothing comes before the Autograd key
@@ -112,8 +111,10 @@ def call_by_shortest_way(row: Row, args: tuple[Any, ...], kwargs: dict[str, Any]
 def alive(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """`args` without the wrappers of transforms of torch.func that have ended, which do not say what requires grad.
 
-    Whatever a backward gets out of a vjp function's graph is such a wrapper.
+    Whatever a backward gets out of a vjp function's graph is such a wrapper. Where gradients are off nobody asks.
     """
+    if not torch.is_grad_enabled():
+        return args
     return tuple([unwrap_if_dead(value) if value.__class__ is Tensor else value for value in args])
 
 
@@ -140,9 +141,10 @@ def write_by_shortest_way(
     op: Callable[..., None], target: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """`op`, which writes to `target`, one of its arguments, past the Python kernels of two keys: 2 us less."""
-    if torch.is_inference_mode_enabled() or is_recorded((target, *args)) or not isinstance(target, Tensor):
+    if torch.is_inference_mode_enabled() or is_recorded(alive((target, *args))) or not isinstance(target, Tensor):
         op(*args, **kwargs)
         return
+    target = unwrap_if_dead(target)
     check_writable(target)
     with _AutoDispatchBelowADInplaceOrView():
         op(*args, **kwargs)

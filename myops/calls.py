@@ -111,7 +111,8 @@ def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
 
 
 def call_in_place(row: Operator, input: Tensor, *args: Any, **scalars: Any) -> Tensor:
-    _native.require()
+    if _native.cpu_error is not None:
+        _native.require()
     # torch.func takes an operator that returns nothing for one that writes nothing, and would lose what it writes.
     functional = _are_functorch_transforms_active()
     exact = as_numbers(scalars)

@@ -281,8 +281,7 @@ def _csr_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
     for t in strided:
         if (t.__class__ is not Tensor and t.__class__ is not Parameter) or t.layout is not torch.strided:
             return None
-    if torch.is_grad_enabled():
-        args = alive(args)
+    args = alive(args)
     if is_recorded(args):
         return None
     try:

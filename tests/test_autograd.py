@@ -485,6 +485,24 @@ def test_a_tensor_that_left_its_transform_still_has_gradients(device: str) -> No
         assert w.grad is not None
 
 
+def test_writing_knows_tensors_that_left_their_transform(device: str) -> None:
+    w, x = torch.ones(3, 3, device=device, requires_grad=True), torch.ones(3, 3, device=device)
+    base = torch.zeros(3, 3, device=device)
+    left: list[Tensor] = []
+    torch.func.vjp(lambda t: (left.extend((w * 1, base.view(3, 3))), t.sum())[1], x)
+    factor, target = left  # neither says that it requires grad
+    out = torch.zeros(3, 3, device=device)
+    myops.addmm_(out, factor, x)
+    out.sum().backward()
+    assert w.grad is not None
+    with pytest.raises(RuntimeError, match="one of the arguments requires grad"):
+        myops.mm(factor, x, out=torch.empty(3, 3, device=device))
+    for write in (lambda: myops.mm(x, x, out=target), lambda: myops.addmm_(target, x, x)):
+        version = base._version
+        write()
+        assert base._version == version + 1
+
+
 def test_no_grad_inside_a_transform(device: str) -> None:
     x = torch.arange(9.0, device=device).view(3, 3)
 
