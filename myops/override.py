@@ -79,8 +79,6 @@ def _past_autocast(function: Callable[..., Any]) -> Callable[..., Any]:
 def _check_vector(mat: Tensor, vec: Tensor) -> None:
     if mat.dim() != 2 or vec.dim() != 1:
         raise RuntimeError(f"a matrix and a vector are needed, got {mat.dim()}-D and {vec.dim()}-D tensors")
-    if mat.dtype in (torch.int8, torch.uint8):
-        raise RuntimeError("torch's own product of a matrix of bytes and a vector is faster")
 
 
 def _mv(name: str) -> Callable[..., Tensor]:

@@ -65,10 +65,8 @@ class PackedWeight:
         """What of the panels depends on the instruction set, as text."""
         if self.panels.is_meta:
             return "meta"
-        *_, kc, _, size, lanes, vectors, group, depth, start = _HEADER.unpack(self._header())
-        return (
-            f"kc={kc} panel={vectors}x{lanes} group={group} depth={depth} bytes={size}{' column sums' if start else ''}"
-        )
+        *_, kc, _, size, lanes, vectors, group, depth, shift = _HEADER.unpack(self._header())
+        return f"kc={kc} panel={vectors}x{lanes} group={group} depth={depth} bytes={size}{' shifted' if shift else ''}"
 
     def unpack(self) -> Tensor:
         """The weight again, exactly, as a new row-major tensor."""
@@ -91,8 +89,8 @@ def pack_weight(weight: Tensor) -> PackedWeight:
     """`weight` in the order in which the CPU kernels read it, as a constant, for `myops.linear(input, packed, bias)`.
 
     It pays where packing costs a good part of a product: for few to some dozens of rows, and for dtypes that are not
-    multiplied where they lie (bfloat16, float16, int8). It takes as much memory as the weight, plus the padding of
-    out_features to whole vectors (uint8 and int16: as int32, and int8 too where there are no instructions for it).
+    multiplied where they lie (bfloat16, float16, integers of 8 and 16 bits). It takes as much memory as the weight,
+    plus the padding of out_features to whole vectors (int8 and uint8 as int32 where no instructions multiply them).
 
     Args:
         weight: (out_features, in_features), any strides, on the CPU. The counterpart of `torch.nn.Linear.weight`; of a

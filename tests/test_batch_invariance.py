@@ -182,7 +182,8 @@ def test_without_the_mode_a_row_follows_its_batch() -> None:
         differs[kind, order] = not same(results[0][:1], results[1])
     assert differs[torch.float32, "NT"]
     assert differs[torch.float64, "NT"]
-    if "dot" in myops.plan(64, 300, 2100, dtype=torch.bfloat16).split("tile=")[0] or myops.isa() == "amx":
+    assert differs[torch.bfloat16, "NT"]
+    if myops.isa() == "amx":
         assert differs[torch.bfloat16, "NN"]
 
 

@@ -111,6 +111,29 @@ def test_tile_edges(device: str, dtype: torch.dtype, order: str) -> None:
 
 
 @pytest.mark.parametrize("order", ["NN", "NT", "TN", "TT"])
+def test_few_rows(device: str, dtype: torch.dtype, order: str) -> None:
+    """Weights as decoding meets them: wide panels of one row, groups of rows in place, and where neither fits."""
+    generator = torch.Generator().manual_seed(5)
+    low = 0 if dtype == torch.uint8 else -1
+    for m, n, k in [(1, 257, 64), (1, 1000, 260), (1, 511, 130), (1, 83, 2052), (1, 4099, 67), (2, 129, 96),
+                    (5, 300, 516), (13, 200, 130), (18, 70, 2100), (19, 77, 260), (1, 300, 0)]:  # fmt: skip
+        a = torch.randint(low, 2, (m, k) if order[0] == "N" else (k, m), generator=generator)
+        b = torch.randint(low, 2, (k, n) if order[1] == "N" else (n, k), generator=generator)
+        c = torch.randint(low, 2, (n,), generator=generator)
+        a, b = (a if order[0] == "N" else a.mT), (b if order[1] == "N" else b.mT)
+        expected = a @ b
+        for exact, got in (
+            (expected, myops.mm(a.to(device, dtype), b.to(device, dtype))),
+            (3 * expected + 2 * c, myops.addmm(*(t.to(device, dtype) for t in (c, a, b)), beta=2, alpha=3)),
+        ):
+            assert torch.equal(got.cpu(), exact.float().to(dtype) if dtype.itemsize == 2 else exact.to(dtype)), (
+                m,
+                n,
+                k,
+            )
+
+
+@pytest.mark.parametrize("order", ["NN", "NT", "TN", "TT"])
 def test_tall_tiles(device: str, dtype: torch.dtype, order: str) -> None:
     """One vector of columns: tiles of 12 or 16 rows, then those of what is left, with an addend and in a batch."""
     generator = torch.Generator().manual_seed(3)
@@ -171,14 +194,23 @@ def test_error_no_more_than_twice_native(device: str, dtype_: torch.dtype) -> No
         assert ours <= 2 * native, (m, n, k, ours, native)
 
 
-def test_integers_wrap(device: str) -> None:
+@pytest.mark.parametrize("shape", [(9, 37, 20), (1, 64, 300), (1, 31, 17), (6, 260, 64), (20, 2052, 70), (130, 33, 66)])
+def test_integers_wrap(device: str, shape: tuple[int, int, int]) -> None:
+    """Over the whole range of the dtype, the least value in whole operands among it, in every layout."""
+    m, k, n = shape
     for dtype in INTEGERS:
         info = torch.iinfo(dtype)
-        a = torch.randint(info.min, info.max, (9, 37), dtype=torch.int64).to(device, dtype)
-        b = torch.randint(info.min, info.max, (37, 20), dtype=torch.int64).to(device, dtype)
-        c = torch.randint(info.min, info.max, (9, 20), dtype=torch.int64).to(device, dtype)
-        expected = (3 * (a.cpu().long() @ b.cpu().long()) - 5 * c.cpu().long()).to(dtype)
-        assert torch.equal(myops.addmm(c, a, b, beta=-5, alpha=3).cpu(), expected)
+        a, b, c = (
+            torch.randint(info.min, info.max, size, dtype=torch.int64).to(dtype) for size in ((m, k), (k, n), (m, n))
+        )
+        least = torch.full_like(a, info.min)
+        for left, right in itertools.product((a, least, a.mT.contiguous().mT), (b, b.mT.contiguous().mT)):
+            exact = left.long() @ right.long()
+            x, y, z = (t.to(device) for t in (left, right, c))
+            expected = (3 * exact - 5 * c.long()).to(dtype)
+            assert torch.equal(myops.addmm(z, x, y, beta=-5, alpha=3).cpu(), expected), dtype
+            if dtype in WIDE:
+                assert torch.equal(myops.mm(x, y, WIDE[dtype]).cpu(), exact.to(WIDE[dtype])), dtype
 
 
 def test_huge_integer_scalars_are_exact(device: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -131,6 +132,12 @@ def decode() -> Iterable[Case]:
                 for layout in ("NN", "NT"):
                     quick = (n, m) in ((3072, 1), (3072, 8)) and dtype != "float16"
                     yield Case("decode", _mm(dtype, m, n, k, layout), quick)
+    for dtype in ("int8", "int16", "int32", "int64"):
+        for (n, k), m, layout in itertools.product(((3072, 768), (4096, 4096)), (1, 4, 16), ("NN", "NT")):
+            product = _mm(dtype, m, n, k, layout)
+            yield Case("decode", product, (dtype, n, m) == ("int8", 3072, 1))
+            if dtype == "int8":
+                yield Case("decode", replace(product, out_dtype="int32"))
 
 
 def vector() -> Iterable[Case]:

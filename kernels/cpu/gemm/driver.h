@@ -119,6 +119,7 @@ struct Tiled {
   const int64_t kc_steps;                         // steps of a full block of k
   int64_t a_width = 0;                            // elements of packed A per row
   int64_t b_bytes = 0, a_bytes = 0, s_bytes = 0;  // s: each of the matrices that sums wait in
+  int64_t shift_bytes = 0;                        // of what the sums of the rows of a block start from
   int64_t s_cols = 0;
 
   static TileFn<C> kernel(int64_t rows, int64_t vectors) {
@@ -126,7 +127,7 @@ struct Tiled {
       return C::kernel(rows, vectors);
     } else {
       static constexpr TileTable<Isa, C, C::kRows, C::kVectors> table;
-      return rows > C::kRows ? table.tall : table.at[rows - 1][vectors - 1];
+      return rows > C::kRows ? table.tall : rows == 1 ? table.wide[vectors - 1] : table.at[rows - 1][vectors - 1];
     }
   }
 
@@ -138,7 +139,7 @@ struct Tiled {
         tall_tiles(plan.tall > 0 ? problem.M / tall_rows : 0),
         tiles(tall_tiles + ceil_div(problem.M - tall_tiles * tall_rows, C::kRows / unit)),
         vectors(ceil_div(plan.cols, L)),
-        panels(ceil_div(vectors, C::kVectors)),
+        panels(ceil_div(vectors, plan.nv)),
         rows_of_tiles(problem.M - tall_tiles * tall_rows, max64(1, tiles - tall_tiles)),
         vectors_of_panels(vectors, panels),
         finish(f),
@@ -157,8 +158,7 @@ struct Tiled {
   void run(const Runtime& rt) {
     const int64_t mc_tiles = max64(1, p.mc / p.mr), nc_panels = max64(1, p.nc / (static_cast<int64_t>(p.nv) * L));
     if (p.pack_b)
-      b_bytes = align64(min64(nc_panels, ceil_div(panels, p.tasks_n)) * C::kVectors * L * (kc_steps + C::kStart) *
-                        sizeof(BE));
+      b_bytes = align64(min64(nc_panels, ceil_div(panels, p.tasks_n)) * C::kVectors * L * kc_steps * sizeof(BE));
     if (p.pack_a) {
       // A cache line beyond a power of two keeps the rows of a tile out of each other's cache sets.
       a_width = C::kGroup * kc_steps + 64 / static_cast<int64_t>(sizeof(AE));
@@ -170,29 +170,29 @@ struct Tiled {
       s_cols = ceil_div(panels, p.tasks_n) * p.nv * L;
       s_bytes = align64(ceil_div(tiles, p.tasks_m) * p.mr * s_cols * sizeof(T));
     }
+    if constexpr (C::kShift) shift_bytes = align64(min64(mc_tiles, tiles) * max64(C::kRows, p.tall) * sizeof(T));
     const int64_t parts = p.tasks_m * p.tasks_n;
     const Split parts_m(tiles, p.tasks_m), parts_n(panels, p.tasks_n);  // divisions, not to be repeated for every item
-    run_tasks(rt, p.parallel, g.batch() * parts, b_bytes + a_bytes + (totals_wait + chain_waits) * s_bytes,
-              [&](int64_t begin, int64_t end, char* scratch) {
-                [[maybe_unused]] const typename C::Session session;
-                if constexpr (!C::kMatrixUnit)
-                  if (parts == 1 && panels == 1 && tiles <= mc_tiles && p.direct_d && p.kc >= g.K && !g.b_panels)
-                    return run_items(begin, end, scratch);
-                if (parts == 1 && !p.panels_first) {
-                  for (int64_t item = begin; item < end; ++item)
-                    run_part(item, 0, tiles, 0, panels, mc_tiles, nc_panels, scratch);
-                  return;
-                }
-                for (int64_t task = begin; task < end; ++task) {
-                  const int64_t part = task % parts, pm = part / p.tasks_n, pn = part % p.tasks_n;
-                  const int64_t last = parts_n.begin(pn + 1);
-                  for (int64_t first = parts_n.begin(pn), end = first; first < last; first = end) {
-                    end = p.panels_first ? min64(first + nc_panels, last) : last;
-                    run_part(task / parts, parts_m.begin(pm), parts_m.begin(pm + 1), first, end, mc_tiles, nc_panels,
-                             scratch);
-                  }
-                }
-              });
+    const int64_t scratch_bytes = b_bytes + a_bytes + shift_bytes + (totals_wait + chain_waits) * s_bytes;
+    run_tasks(rt, p.parallel, g.batch() * parts, scratch_bytes, [&](int64_t begin, int64_t end, char* scratch) {
+      [[maybe_unused]] const typename C::Session session;
+      if constexpr (!C::kMatrixUnit)
+        if (parts == 1 && panels == 1 && tiles <= mc_tiles && p.direct_d && p.kc >= g.K && !g.b_panels)
+          return run_items(begin, end, scratch);
+      if (parts == 1 && !p.panels_first) {
+        for (int64_t item = begin; item < end; ++item)
+          run_part(item, 0, tiles, 0, panels, mc_tiles, nc_panels, scratch);
+        return;
+      }
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t part = task % parts, pm = part / p.tasks_n, pn = part % p.tasks_n;
+        const int64_t last = parts_n.begin(pn + 1);
+        for (int64_t first = parts_n.begin(pn), end = first; first < last; first = end) {
+          end = p.panels_first ? min64(first + nc_panels, last) : last;
+          run_part(task / parts, parts_m.begin(pm), parts_m.begin(pm + 1), first, end, mc_tiles, nc_panels, scratch);
+        }
+      }
+    });
   }
 
   // Matrices of a few elements times a column each, as rotations are: a vector of one useful lane is no faster.
@@ -218,11 +218,12 @@ struct Tiled {
   void run_items(int64_t begin, int64_t end, char* scratch) const {
     BE* const b_packed = reinterpret_cast<BE*>(scratch);
     AE* const a_packed = reinterpret_cast<AE*>(scratch + b_bytes);
+    T* const shifts = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
     if constexpr (std::is_same_v<S, Out> && std::is_same_v<S, T>)
       if (p.cols == 1 && !g.batch_invariant && g.activation == Activation::none) return run_columns(begin, end);
     Tile<C> t{};
     t.k = steps_of(g.K);
-    t.b_k = p.pack_b ? vectors * L : g.B.row_stride * unit;
+    t.b_k = p.pack_b ? vectors * L : C::kGroup * g.B.row_stride * unit;
     t.last = static_cast<int>(p.cols - (vectors - 1) * L);
     t.alpha = alpha, t.beta = beta;
     for (int64_t item = begin; item < end; ++item) {
@@ -230,13 +231,14 @@ struct Tiled {
       const S* const b = at<S>(g.B.data, batch_offset(g, g.B, item) * unit);
       if (p.pack_b) pack_panels(b, 0, g.K, 0, 1, b_packed);
       if (p.pack_a) pack_a(a, 0, g.K, 0, tiles, a_packed);
+      if constexpr (C::kShift) find_shifts(a, 0, g.K, 0, tiles, a_packed, shifts);
       t.b = p.pack_b ? b_packed : reinterpret_cast<const BE*>(b);
-      if constexpr (C::kStart) t.start = t.b + t.k * t.b_k;
       Position q{0, 0, 0, p.cols, g.C.data == nullptr ? 0 : batch_offset(g, g.C, item), batch_offset(g, g.D, item)};
       for (int64_t i = 0; i < tiles; ++i) {
         q.row = tile_row(i), q.rows = tile_row(i + 1) - q.row;
         set_a(t, a, 0, i, 0, a_packed);
         t.rows = static_cast<int>(q.rows * unit);
+        if constexpr (C::kShift) t.shift = shifts + q.row;
         write_direct(t, kernel(t.rows, vectors), q);
       }
     }
@@ -250,7 +252,8 @@ struct Tiled {
     const int64_t d_offset = batch_offset(g, g.D, item);
     BE* const b_packed = reinterpret_cast<BE*>(scratch);
     AE* const a_packed = reinterpret_cast<AE*>(scratch + b_bytes);
-    T* const running = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
+    T* const shifts = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
+    T* const running = shifts + shift_bytes / sizeof(T);
     T* const totals = p.kc < p.chain ? running + s_bytes / sizeof(T) : running;
     const int64_t s_row0 = tile_row(tile0) * unit, s_col0 = panel_column(panel0);
     alignas(64) T sums[C::kRows * C::kVectors * L];  // a tall tile is no larger
@@ -273,6 +276,7 @@ struct Tiled {
           const int64_t ic_end = min64(ic + mc_tiles, tile1);
           AE* const a_block = a_packed + (p.keep_a ? (tile_row(ic) - tile_row(tile0)) * unit * a_width : 0);
           if (p.pack_a && (!p.keep_a || jc == panel0)) pack_a(a, k0, kb, ic, ic_end, a_block);
+          if constexpr (C::kShift) find_shifts(a, k0, kb, ic, ic_end, a_block, shifts);
           for (int64_t j = jc; j < jc_end; ++j) {
             const int64_t v0 = panel_vector(j), nv = panel_vector(j + 1) - v0, col = v0 * L;
             const int64_t cols = min64(nv * L, p.cols - col);
@@ -281,12 +285,11 @@ struct Tiled {
             t.last = static_cast<int>(cols - (nv - 1) * L);
             const bool in_place = !p.pack_b && !g.b_panels;
             t.b = in_place ? reinterpret_cast<const BE*>(b + k0 * g.B.row_stride * unit + col)
-                           : packed + (v0 - base_vector) * L * (steps + C::kStart);
-            t.b_k = in_place ? g.B.row_stride * unit : nv * L;
+                           : packed + (v0 - base_vector) * L * steps;
+            t.b_k = in_place ? C::kGroup * g.B.row_stride * unit : nv * L;
             const int64_t ahead = b_ahead(j, jc, jc_end, kb);
             t.start = t.before = nullptr, t.start_row = 0, t.sums = nullptr;
             t.alpha = alpha, t.beta = beta;
-            if constexpr (C::kStart) t.start = t.b + steps * t.b_k;
             // A slice of the panel stays in L1 while the tiles pass by it, and so do their sums. A single panel reads A
             // once, from memory, in runs as long as possible.
             const bool sliced = C::kMatrixUnit && block.opens && ic_end - ic > 1 && jc_end - jc > 1;
@@ -300,6 +303,7 @@ struct Tiled {
                 set_a(t, a, k0 + done * C::kGroup, i, ic, a_block + done * C::kGroup);
                 t.rows = static_cast<int>(rows * unit);
                 t.b_ahead = i == ic ? ahead : 0;
+                if constexpr (C::kShift) t.shift = shifts + (row - tile_row(ic));
                 if constexpr (C::kMatrixUnit) {
                   T* const waiting = slices[i - ic];
                   if (done > 0) t.start = waiting, t.start_row = C::kVectors * L;
@@ -327,7 +331,7 @@ struct Tiled {
       }
       k0 += kb;
       in_chain = block.closes ? 0 : in_chain + kb;
-      if (g.b_panels) panels_k += vectors * L * (steps + C::kStart);
+      if (g.b_panels) panels_k += vectors * L * steps;
     } while (k0 < g.K);
   }
 
@@ -368,8 +372,7 @@ struct Tiled {
                     int64_t sums_row) const {
     t.c = nullptr, t.before = nullptr;
     t.alpha = T(1);
-    if constexpr (!C::kStart)  // with its own start a chain is one block
-      if (!block.opens) t.start = running, t.start_row = s_cols;
+    if (!block.opens) t.start = running, t.start_row = s_cols;
     if (!block.closes) {
       t.d = running, t.d_row = s_cols;
       return kernel(t);
@@ -432,7 +435,7 @@ struct Tiled {
     do {
       const int64_t kb = min64(p.kc, g.K - k0);
       pack_panels(b, k0, kb, 0, panels, panels_k);
-      panels_k += vectors * L * (steps_of(kb) + C::kStart);
+      panels_k += vectors * L * steps_of(kb);
       k0 += kb;
     } while (k0 < g.K);
   }
@@ -445,13 +448,10 @@ struct Tiled {
   void pack_panels(const S* b, int64_t k0, int64_t kb, int64_t jc, int64_t jc_end, BE* packed) const {
     if constexpr (std::is_same_v<BE, T> && !std::is_same_v<S, T> && C::kGroup == 1)
       if (g.b_panels && p.pack_b) return widen_panels(k0, kb, jc, jc_end, packed);
-    const int64_t steps = steps_of(kb), rows = C::kStart || g.B.col_stride != 1 ? kb : kRowsTogether;
-    int64_t k = 0;
-    do {  // once for K == 0 too: the starting values of the sums have to be there
+    const int64_t steps = steps_of(kb), rows = g.B.col_stride != 1 ? max64(1, kb) : kRowsTogether;
+    for (int64_t k = 0; k < kb; k += rows)
       for (int64_t j = jc; j < jc_end; ++j)
         pack_b(b, k0 + k, min64(rows, kb - k), j, panel_vector(jc), steps, k / C::kGroup, packed);
-      k += rows;
-    } while (k < kb);
     if constexpr (C::kDepth > 1)
       for (int64_t j = jc; j < jc_end; ++j) {
         const int64_t v0 = panel_vector(j), width = (panel_vector(j + 1) - v0) * L, used = ceil_div(kb, C::kGroup);
@@ -465,13 +465,13 @@ struct Tiled {
               BE* packed) const {
     const int64_t v0 = panel_vector(panel), nv = panel_vector(panel + 1) - v0, col = v0 * L / unit;
     const int64_t width = nv * L, n = (min64(v0 * L + width, p.cols) - v0 * L) / unit;
-    BE* dst = packed + (v0 - base_vector) * L * (steps + C::kStart) + at_step * width;
+    BE* dst = packed + (v0 - base_vector) * L * steps + at_step * width;
     const S* src = b + (k0 * g.B.row_stride + col * g.B.col_stride) * unit;
-    if constexpr (C::kGroup == 4) {
-      pack_b_quads<Isa, C::kStart>(reinterpret_cast<const int8_t*>(src), g.B.row_stride, g.B.col_stride, kb, n, width,
+    if constexpr (C::kGroup == 4 && !std::is_same_v<BE, S>) {
+      pack_b_quads<Isa, C::kShift>(reinterpret_cast<const int8_t*>(src), g.B.row_stride, g.B.col_stride, kb, n, width,
                                    dst);
-    } else if constexpr (C::kGroup == 2) {
-      pack_b_pairs<Isa>(src, g.B.row_stride, g.B.col_stride, kb, n, width, dst);
+    } else if constexpr (C::kGroup == 2 && !std::is_same_v<BE, S>) {
+      pack_b_pairs<Isa>(reinterpret_cast<const uint16_t*>(src), g.B.row_stride, g.B.col_stride, kb, n, width, dst);
     } else if constexpr (std::is_same_v<BE, T>) {
       if (!p.complex) {
         pack_b_panel<Isa, T, S>(src, g.B.row_stride, g.B.col_stride, kb, n, width, dst);
@@ -496,6 +496,13 @@ struct Tiled {
       pack_a_groups<Isa>(src, g.A.row_stride, g.A.col_stride, rows, kb, C::kGroup * C::kDepth, a_width, packed);
     else
       pack_a_rows<Isa, T, S>(src, g.A.row_stride, g.A.col_stride, rows, kb, a_width, packed);
+  }
+
+  // Of a block of rows, what their sums start from: of the rows as the tiles will read them.
+  void find_shifts(const S* a, int64_t k0, int64_t kb, int64_t ic, int64_t ic_end, const AE* packed, T* shifts) const {
+    const int64_t row0 = tile_row(ic), rows = tile_row(ic_end) - row0, a_row = p.pack_a ? a_width : g.A.row_stride;
+    const AE* from = p.pack_a ? packed : a + row0 * g.A.row_stride + k0 * g.A.col_stride;
+    for (int64_t i = 0; i < rows; ++i) shifts[i] = shift_of_row<Isa, S>(from + i * a_row, kb);
   }
 
   void set_a(Tile<C>& t, const S* a, int64_t k0, int64_t tile, int64_t ic, const AE* packed) const {
@@ -553,6 +560,11 @@ struct Dot {
                            sums + row * kChunk + j, kChunk);
           }
         }
+        if constexpr (Step::kShift)
+          for (int64_t i = 0; i < g.M; ++i) {
+            const T shift = shift_of_row<Isa, S>(a + i * g.A.row_stride, g.K);
+            for (int j = 0; j < cols; ++j) sums[i * kChunk + j] += shift;
+          }
         EpilogueArgs<T> e{sums,  kChunk, static_cast<int>(g.M), cols,           false,          false,         false,
                           alpha, beta,   g.C.row_stride,        g.C.col_stride, g.D.row_stride, g.D.col_stride};
         using Any = Tiled<Isa, Real<Isa, T, T>, T>;
@@ -568,10 +580,19 @@ struct Dot {
 template <class Isa, class T, class S, class W, class Use>
 void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
   const FinishFn<T> finish = choose_finish<Isa, T, S, W>(g);
+  const bool in_place = !p.pack_b && !g.b_panels;
   if constexpr (std::is_same_v<S, bf16> && Isa::kBf16Dot)
     if (p.compute == Compute::bf16_dot) {
-      if (p.direct_d && g.out == DType::bf16) return use(Tiled<Isa, Bf16Dot<Isa, S>, S>(g, p, finish));
-      return use(Tiled<Isa, Bf16Dot<Isa>, S>(g, p, finish));
+      const bool narrow_d = p.direct_d && g.out == DType::bf16;
+      if (in_place && narrow_d) return use(Tiled<Isa, PairDot<Isa, S, S, true>, S>(g, p, finish));
+      if (in_place) return use(Tiled<Isa, PairDot<Isa, S, T, true>, S>(g, p, finish));
+      if (narrow_d) return use(Tiled<Isa, PairDot<Isa, S, S>, S>(g, p, finish));
+      return use(Tiled<Isa, PairDot<Isa, S, T>, S>(g, p, finish));
+    }
+  if constexpr (std::is_same_v<S, int16_t>)
+    if (p.compute == Compute::i16_dot) {
+      if (in_place) return use(Tiled<Isa, PairDot<Isa, S, T, true>, S>(g, p, finish));
+      return use(Tiled<Isa, PairDot<Isa, S, T>, S>(g, p, finish));
     }
   if constexpr (Isa::kMatrixUnit && (std::is_same_v<S, bf16> || sizeof(S) == 1))
     if (p.compute == Compute::matrix_unit) {
@@ -580,8 +601,13 @@ void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
           return use(Tiled<Isa, typename Isa::template Unit<S, S>, S>(g, p, finish));
       return use(Tiled<Isa, typename Isa::template Unit<S, T>, S>(g, p, finish));
     }
-  if constexpr (std::is_same_v<S, int8_t> && Isa::kInt8Dot)
-    if (p.compute == Compute::i8_dot) return use(Tiled<Isa, Int8Dot<Isa>, S>(g, p, finish));
+  if constexpr (sizeof(S) == 1 && Isa::kInt8Dot)
+    if (p.compute == Compute::byte_dot) {
+      if (in_place) return use(Tiled<Isa, ByteDot<Isa, S, true>, S>(g, p, finish));
+      return use(Tiled<Isa, ByteDot<Isa, S>, S>(g, p, finish));
+    }
+  if constexpr (std::is_integral_v<S> && sizeof(S) < sizeof(T))
+    if (in_place) return use(Tiled<Isa, Real<Isa, T, S>, S>(g, p, finish));
   if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
     const bool narrow_d = p.direct_d && g.out == g.in;
     if (!p.pack_b && narrow_d) return use(Tiled<Isa, Real<Isa, T, S, S>, S>(g, p, finish));
@@ -600,12 +626,13 @@ struct RunGemm {
   const Runtime& rt;
   template <class T, class S, class W>
   void typed() const {
-    if constexpr (sizeof(S) == sizeof(T) || std::is_same_v<T, float>)
-      if (p.driver == Driver::dot) {
-        using Bf16 = std::bool_constant<std::is_same_v<S, bf16> && Isa::kBf16Dot>;
-        using Step = std::conditional_t<Bf16::value, Bf16DotStep<Isa>, DotStep<Isa, T, S>>;
-        return Dot<Isa, T, S, Step>::run(g, p, choose_finish<Isa, T, S, W>(g), rt);
-      }
+    if (p.driver == Driver::dot) {
+      constexpr bool pairs = (std::is_same_v<S, bf16> && Isa::kBf16Dot) || std::is_same_v<S, int16_t>;
+      constexpr bool bytes = sizeof(S) == 1 && Isa::kInt8Dot;
+      using Step = std::conditional_t<pairs, PairDotStep<Isa, S>,
+                                      std::conditional_t<bytes, ByteDotStep<Isa, S>, DotStep<Isa, T, S>>>;
+      return Dot<Isa, T, S, Step>::run(g, p, choose_finish<Isa, T, S, W>(g), rt);
+    }
     with_tiled<Isa, T, S, W>(g, p, [&](auto tiled) { tiled.run(rt); });
   }
 };

@@ -10,6 +10,7 @@
 //             are read, so a ragged panel has to be packed and padded.
 //   c         nullptr: not read. Otherwise unit stride along j; may be d itself.
 //   start     nullptr: 0. Where a chain of additions goes on from; whole vectors of it are read
+//   shift     of a policy with kShift: what the sums of each row start from beside that
 //   before    nullptr: not read. The sum of the chains before this one; may be d itself
 //   K         0 is allowed: the sum is 0
 //   sums      in the compute type, k ascending, one accumulator an element: the same bits for every MR, NV and position
@@ -18,8 +19,9 @@
 //   d, c      in the compute type, or in a 16-bit float that is rounded to once (Out of the policy)
 //
 // The policy C says what a step multiplies: scalars of T with a vector of T (Real), of 16-bit floats widened on the
-// way (Real with another B), or pairs of bfloat16 (Bf16Dot, where k counts pairs). A complex A is read in place as two
-// real rows for each of its own (ComplexRows): even rows are real parts, odd ones the imaginary parts beside them.
+// way (Real with another B), or groups of neighbours along k (PairDot, ByteDot, where k counts groups). A complex A is
+// read in place as two real rows for each of its own (ComplexRows): even rows are real parts, odd ones the imaginary
+// parts beside them.
 //
 // Bound: MR * NV multiply-adds a step at one 64-byte (two 32-byte) FMA a cycle, against NV loads of B and MR broadcasts
 // of A at two a cycle; 24 FMAs to 10 loads for 6 x 4. Registers: MR * NV + NV + 1 of 32 (29), of 16 for 6 x 2 (15).
@@ -42,10 +44,7 @@ inline typename Isa::template Vec<T> load_converted(const S* p, int n) {
   } else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
     return n == L ? Isa::widen(p) : Isa::widen_partial(p, n);
   } else {
-    if (n == L) return Isa::template widen_integers<T>(p);
-    S whole[L] = {};
-    std::memcpy(whole, p, n * sizeof(S));
-    return Isa::template widen_integers<T>(whole);
+    return n == L ? Isa::template widen_integers<T>(p) : Isa::template widen_integers_partial<T>(p, n);
   }
 }
 
@@ -96,6 +95,7 @@ struct TileArgs {
   int64_t start_row;
   const T* before;
   int64_t before_row;
+  const T* shift;
   T* sums;          // of a matrix unit, not nullptr: the sums are left here, rows of start_row, and d is not written
   int rows;         // of the tile; an instance knows them, a matrix unit is told
   int64_t b_ahead;  // how far ahead of its use B is asked for, in elements; 0: it is near
@@ -104,7 +104,7 @@ struct TileArgs {
 // What a policy says of its tiles when they live in vector registers. k_depth: steps that a panel is padded to.
 template <class Isa>
 struct RegisterTile {
-  static constexpr bool kMatrixUnit = false;
+  static constexpr bool kMatrixUnit = false, kShift = false;
   static constexpr int kRows = kMaxRows, kVectors = Isa::kPanelVectors, kDepth = 1;
   struct Session {};  // lives as long as a thread computes tiles
 };
@@ -118,22 +118,11 @@ struct Real : RegisterTile<Isa> {
   using Vec = typename Isa::template Vec<T>;
   using Operand = Vec;
   static constexpr int kLanes = Isa::template lanes<T>;
-  static inline Operand load(const S* p) {
-    if constexpr (sizeof(S) == sizeof(T))
-      return Isa::template load<T>(p);
-    else
-      return Isa::widen(p);
+  static inline Operand load(const S* p, int64_t) { return load_converted<Isa, T, S>(p, kLanes); }
+  static inline Operand load_last(const S* p, int64_t, int n) {
+    return load_converted<Isa, T, S>(p, Isa::kMaskedLoads ? n : kLanes);
   }
-  static inline Operand load_last(const S* p, int n) {
-    if constexpr (!Isa::kMaskedLoads)
-      return load(p);
-    else if constexpr (sizeof(S) == sizeof(T))
-      return Isa::template load_partial<T>(p, n);
-    else
-      return Isa::widen_partial(p, n);
-  }
-  static constexpr int kGroup = 1;       // elements of A along k in a step
-  static constexpr bool kStart = false;  // whether a packed panel ends with what the sums of its columns start from
+  static constexpr int kGroup = 1;  // elements of A along k in a step
   static inline T scalar(const A* p) { return *p; }
   static inline const A* row(const A* a, int i, int64_t a_row) {
     return ComplexRows ? a + i / 2 * a_row + i % 2 : a + i * a_row;
@@ -141,50 +130,86 @@ struct Real : RegisterTile<Isa> {
   static inline Vec multiply_add(Vec acc, T a, Operand b) { return acc + a * b; }
 };
 
-template <class Isa, class O = float>
-struct Bf16Dot : RegisterTile<Isa> {
-  using Scalar = float;
+// acc + the products of the two halves of each lane: of bfloat16, or of int16, exact modulo 2^32.
+template <class Isa, class S, class Acc>
+inline Acc dot_pairs(Acc acc, typename Isa::template Vec<uint32_t> a, typename Isa::template Vec<uint32_t> b) {
+  if constexpr (std::is_same_v<S, bf16>)
+    return Isa::dot_bf16(acc, a, b);
+  else
+    return Isa::dot_i16(acc, a, b);
+}
+
+// Of neighbouring rows of 16 or 8 bits that lie `row` apart, n of a vector's columns: in each lane a column, its first
+// row in the lowest bits. Rows: how many there are.
+template <class Isa, int Rows, class Bits>
+inline typename Isa::template Vec<uint32_t> load_group(const Bits* p, int64_t row, int n) {
+  typename Isa::template Vec<uint32_t> group = load_converted<Isa, uint32_t>(p, n);
+#pragma GCC unroll 4
+  for (int r = 1; r < Rows; ++r)
+    group |= load_converted<Isa, uint32_t>(p + r * row, n) << (8 * static_cast<int>(sizeof(Bits)) * r);
+  return group;
+}
+
+// Neighbours along k in the lanes of 32 bits that the dot products of an ISA multiply. InPlace: B is read as it lies,
+// a group of its rows a step. Otherwise it has been packed.
+template <class Isa, class S, class T, class O, bool InPlace>
+struct Grouped : RegisterTile<Isa> {
+  using Scalar = T;
   using Out = O;
-  using A = bf16;      // two neighbours along k make the step, at any address
-  using B = uint32_t;  // packed pairs
-  static constexpr int kGroup = 2;
-  static constexpr bool kStart = false;
-  using Vec = typename Isa::template Vec<float>;
+  using A = S;  // at any address
+  using B = std::conditional_t<InPlace, S, uint32_t>;
+  using Vec = typename Isa::template Vec<T>;
   using Operand = typename Isa::template Vec<uint32_t>;
-  static constexpr int kLanes = Isa::template lanes<float>;
-  static inline Operand load(const B* p) { return Isa::template load<uint32_t>(p); }
-  static inline Operand load_last(const B* p, int) { return load(p); }  // always packed, padded
+  static constexpr int kGroup = 4 / sizeof(S), kLanes = Isa::template lanes<T>;
+  static inline Operand load(const B* p, int64_t step) { return load_last(p, step, kLanes); }
+  static inline Operand load_last(const B* p, int64_t step, int n) {
+    using Bits = std::conditional_t<sizeof(S) == 1, uint8_t, uint16_t>;
+    if constexpr (InPlace)
+      return load_group<Isa, kGroup>(reinterpret_cast<const Bits*>(p), step / kGroup, Isa::kMaskedLoads ? n : kLanes);
+    else
+      return Isa::template load<uint32_t>(p);  // padded
+  }
   static inline uint32_t scalar(const A* p) {
-    uint32_t pair;
-    std::memcpy(&pair, p, sizeof(pair));
-    return pair;
+    uint32_t group;
+    std::memcpy(&group, p, sizeof(group));
+    return group;
   }
   static inline const A* row(const A* a, int i, int64_t a_row) { return a + i * a_row; }
-  static inline Vec multiply_add(Vec acc, uint32_t a, Operand b) { return Isa::dot_bf16(acc, Operand{} + a, b); }
 };
 
-// int8 by the dot product of unsigned with signed bytes: A is shifted by 128, and the sums start from -128 times the
-// sum of the column of B, which pack_b_quads leaves behind the panel. Exact modulo 2^32.
-template <class Isa, class O = uint32_t>
-struct Int8Dot : RegisterTile<Isa> {
-  using Scalar = uint32_t;
-  using Out = O;
-  using A = int8_t;    // four neighbours along k make the step
-  using B = uint32_t;  // packed quadruples
-  static constexpr int kGroup = 4;
-  static constexpr bool kStart = true;
-  using Vec = typename Isa::template Vec<uint32_t>;
-  using Operand = Vec;
-  static constexpr int kLanes = Isa::template lanes<uint32_t>;
-  static inline Operand load(const B* p) { return Isa::template load<uint32_t>(p); }
-  static inline Operand load_last(const B* p, int) { return load(p); }  // always packed, padded
-  static inline Operand scalar(const A* p) {  // shifted as a vector, which leaves the scalar ports out of it
-    uint32_t quad;
-    std::memcpy(&quad, p, sizeof(quad));
-    return rounded(Operand{} + quad) ^ 0x80808080u;
+template <class Isa, class S, class O, bool InPlace = false>
+struct PairDot : Grouped<Isa, S, std::conditional_t<std::is_same_v<S, bf16>, float, uint32_t>, O, InPlace> {
+  using Base = typename PairDot::Grouped;
+  using typename Base::Operand;
+  using typename Base::Vec;
+  static inline Vec multiply_add(Vec acc, uint32_t a, Operand b) { return dot_pairs<Isa, S>(acc, Operand{} + a, b); }
+};
+
+// Bytes by the dot product of unsigned with signed ones, of which B is made the other kind by 128 (kByteShift): int8
+// adds 128 to it, so that sums start from -128 times the sum of the row of A, uint8 takes 128 away. Exact modulo 2^32.
+constexpr uint32_t kByteShift = 0x80808080u;
+
+template <class Isa, class S>
+inline typename Isa::template Vec<uint32_t> dot_bytes(typename Isa::template Vec<uint32_t> acc,
+                                                      typename Isa::template Vec<uint32_t> a,
+                                                      typename Isa::template Vec<uint32_t> shifted_b) {
+  return std::is_signed_v<S> ? Isa::dot_i8(acc, shifted_b, a) : Isa::dot_i8(acc, a, shifted_b);
+}
+
+template <class Isa, class S, bool InPlace = false>
+struct ByteDot : Grouped<Isa, S, uint32_t, uint32_t, InPlace> {
+  using Base = typename ByteDot::Grouped;
+  using typename Base::B;
+  using typename Base::Operand;
+  static constexpr bool kShift = true;
+  static inline Operand load(const B* p, int64_t step) { return load_last(p, step, ByteDot::kLanes); }
+  static inline Operand load_last(const B* p, int64_t step, int n) {
+    const Operand quads = Base::load_last(p, step, n);
+    return InPlace ? quads ^ kByteShift : quads;  // else when it was packed
   }
-  static inline const A* row(const A* a, int i, int64_t a_row) { return a + i * a_row; }
-  static inline Vec multiply_add(Vec acc, Operand a, Operand b) { return Isa::dot_i8(acc, a, b); }
+  static inline Operand multiply_add(Operand acc, uint32_t a, Operand b) {
+    return dot_bytes<Isa, S>(acc, Operand{} + a, b);
+  }
 };
 
 template <class C>
@@ -211,6 +236,16 @@ inline void prefetch_d(const Tile<C>& t, int rows, int vectors) {
     for (int j = 0; j < vectors * C::kLanes; j += kLine) __builtin_prefetch(t.d + i * t.d_row + j, 1);
 }
 
+// Every line of a step of a panel: of each of its rows where the step lies in place.
+template <class C, int NV>
+inline void prefetch_b(const typename C::B* b, int64_t step) {
+  constexpr int kRows = sizeof(typename C::B) < 4 ? C::kGroup : 1, kBytes = NV * C::kLanes * sizeof(typename C::B);
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 16
+    for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(b + r * (step / kRows)) + i);
+}
+
 template <class Isa, class C, int MR, int NV>
 void microkernel(const Tile<C>& t) {
   using T = typename C::Scalar;
@@ -220,8 +255,13 @@ void microkernel(const Tile<C>& t) {
   if (t.start != nullptr)
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) acc[i][j] = Isa::template load<T>(t.start + i * t.start_row + j * L);
+  if constexpr (C::kShift)
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < NV; ++j) acc[i][j] += t.shift[i];
   const typename C::B* b = t.b;
   if (t.k >= 64) prefetch_d<C>(t, MR, NV);
   // The arithmetic of addresses competes with the multiply-adds for the ports of a core that has two of them. A pointer
@@ -236,16 +276,14 @@ void microkernel(const Tile<C>& t) {
   const int64_t ahead = t.b_ahead;
   for (int64_t k = t.k; k > 0; --k) {
     typename C::Operand bv[NV];
-    if (ahead != 0)
-#pragma GCC unroll 4
-      for (int j = 0; j < NV; ++j) __builtin_prefetch(b + j * L + ahead);
-#pragma GCC unroll 4
-    for (int j = 0; j < NV - 1; ++j) bv[j] = C::load(b + j * L);
-    bv[NV - 1] = C::load_last(b + (NV - 1) * L, last);
+    if (ahead != 0) prefetch_b<C, NV>(b + ahead, b_k);
+#pragma GCC unroll 16
+    for (int j = 0; j < NV - 1; ++j) bv[j] = C::load(b + j * L, b_k);
+    bv[NV - 1] = C::load_last(b + (NV - 1) * L, b_k, last);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
       const auto av = C::scalar(C::row(base[i / 4], i % 4, a_row));
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) acc[i][j] = C::multiply_add(acc[i][j], av, bv[j]);
     }
 #pragma GCC unroll 4
@@ -255,13 +293,13 @@ void microkernel(const Tile<C>& t) {
   if (t.before == nullptr && t.c == nullptr && last == L) {  // asked once, not for every vector of a short product
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) write_sums<Isa, C, true>(t, i, j, acc[i][j], L);
     return;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 16
     for (int j = 0; j < NV; ++j) write_sums<Isa, C>(t, i, j, acc[i][j], j < NV - 1 ? L : last);
 }
 
@@ -271,7 +309,9 @@ using TileFn = void (*)(const Tile<C>&);
 // Every tile as an instance: edges are ordinary. Index [rows - 1][vectors - 1].
 template <class Isa, class C, int MaxRows, int MaxVectors>
 struct TileTable {
+  static constexpr int kWide = wide_vectors(MaxVectors);
   TileFn<C> at[MaxRows][MaxVectors];
+  TileFn<C> wide[kWide];  // a single row; up to MaxVectors the same as at[0]
   TileFn<C> tall;
   template <int R, int... V>
   constexpr void fill_row(std::integer_sequence<int, V...>) {
@@ -281,8 +321,13 @@ struct TileTable {
   constexpr void fill(std::integer_sequence<int, R...>) {
     (fill_row<R>(std::make_integer_sequence<int, MaxVectors>{}), ...);
   }
-  constexpr TileTable() : at{}, tall(&microkernel<Isa, C, tall_rows(MaxVectors), 1>) {
+  template <int... V>
+  constexpr void fill_wide(std::integer_sequence<int, V...>) {
+    ((wide[V] = &microkernel<Isa, C, 1, V + 1>), ...);
+  }
+  constexpr TileTable() : at{}, wide{}, tall(&microkernel<Isa, C, tall_rows(MaxVectors), 1>) {
     fill(std::make_integer_sequence<int, MaxRows>{});
+    fill_wide(std::make_integer_sequence<int, kWide>{});
   }
 };
 
@@ -339,34 +384,58 @@ inline void store_lane_sums(const typename Isa::template Vec<T> (&v)[N], T* d) {
 }
 
 template <class Isa, class T, class S>
-struct DotStep {  // one vector of S a step
+struct DotStep {  // one vector of T a step
   static constexpr int kStep = Isa::template lanes<T>;
+  static constexpr bool kShift = false;
   using Operand = typename Isa::template Vec<T>;
-  static inline Operand load(const S* p) { return Real<Isa, T, S>::load(p); }
-  static inline Operand load_partial(const S* p, int n) {
-    if constexpr (sizeof(S) == sizeof(T))
-      return Isa::template load_partial<T>(p, n);
-    else
-      return Isa::widen_partial(p, n);
-  }
+  static inline Operand load(const S* p, int n = kStep) { return load_converted<Isa, T, S>(p, n); }
+  static inline Operand load_b(const S* p, int n = kStep) { return load(p, n); }
   static inline Operand multiply_add(Operand acc, Operand a, Operand b) { return acc + a * b; }
 };
 
-template <class Isa>
-struct Bf16DotStep {  // pairs of bfloat16: twice the lanes a step
-  static constexpr int kStep = 2 * Isa::template lanes<float>;
+// What several neighbours along k make of a 32-bit lane: pairs of bfloat16, quadruples of bytes.
+template <class Isa, class S>
+struct GroupStep {
+  static constexpr int kStep = Isa::kBytes / sizeof(S);
   using Operand = typename Isa::template Vec<uint32_t>;
-  using Acc = typename Isa::template Vec<float>;
-  static inline Operand load(const bf16* p) {
-    Operand v;
-    std::memcpy(&v, p, sizeof(v));
-    return v;
+  static inline Operand load(const S* p, int n = kStep) {
+    using Element = std::conditional_t<sizeof(S) == 1, uint8_t, uint16_t>;
+    const Element* from = reinterpret_cast<const Element*>(p);
+    return reinterpret_cast<Operand>(n == kStep ? Isa::template load<Element>(from)
+                                                : Isa::template load_partial<Element>(from, n));
   }
-  static inline Operand load_partial(const bf16* p, int n) {
-    return reinterpret_cast<Operand>(Isa::template load_partial<uint16_t>(reinterpret_cast<const uint16_t*>(p), n));
-  }
-  static inline Acc multiply_add(Acc acc, Operand a, Operand b) { return Isa::dot_bf16(acc, a, b); }
 };
+
+template <class Isa, class S>
+struct PairDotStep : GroupStep<Isa, S> {
+  static constexpr bool kShift = false;
+  using Operand = typename Isa::template Vec<uint32_t>;
+  static inline Operand load_b(const S* p, int n = PairDotStep::kStep) { return PairDotStep::load(p, n); }
+  template <class Acc>
+  static inline Acc multiply_add(Acc acc, Operand a, Operand b) {
+    return dot_pairs<Isa, S>(acc, a, b);
+  }
+};
+
+template <class Isa, class S>
+struct ByteDotStep : GroupStep<Isa, S> {
+  static constexpr bool kShift = true;
+  using Operand = typename Isa::template Vec<uint32_t>;
+  static inline Operand load_b(const S* p, int n = ByteDotStep::kStep) { return ByteDotStep::load(p, n) ^ kByteShift; }
+  static inline Operand multiply_add(Operand acc, Operand a, Operand b) { return dot_bytes<Isa, S>(acc, a, b); }
+};
+
+// What the sums of a row of bytes start from, where B is shifted: see kByteShift.
+template <class Isa, class S>
+inline uint32_t shift_of_row(const S* a, int64_t k) {
+  using Step = ByteDotStep<Isa, S>;
+  const typename Step::Operand ones = typename Step::Operand{} + 0x01010101u;
+  typename Step::Operand sums = {};
+  int64_t p = 0;
+  for (; p + Step::kStep <= k; p += Step::kStep) sums = dot_bytes<Isa, S>(sums, Step::load(a + p), ones);
+  if (p < k) sums = dot_bytes<Isa, S>(sums, Step::load(a + p, static_cast<int>(k - p)), ones);
+  return horizontal_sum<Isa, uint32_t>(sums) * (std::is_signed_v<S> ? -128u : 128u);
+}
 
 // How far ahead columns are asked for, in bytes; where one ends, at the start of the next NC. Of 256 to 4096 the best
 // for float32 and bfloat16 alike. One column at a time is a single stream, which the hardware asks for faster alone
@@ -387,7 +456,7 @@ void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col,
     for (int i = 0; i < MR; ++i) av[i] = Step::load(a + i * a_row + p);
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
-      const typename Step::Operand bv = Step::load(b + j * b_col + p);
+      const typename Step::Operand bv = Step::load_b(b + j * b_col + p);
       if constexpr (NC > 1) __builtin_prefetch(ahead + j * b_col);
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i) sums[i][j] = Step::multiply_add(sums[i][j], av[i], bv);
@@ -401,9 +470,9 @@ void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col,
   if (p < k) {
     const int n = static_cast<int>(k - p);
     for (int j = 0; j < NC; ++j) {
-      const typename Step::Operand bv = Step::load_partial(b + j * b_col + p, n);
+      const typename Step::Operand bv = Step::load_b(b + j * b_col + p, n);
       for (int i = 0; i < MR; ++i)
-        acc[0][i][j] = Step::multiply_add(acc[0][i][j], Step::load_partial(a + i * a_row + p, n), bv);
+        acc[0][i][j] = Step::multiply_add(acc[0][i][j], Step::load(a + i * a_row + p, n), bv);
     }
   }
 #pragma GCC unroll 4

@@ -1,9 +1,9 @@
 // Packing: operands copied, converted and rearranged so that the micro-kernel reads them front to back.
 //
 //   B panel   [k][w]: w columns (whole vectors, padded with zeros) of one k after the other
-//   B pairs   [k / 2][w][2]: two neighbouring k of a column side by side, for the bfloat16 dot product; odd K padded
-//   B quads   [k / 4][w][4]: four of them, for the int8 dot product
-//   A rows    [m][k]: converted rows, k contiguous, padded where a step takes several k
+//   B pairs   [k / 2][w][2]: two neighbouring k of a column side by side, for dot products of bfloat16 and int16; odd K
+//   padded B quads   [k / 4][w][4]: four of them, for the dot product of bytes, shifted for it or as they are A rows
+//   [m][k]: converted rows, k contiguous, padded where a step takes several k
 //
 // Complex B needs nothing of its own: interleaved (re, im) columns are real columns. Packing moves such an element as
 // one unit, a double for complex64.
@@ -101,20 +101,9 @@ static inline void pack_b_elements(const E* src, int64_t k_stride, int64_t n_str
     for (int64_t j = 0; j < width; ++j) dst[p * width + j] = j < n ? src[p * k_stride + j * n_stride] : E{};
 }
 
-// L neighbours of row p in the low halves, of row p + 1 (where there is one) in the high halves.
+// Pairs of 16-bit elements. dst[(k / 2) * width + n] holds B[k, n] in its low and B[k + 1, n] in its high half.
 template <class Isa>
-inline typename Isa::template Vec<uint32_t> load_pairs(const bf16* row, int64_t k_stride, bool whole) {
-  using Vec = typename Isa::template Vec<uint32_t>;
-  using Half = typename VectorOf<uint16_t, Isa::kBytes / 2>::type;
-  Half low, high = {};
-  std::memcpy(&low, row, sizeof(Half));
-  if (whole) std::memcpy(&high, row + k_stride, sizeof(Half));
-  return __builtin_convertvector(low, Vec) | (__builtin_convertvector(high, Vec) << 16);
-}
-
-// Pairs of bfloat16. dst[(k / 2) * width + n] holds B[k, n] in its low and B[k + 1, n] in its high half.
-template <class Isa>
-void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
+void pack_b_pairs(const uint16_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
                   uint32_t* dst) {
   constexpr int L = Isa::template lanes<uint32_t>;
   using Vec = typename Isa::template Vec<uint32_t>;
@@ -123,13 +112,13 @@ void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k
       const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
       for (int64_t p = 0; p < k; p += 2 * L) {
         const int64_t left = k - p < 2 * L ? k - p : 2 * L;
-        const bf16* from = src + j0 * n_stride + p;
+        const uint16_t* from = src + j0 * n_stride + p;
         uint32_t* const to = dst + p / 2 * width + j0;
         Vec block[L];
         if (cols == L && left == 2 * L) {
 #pragma GCC unroll 16
           for (int j = 0; j < L; ++j) {
-            __builtin_prefetch(from + j * n_stride + kPrefetchBytes / sizeof(bf16));
+            __builtin_prefetch(from + j * n_stride + kPrefetchBytes / sizeof(uint16_t));
             std::memcpy(&block[j], from + j * n_stride, sizeof(Vec));
           }
           transpose<Isa, uint32_t>(block);
@@ -138,7 +127,7 @@ void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k
           continue;
         }
         std::memset(block, 0, sizeof(block));
-        for (int j = 0; j < cols; ++j) std::memcpy(&block[j], from + j * n_stride, left * sizeof(bf16));
+        for (int j = 0; j < cols; ++j) std::memcpy(&block[j], from + j * n_stride, left * sizeof(uint16_t));
         transpose<Isa, uint32_t>(block);
         for (int r = 0; r < (left + 1) / 2; ++r) Isa::template store<uint32_t>(to + r * width, block[r]);
       }
@@ -147,10 +136,10 @@ void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k
   }
   // Asked for ahead in its row, unless rows share the sets of L1: then what was asked for is gone before it is used.
   // 16x3072x768 from memory went from 0.60 to 0.50 ms, 16x4096x4096 from 3.9 to 4.5.
-  const int64_t ahead = k_stride * static_cast<int64_t>(sizeof(bf16)) % 4096 == 0 ? 0 : 256 / sizeof(bf16);
+  const int64_t ahead = k_stride * static_cast<int64_t>(sizeof(uint16_t)) % 4096 == 0 ? 0 : 256 / sizeof(uint16_t);
   for (int64_t p = 0; p < k; p += 2) {
-    const bf16* even = src + p * k_stride;
-    const bf16* odd = even + k_stride;
+    const uint16_t* even = src + p * k_stride;
+    const uint16_t* odd = even + k_stride;
     uint32_t* out = dst + (p / 2) * width;
     const bool whole = p + 1 < k;
     int64_t j = 0;
@@ -158,28 +147,25 @@ void pack_b_pairs(const bf16* src, int64_t k_stride, int64_t n_stride, int64_t k
       for (; j + L <= n; j += L) {
         __builtin_prefetch(even + j + ahead);
         __builtin_prefetch(even + k_stride + j + ahead);
-        Isa::template store<uint32_t>(out + j, load_pairs<Isa>(even + j, k_stride, whole));
+        Isa::template store<uint32_t>(
+            out + j, whole ? load_group<Isa, 2>(even + j, k_stride, L) : load_group<Isa, 1>(even + j, 0, L));
       }
     for (; j < width; ++j)
-      out[j] =
-          j >= n ? 0u : even[j * n_stride].bits | (whole ? static_cast<uint32_t>(odd[j * n_stride].bits) << 16 : 0u);
+      out[j] = j >= n ? 0u : even[j * n_stride] | (whole ? static_cast<uint32_t>(odd[j * n_stride]) << 16 : 0u);
   }
 }
 
-// Quadruples of bytes: dst[(k / 4) * width + n] holds B[k .. k + 3, n], low byte first, odd ends zero. Start: behind
-// the panel come `width` starting values for the sums, -128 times the sum of each column.
-template <class Isa, bool Start>
+// Quadruples of bytes: dst[(k / 4) * width + n] holds B[k .. k + 3, n], low byte first, odd ends zero. Shift: then
+// every byte is shifted (kByteShift).
+template <class Isa, bool Shift>
 void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
                   uint32_t* dst) {
   constexpr int L = Isa::template lanes<uint32_t>;
   using Vec = typename Isa::template Vec<uint32_t>;
-  uint32_t* const start = dst + (k + 3) / 4 * width;
   for (int64_t j0 = 0; j0 < width; j0 += L) {
     const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
-    Vec sum = {};
     const auto put = [&](int64_t quad, Vec v) {
-      Isa::template store<uint32_t>(dst + quad * width + j0, v);
-      if constexpr (Start) sum = Isa::dot_i8(sum, Vec{} + 0x01010101u, v);
+      Isa::template store<uint32_t>(dst + quad * width + j0, Shift ? v ^ kByteShift : v);
     };
     if (k_stride == 1 && n_stride != 1) {  // four bytes of a column are a 32-bit element already: transpose those
       for (int64_t p = 0; p < k; p += 4 * L) {
@@ -202,13 +188,9 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
             for (int j = 0; j < cols; ++j) bytes[q * L + j] = row[q * k_stride + j * n_stride];
           row = bytes, row_stride = L;
         }
-        Vec quad = {};
-#pragma GCC unroll 4
-        for (int q = 0; q < 4; ++q) quad |= Isa::template widen_integers<uint32_t>(row + q * row_stride) << (8 * q);
-        put(p / 4, quad);
+        put(p / 4, load_group<Isa, 4>(row, row_stride, L));
       }
     }
-    if constexpr (Start) Isa::template store<uint32_t>(start + j0, sum * static_cast<uint32_t>(-128));
   }
 }
 
@@ -258,7 +240,7 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
       for (int64_t p = 0; p < k; p += 2 * L) {
         const int64_t pairs = ((k - p < 2 * L ? k - p : 2 * L) + 1) / 2;
         for (i0 = 0; i0 + L <= m; i0 += L) {
-          const S* from = src + i0 + p * k_stride;
+          const uint16_t* from = reinterpret_cast<const uint16_t*>(src) + i0 + p * k_stride;
           uint32_t* const to = reinterpret_cast<uint32_t*>(dst + i0 * width + p);
           typename Isa::template Vec<uint32_t> block[L];
           if (p + 2 * L <= k) {
@@ -266,7 +248,7 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
             for (int r = 0; r < L; ++r) {
               __builtin_prefetch(from + (2 * r + 2 * L) * k_stride);
               __builtin_prefetch(from + (2 * r + 2 * L + 1) * k_stride);
-              block[r] = load_pairs<Isa>(from + 2 * r * k_stride, k_stride, true);
+              block[r] = load_group<Isa, 2>(from + 2 * r * k_stride, k_stride, L);
             }
             transpose<Isa, uint32_t>(block);
 #pragma GCC unroll 16
@@ -275,7 +257,8 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
           }
           std::memset(block, 0, sizeof(block));
           for (int64_t r = 0; r < pairs; ++r)
-            block[r] = load_pairs<Isa>(from + 2 * r * k_stride, k_stride, p + 2 * r + 1 < k);
+            block[r] = p + 2 * r + 1 < k ? load_group<Isa, 2>(from + 2 * r * k_stride, k_stride, L)
+                                         : load_group<Isa, 1>(from + 2 * r * k_stride, 0, L);
           transpose<Isa, uint32_t>(block);
           for (int r = 0; r < L; ++r)
             store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(dst + (i0 + r) * width + p), block[r],

@@ -16,7 +16,7 @@ PanelFormat panel_format(DType in, int64_t n, int64_t k, const IsaTraits& isa) {
   f.vectors = static_cast<int16_t>(unit ? kUnitVectors : isa.panel_vectors);
   f.group = static_cast<int16_t>(group_of(sums.compute, in));
   f.depth = unit ? kUnitDepth : 1;
-  f.start = sums.compute == Compute::i8_dot;
+  f.shift = sums.compute == Compute::byte_dot;
   // 16-bit floats are widened by the loads of the micro-kernel; short integers are stored as they are computed with.
   f.bytes = static_cast<int16_t>(f.group > 1 || is_16bit(in) ? element_size(in) : compute_bytes(sums.compute));
   return f;
@@ -29,7 +29,7 @@ int64_t PanelFormat::size() const {
 
 bool PanelFormat::has_size() const {
   const double padded_columns = static_cast<double>(n) * parts() + lanes;
-  const double padded_rows = (static_cast<double>(k) / kc + 1) * (kc + (1.0 + start) * group * depth);
+  const double padded_rows = (static_cast<double>(k) / kc + 1) * (kc + 1.0 * group * depth);
   return padded_columns * padded_rows * bytes < 0x1p62;
 }
 
@@ -37,7 +37,7 @@ bool PanelFormat::describes(int64_t held) const {
   if (magic != kMagic || dtype < 0 || dtype >= static_cast<int16_t>(DType::boolean)) return false;
   if (n < 0 || k < 0 || kc < 1 || lanes < 1 || vectors < 1 || group < 1 || depth < 1) return false;
   const int64_t element = element_size(static_cast<DType>(dtype)) / parts();
-  if ((bytes != element && !(bytes == 4 && element < 4)) || start < 0 || start > 1) return false;
+  if ((bytes != element && !(bytes == 4 && element < 4)) || shift < 0 || shift > (bytes == 1)) return false;
   return has_size() && size() == held;
 }
 
@@ -52,11 +52,12 @@ void unpack(const PanelFormat& f, const char* panels, S* weight) {
     const int64_t rows = min64(f.kc, f.k - k0);
     for (int64_t panel = 0; panel < f.panels(); ++panel) {
       const int64_t first = split.begin(panel) * f.lanes, width = split.begin(panel + 1) * f.lanes - first;
-      const char* from = panels + split.begin(panel) * (f.steps(rows) + f.start) * f.step_bytes();
+      const char* from = panels + split.begin(panel) * f.steps(rows) * f.step_bytes();
       for (int64_t j = 0; j < width && first + j < columns; ++j)
         for (int64_t p = 0; p < rows; ++p) {
           P value;
           std::memcpy(&value, from + (((p / f.group) * width + j) * f.group + p % f.group) * f.bytes, sizeof(P));
+          if (f.shift) value ^= 0x80;
           weight[(first + j) / parts * row + (k0 + p) * parts + (first + j) % parts] = static_cast<S>(value);
         }
     }

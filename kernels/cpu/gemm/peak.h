@@ -46,11 +46,11 @@ double peak_rate(DType type, double seconds) {
     case DType::i64: return peak_of<Isa, Real<Isa, uint64_t, uint64_t>>(seconds, 2);
     case DType::i8:
       if constexpr (Isa::kMatrixUnit) return Isa::template Unit<int8_t, uint32_t>::peak_rate(seconds);
-      if constexpr (Isa::kInt8Dot) return peak_of<Isa, Int8Dot<Isa>>(seconds, 8);
+      if constexpr (Isa::kInt8Dot) return peak_of<Isa, ByteDot<Isa, int8_t>>(seconds, 8);
       return peak_of<Isa, Real<Isa, uint32_t, uint32_t>>(seconds, 2);
     case DType::bf16:
       if constexpr (Isa::kMatrixUnit) return Isa::template Unit<bf16, float>::peak_rate(seconds);
-      if constexpr (Isa::kBf16Dot) return peak_of<Isa, Bf16Dot<Isa>>(seconds, 4);
+      if constexpr (Isa::kBf16Dot) return peak_of<Isa, PairDot<Isa, bf16, float>>(seconds, 4);
       [[fallthrough]];
     case DType::f32:
     case DType::f16:

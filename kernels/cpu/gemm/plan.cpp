@@ -13,8 +13,9 @@ double rate(Compute c) {
     case Compute::f64: return 55;
     case Compute::u32: return 55;
     case Compute::u64: return 25;
-    case Compute::bf16_dot: return 200;
-    case Compute::i8_dot: return 400;
+    case Compute::bf16_dot:
+    case Compute::i16_dot: return 200;
+    case Compute::byte_dot: return 400;
     case Compute::matrix_unit: return 1000;
     default: return 110;
   }
@@ -25,9 +26,6 @@ constexpr double kParallelFromNs = 6000;  // a hot region costs 0.8 us, a cold o
 
 constexpr int64_t kKeptBytes = 8 << 20;  // of packed A
 
-// Rows up to which a k-contiguous B is cheaper read in place by dot products than packed (transposed).
-int64_t dot_rows(DType in) { return in == DType::bf16 ? 16 : 8; }
-
 bool unit(int64_t stride, int64_t extent) { return stride == 1 || extent == 1; }
 
 // What is rounded to the result's own type after each chain is summed over at most this many terms. More terms are
@@ -36,7 +34,8 @@ bool unit(int64_t stride, int64_t extent) { return stride == 1 || extent == 1; }
 int64_t chain_of(Compute c, DType in) {
   switch (c) {
     case Compute::bf16_dot:
-    case Compute::i8_dot: return 2048;
+    case Compute::i16_dot:
+    case Compute::byte_dot: return 2048;
     case Compute::matrix_unit: return 4096 / element_size(in);  // the sums leave the unit slowly
     default: return is_16bit(in) ? 1024 : compute_bytes(c) == 4 ? 384 : 256;
   }
@@ -57,9 +56,8 @@ Arithmetic arithmetic(DType in, int64_t K, const IsaTraits& isa) {
     case DType::f16: c = Compute::f32; break;
     case DType::bf16: c = fills_unit ? Compute::matrix_unit : isa.bf16_dot ? Compute::bf16_dot : Compute::f32; break;
     case DType::i8:
-    case DType::u8:
-      c = fills_unit ? Compute::matrix_unit : isa.i8_dot && in == DType::i8 ? Compute::i8_dot : Compute::u32;
-      break;
+    case DType::u8: c = fills_unit ? Compute::matrix_unit : isa.i8_dot ? Compute::byte_dot : Compute::u32; break;
+    case DType::i16: c = Compute::i16_dot; break;
     default: c = Compute::u32;
   }
   return {c, chain_of(c, in)};
@@ -98,10 +96,11 @@ struct Planner {
   // Panels fix the order of the sums; integers are exact in any order.
   const bool ordered = g.b_panels || (g.batch_invariant && !is_integral(g.in));
   const bool sixteen_bit = is_16bit(g.in);
+  const bool narrow_integer = is_byte(g.in) || g.in == DType::i16;
   const bool same_type = g.in == DType::f32 || g.in == DType::f64 || g.in == DType::i32 || g.in == DType::i64;
   const bool a_k_contiguous = unit(g.A.col_stride, g.K), b_k_contiguous = unit(g.B.row_stride, g.K);
   const bool b_n_contiguous = unit(g.B.col_stride, g.N);
-  bool skinny = false;  // a matrix unit overtakes from the second tile on, the packing of its B included
+  bool skinny = false;  // few enough rows to read a weight in place, tile after tile
 
   int64_t panel() const { return static_cast<int64_t>(p.lanes) * isa.panel_vectors; }
   bool in_unit() const { return p.compute == Compute::matrix_unit && p.driver == Driver::tiled; }
@@ -110,6 +109,7 @@ struct Planner {
   int max_rows() const { return in_unit() ? kUnitRows : p.tall > 0 ? p.tall : kMaxRows; }
 
   void choose_compute();
+  Compute in_place() const;
   bool takes_dots() const;
   void choose_packing();
   void choose_chain();
@@ -122,23 +122,38 @@ struct Planner {
 void Planner::choose_compute() {
   p.complex = is_complex(g.in);
   p.compute = arithmetic(g.in, g.K, isa).compute;
-  if (g.M == 1 && element_size(g.in) == 1 && !g.b_panels) p.compute = Compute::u32;
   p.lanes = isa.vector_bytes / compute_bytes(p.compute);
   p.rows = p.complex ? 2 * g.M : g.M;
   p.cols = p.complex ? 2 * g.N : g.N;
-  skinny = g.M <= (p.compute == Compute::matrix_unit ? 1 : 2) * kMaxRows;
+  // Against packing: 16x4096x4096 of float32 3.6 and 2.3 ms in place, of bfloat16 2.0 and 1.7, 24 rows 4.1 and 3.8, 2.5
+  // and 2.9 (Zen 5, two threads). A matrix unit overtakes from the second tile on, the packing of its B included, and
+  // beside one three tiles have not been measured.
+  skinny = g.M <= (p.compute == Compute::matrix_unit ? 1 : isa.matrix_unit ? 2 : 3) * kMaxRows;
 }
 
-// x @ W.T for few rows reads W once, in place.
+// x @ W.T for few rows reads W once, in place. rows: up to which that is faster than to pack W, which turns it.
 bool Planner::takes_dots() const {
-  return !ordered && (same_type || sixteen_bit) && b_k_contiguous && !b_n_contiguous && a_k_contiguous &&
-         g.M <= dot_rows(g.in) && g.K >= p.lanes && (g.in != DType::f16 || isa.converts_f16);
+  const bool pairs = g.in == DType::bf16 || g.in == DType::i16, quads = isa.i8_dot && !isa.matrix_unit && is_byte(g.in);
+  const int64_t rows = pairs || quads ? 16 : isa.matrix_unit && is_byte(g.in) ? kMaxRows : 8;
+  return !ordered && !p.complex && b_k_contiguous && !b_n_contiguous && a_k_contiguous && g.M <= rows &&
+         g.K >= p.lanes && (g.in != DType::f16 || isa.converts_f16);
+}
+
+// What B is computed with where it lies. Whole groups of rows become the lanes of dot products on the way; pairs of
+// bfloat16 not on CPUs with a matrix unit, whose vectors multiply them no faster than float32.
+Compute Planner::in_place() const {
+  if (g.in == DType::bf16) return isa.bf16_dot && !isa.matrix_unit && g.K % 2 == 0 ? Compute::bf16_dot : Compute::f32;
+  if (g.in == DType::f16) return Compute::f32;
+  if (g.in == DType::i16) return g.K % 2 == 0 ? Compute::i16_dot : Compute::u32;
+  if (is_byte(g.in)) return isa.i8_dot && g.K % 4 == 0 ? Compute::byte_dot : Compute::u32;
+  return p.compute;
 }
 
 void Planner::choose_packing() {
   // B in place needs whole vectors or masks, unit stride, and a type that loads convert.
-  const bool loads_convert = skinny && ((g.in == DType::bf16 && (!ordered || p.compute == Compute::f32)) ||
-                                        (g.in == DType::f16 && isa.converts_f16));
+  const bool loads_convert =
+      skinny && (narrow_integer || (g.in == DType::bf16 && (!ordered || p.compute == in_place())) ||
+                 (g.in == DType::f16 && isa.converts_f16));
   const bool readable =
       b_n_contiguous && (same_type || p.complex || loads_convert) && (isa.masked_loads || p.cols % p.lanes == 0);
   // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads, and with rows
@@ -157,7 +172,7 @@ void Planner::choose_packing() {
   // Of a packed weight: widened in a block, once it is reused enough.
   const bool worth_widening = sixteen_bit && p.compute == Compute::f32 && g.M > 8 * kMaxRows;
   p.pack_b = g.b_panels ? worth_widening : !readable || worth_packing;
-  if (sixteen_bit && !p.pack_b && !g.b_panels) p.compute = Compute::f32;
+  if (!p.pack_b && !g.b_panels) p.compute = in_place();
   // A: what is not computed in its own type is converted; groups are read in place where they are whole and neighbours.
   const int64_t group = group_of(p.compute, g.in) * (p.compute == Compute::matrix_unit ? kUnitDepth : 1);
   const bool a_converts = !p.complex && !same_type && group == 1;
@@ -181,14 +196,18 @@ void Planner::choose_chain() {
   p.b_far = g.K * g.N > (1 << 16);
   if (!p.pack_b && !g.b_panels && skinny && p.b_far)
     p.kc = 64;
-  else if (p.pack_b && b_n_contiguous && sixteen_bit && g.M <= 8 * kMaxRows && g.N > panel() && g.K * g.N > (1 << 20))
+  else if (p.pack_b && b_n_contiguous && (sixteen_bit || own_bytes()) && g.M <= 8 * kMaxRows && g.N > panel() &&
+           g.K * g.N > (1 << 20))
     p.kc = 256;  // many panels fit L2 and are packed together, in long runs of each row
 }
 
 void Planner::choose_tile() {
-  const int max_vectors = in_unit() ? kUnitVectors : isa.panel_vectors;
+  const bool wide = p.driver == Driver::tiled && p.rows == 1 && !p.pack_b && !g.b_panels;
+  const int max_vectors = in_unit() ? kUnitVectors : wide ? wide_vectors(isa.panel_vectors) : isa.panel_vectors;
   const int64_t vectors = ceil_div(p.cols, p.lanes);
-  p.nv = static_cast<int>(ceil_div(vectors, ceil_div(vectors, max_vectors)));
+  int64_t panels = ceil_div(vectors, max_vectors);
+  if (wide) panels = min64(ceil_div(panels, threads) * threads, ceil_div(vectors, isa.panel_vectors));
+  p.nv = static_cast<int>(ceil_div(vectors, panels));
   // Fewer tiles are begun and ended: 100000x16x16 bfloat16 went from 124 to 99 us, 4096 of 16^3 from 164 to 127 (Zen
   // 5). Not where threads would go without one.
   const int tall = tall_rows(isa.panel_vectors);
@@ -290,7 +309,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
 }
 
 std::string Plan::text() const {
-  static const char* const computes[] = {"f32", "f64", "u32", "u64", "bf16_dot", "i8_dot", "matrix_unit"};
+  static const char* const computes[] = {"f32", "f64", "u32", "u64", "bf16_dot", "i16_dot", "byte_dot", "matrix_unit"};
   std::ostringstream s;
   s << (driver == Driver::dot ? "dot" : "tiled") << " compute=" << computes[static_cast<int>(compute)]
     << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << (tall > 0 ? " tall" : "")

@@ -29,7 +29,7 @@ enum class Driver : int8_t {
 };
 
 // How the operands are computed with.
-enum class Compute : int8_t { f32, f64, u32, u64, bf16_dot, i8_dot, matrix_unit };
+enum class Compute : int8_t { f32, f64, u32, u64, bf16_dot, i16_dot, byte_dot, matrix_unit };
 
 struct IsaTraits {
   const char* name;
@@ -53,6 +53,8 @@ constexpr IsaTraits kLevels[] = {
 constexpr int kMaxRows = 6;  // rows of a tile: 6 x 4 vectors + 4 + 1 of 32 registers; 6 x 2 + 2 + 1 of 16
 // Rows of a tile where all of N is one vector: registers that a narrow panel leaves free. Two vectors gain nothing.
 constexpr int tall_rows(int panel_vectors) { return panel_vectors == 4 ? 16 : 12; }
+// Vectors of a panel of a single row, whose accumulators leave room for them: longer runs of what is read in place.
+constexpr int wide_vectors(int panel_vectors) { return panel_vectors == 4 ? 16 : 8; }
 constexpr int kUnitRows = 32, kUnitVectors = 2;  // of a tile in a matrix unit
 constexpr int kUnitDepth = 16;                   // steps that a panel for it is padded to
 constexpr int kUnitSlice = 8 * kUnitDepth;       // steps of a panel (16 KB) that stay in L1 ...
@@ -60,10 +62,13 @@ constexpr int kUnitTiles = 4;                    // ... while so many tiles pass
 
 // Neighbours along k that a step multiplies.
 constexpr int group_of(Compute c, DType in) {
-  return c == Compute::matrix_unit ? 4 / element_size(in) : c == Compute::bf16_dot ? 2 : c == Compute::i8_dot ? 4 : 1;
+  return c == Compute::bf16_dot || c == Compute::i16_dot || c == Compute::byte_dot || c == Compute::matrix_unit
+             ? 4 / element_size(in)
+             : 1;
 }
 
 constexpr int compute_bytes(Compute c) { return c == Compute::f64 || c == Compute::u64 ? 8 : 4; }
+constexpr bool is_byte(DType in) { return in == DType::i8 || in == DType::u8; }
 constexpr bool is_16bit(DType in) { return in == DType::bf16 || in == DType::f16; }
 
 // What the bits of a result depend on beside its operands, for a given dtype, K and ISA.

@@ -39,7 +39,7 @@ void configure(int rows) {
 
 template <class Isa, class S, class O>
 struct MatrixUnit {
-  static constexpr bool kMatrixUnit = true, kStart = false;
+  static constexpr bool kMatrixUnit = true, kShift = false;
   static constexpr int kRows = kUnitRows, kVectors = kUnitVectors, kDepth = kUnitDepth, kLanes = 16,
                        kGroup = 4 / sizeof(S);
   using Scalar = std::conditional_t<std::is_same_v<S, bf16>, float, uint32_t>;

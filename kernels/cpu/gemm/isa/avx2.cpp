@@ -23,6 +23,10 @@ struct Avx2 : Portable<32> {
     std::memcpy(whole, p, n * sizeof(S));
     return widen(whole);
   }
+  static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
+    return acc + reinterpret_cast<Vec<uint32_t>>(
+                     _mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+  }
   static inline void narrow(f16* p, Vec<float> v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                      _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));

@@ -15,8 +15,10 @@ struct Avx512 : Portable<64> {
 
   // The lanes whose bits are set, the rest 0.
   template <class T>
-  static inline Vec<T> load_masked(const T* p, uint32_t lanes) {
-    if constexpr (sizeof(T) == 2)
+  static inline Vec<T> load_masked(const T* p, uint64_t lanes) {
+    if constexpr (sizeof(T) == 1)
+      return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi8(static_cast<__mmask64>(lanes), p));
+    else if constexpr (sizeof(T) == 2)
       return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi16(static_cast<__mmask32>(lanes), p));
     else if constexpr (sizeof(T) == 4)
       return reinterpret_cast<Vec<T>>(_mm512_maskz_loadu_epi32(static_cast<__mmask16>(lanes), p));
@@ -25,7 +27,7 @@ struct Avx512 : Portable<64> {
   }
   template <class T>
   static inline Vec<T> load_partial(const T* p, int n) {
-    return load_masked<T>(p, n >= 32 ? ~0u : (1u << n) - 1);
+    return load_masked<T>(p, n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1);
   }
   template <class T>
   static inline void store_partial(T* p, Vec<T> v, int n) {
@@ -44,6 +46,20 @@ struct Avx512 : Portable<64> {
       return Portable<64>::widen_integers<To>(p);
     }
   }
+  template <class To, class From>
+  static inline Vec<To> widen_integers_partial(const From* p, int n) {
+    if constexpr (sizeof(From) == 1 && sizeof(To) == 4) {
+      const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1), p);
+      return reinterpret_cast<Vec<To>>(std::is_signed_v<From> ? _mm512_cvtepi8_epi32(bytes)
+                                                              : _mm512_cvtepu8_epi32(bytes));
+    } else if constexpr (sizeof(From) == 2 && sizeof(To) == 4) {
+      const __m256i shorts = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
+      return reinterpret_cast<Vec<To>>(std::is_signed_v<From> ? _mm512_cvtepi16_epi32(shorts)
+                                                              : _mm512_cvtepu16_epi32(shorts));
+    } else {
+      return Portable<64>::widen_integers_partial<To>(p, n);
+    }
+  }
   static inline Vec<float> widen(const f16* p) {
     return reinterpret_cast<Vec<float>>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
   }
@@ -60,6 +76,10 @@ struct Avx512 : Portable<64> {
     static_assert(sizeof(S) == 2, "16-bit elements");
     _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << n) - 1),
                              _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
+    return acc + reinterpret_cast<Vec<uint32_t>>(
+                     _mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
   }
   static inline void narrow(f16* p, Vec<float> v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),

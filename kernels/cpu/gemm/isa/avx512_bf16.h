@@ -23,6 +23,10 @@ struct Avx512Bf16 : Avx512 {
     return reinterpret_cast<Vec<uint32_t>>(_mm512_dpbusd_epi32(
         reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
   }
+  static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
+    return reinterpret_cast<Vec<uint32_t>>(_mm512_dpwssd_epi32(
+        reinterpret_cast<__m512i>(acc), reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+  }
   static inline Vec<float> dot_bf16(Vec<float> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
     return reinterpret_cast<Vec<float>>(
         _mm512_dpbf16_ps(reinterpret_cast<__m512>(acc), reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)));

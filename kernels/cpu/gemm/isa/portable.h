@@ -3,10 +3,11 @@
 //   load_partial<T>(p, n)      first n lanes from p, the rest 0; nothing behind p[n - 1] is touched
 //   store_partial<T>(p, v, n)  first n lanes to p
 //   widen / widen_partial      16-bit floats to float32
-//   widen_integers<To>(p)      a vector of shorter integers
+//   widen_integers<To>(p)      a vector of shorter integers; widen_integers_partial<To>(p, n): n lanes, the rest 0
 //   narrow                     float32 to 16-bit floats, round to nearest even
 //   copy_partial(to, from, n)  n of a vector of 16-bit elements
 //   dot_i8(acc, a, b)          acc + four products of unsigned bytes of a with signed bytes of b (where kInt8Dot)
+//   dot_i16(acc, a, b)         acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of int16
 //   dot_bf16(acc, a, b)        acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of bfloat16
 #pragma once
 #include "../types.h"
@@ -47,6 +48,12 @@ struct Portable {
     std::memcpy(&v, p, sizeof(v));
     return widen_lanes<To, From, lanes<To>>(v);
   }
+  template <class To, class From>
+  static inline Vec<To> widen_integers_partial(const From* p, int n) {
+    From whole[lanes<To>] = {};
+    std::memcpy(whole, p, n * sizeof(From));
+    return widen_integers<To>(whole);
+  }
   static inline Vec<float> widen(const bf16* p) {
     typedef uint16_t Half __attribute__((vector_size(Bytes / 2)));
     Half h;
@@ -81,6 +88,13 @@ struct Portable {
   }
   static inline void narrow(f16* p, Vec<float> v) {
     for (int i = 0; i < lanes<float>; ++i) p[i] = to_f16(v[i]);
+  }
+  static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
+    const Vec<int32_t> x = reinterpret_cast<Vec<int32_t>>(a), y = reinterpret_cast<Vec<int32_t>>(b);
+    const Vec<int32_t> x_lo = reinterpret_cast<Vec<int32_t>>(a << 16) >> 16,
+                       y_lo = reinterpret_cast<Vec<int32_t>>(b << 16) >> 16;
+    return acc + reinterpret_cast<Vec<uint32_t>>(x_lo) * reinterpret_cast<Vec<uint32_t>>(y_lo) +
+           reinterpret_cast<Vec<uint32_t>>(x >> 16) * reinterpret_cast<Vec<uint32_t>>(y >> 16);
   }
   static inline Vec<float> dot_bf16(Vec<float> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
     const Vec<float> a_lo = reinterpret_cast<Vec<float>>(a << 16), a_hi = reinterpret_cast<Vec<float>>(a & 0xffff0000u);
