@@ -37,15 +37,24 @@ namespace myops::cpu {
 
 // One vector of T from storage S, converting; n of its lanes, the others 0.
 template <class Isa, class T, class S>
-inline typename Isa::template Vec<T> load_converted(const S* p, int n) {
-  constexpr int L = Isa::template lanes<T>;
-  if constexpr (std::is_same_v<T, S>) {
-    return n == L ? Isa::template load<T>(p) : Isa::template load_partial<T>(p, n);
-  } else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
-    return n == L ? Isa::widen(p) : Isa::widen_partial(p, n);
-  } else {
-    return n == L ? Isa::template widen_integers<T>(p) : Isa::template widen_integers_partial<T>(p, n);
-  }
+inline typename Isa::template Vec<T> load_first(const S* p, int n) {
+  if constexpr (std::is_same_v<T, S>)
+    return Isa::template load_partial<T>(p, n);
+  else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>)
+    return Isa::widen_partial(p, n);
+  else
+    return Isa::template widen_integers_partial<T>(p, n);
+}
+// The same, which asks whether they are all of them: not in a loop, where a mask is cheaper.
+template <class Isa, class T, class S>
+inline typename Isa::template Vec<T> load_converted(const S* p, int n = Isa::template lanes<T>) {
+  if (n != Isa::template lanes<T>) return load_first<Isa, T, S>(p, n);
+  if constexpr (std::is_same_v<T, S>)
+    return Isa::template load<T>(p);
+  else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>)
+    return Isa::widen(p);
+  else
+    return Isa::template widen_integers<T>(p);
 }
 
 // Rounding: the level whose verb rounds to a 16-bit float.
@@ -118,9 +127,9 @@ struct Real : RegisterTile<Isa> {
   using Vec = typename Isa::template Vec<T>;
   using Operand = Vec;
   static constexpr int kLanes = Isa::template lanes<T>;
-  static inline Operand load(const S* p, int64_t) { return load_converted<Isa, T, S>(p, kLanes); }
-  static inline Operand load_last(const S* p, int64_t, int n) {
-    return load_converted<Isa, T, S>(p, Isa::kMaskedLoads ? n : kLanes);
+  static inline Operand load(const S* p, int64_t) { return load_converted<Isa, T, S>(p); }
+  static inline Operand load_last(const S* p, int64_t step, int n) {
+    return Isa::kMaskedLoads ? load_first<Isa, T, S>(p, n) : load(p, step);
   }
   static constexpr int kGroup = 1;  // elements of A along k in a step
   static inline T scalar(const A* p) { return *p; }
@@ -139,15 +148,18 @@ inline Acc dot_pairs(Acc acc, typename Isa::template Vec<uint32_t> a, typename I
     return Isa::dot_i16(acc, a, b);
 }
 
-// Of neighbouring rows of 16 or 8 bits that lie `row` apart, n of a vector's columns: in each lane a column, its first
-// row in the lowest bits. Rows: how many there are.
-template <class Isa, int Rows, class Bits>
-inline typename Isa::template Vec<uint32_t> load_group(const Bits* p, int64_t row, int n) {
-  typename Isa::template Vec<uint32_t> group = load_converted<Isa, uint32_t>(p, n);
+// Rows of 16 or 8 bits as groups: in each lane of 32 bits a column, its first row lowest. load(r): a vector of row r.
+template <class Isa, class Bits, class Load>
+inline typename Isa::template Vec<uint32_t> group_rows(const Load& load) {
+  typename Isa::template Vec<uint32_t> group = load(0);
 #pragma GCC unroll 4
-  for (int r = 1; r < Rows; ++r)
-    group |= load_converted<Isa, uint32_t>(p + r * row, n) << (8 * static_cast<int>(sizeof(Bits)) * r);
+  for (int r = 1; r < 4 / static_cast<int>(sizeof(Bits)); ++r)
+    group |= load(r) << (8 * static_cast<int>(sizeof(Bits)) * r);
   return group;
+}
+template <class Isa, class Bits>
+inline typename Isa::template Vec<uint32_t> load_group(const Bits* p, int64_t row) {
+  return group_rows<Isa, Bits>([&](int r) { return load_converted<Isa, uint32_t>(p + r * row); });
 }
 
 // Neighbours along k in the lanes of 32 bits that the dot products of an ISA multiply. InPlace: B is read as it lies,
@@ -161,13 +173,19 @@ struct Grouped : RegisterTile<Isa> {
   using Vec = typename Isa::template Vec<T>;
   using Operand = typename Isa::template Vec<uint32_t>;
   static constexpr int kGroup = 4 / sizeof(S), kLanes = Isa::template lanes<T>;
-  static inline Operand load(const B* p, int64_t step) { return load_last(p, step, kLanes); }
-  static inline Operand load_last(const B* p, int64_t step, int n) {
-    using Bits = std::conditional_t<sizeof(S) == 1, uint8_t, uint16_t>;
+  using Bits = std::conditional_t<sizeof(S) == 1, uint8_t, uint16_t>;
+  static inline Operand load(const B* p, int64_t step) {
     if constexpr (InPlace)
-      return load_group<Isa, kGroup>(reinterpret_cast<const Bits*>(p), step / kGroup, Isa::kMaskedLoads ? n : kLanes);
+      return load_group<Isa>(reinterpret_cast<const Bits*>(p), step / kGroup);
     else
-      return Isa::template load<uint32_t>(p);  // padded
+      return Isa::template load<uint32_t>(p);
+  }
+  static inline Operand load_last(const B* p, int64_t step, int n) {
+    if constexpr (InPlace && Isa::kMaskedLoads) {
+      const Bits* row = reinterpret_cast<const Bits*>(p);
+      return group_rows<Isa, Bits>([&](int r) { return load_first<Isa, uint32_t>(row + r * (step / kGroup), n); });
+    }
+    return load(p, step);  // packed panels are padded
   }
   static inline uint32_t scalar(const A* p) {
     uint32_t group;
@@ -202,11 +220,9 @@ struct ByteDot : Grouped<Isa, S, uint32_t, uint32_t, InPlace> {
   using typename Base::B;
   using typename Base::Operand;
   static constexpr bool kShift = true;
-  static inline Operand load(const B* p, int64_t step) { return load_last(p, step, ByteDot::kLanes); }
-  static inline Operand load_last(const B* p, int64_t step, int n) {
-    const Operand quads = Base::load_last(p, step, n);
-    return InPlace ? quads ^ kByteShift : quads;  // else when it was packed
-  }
+  static constexpr uint32_t kShiftHere = InPlace ? kByteShift : 0;  // else it was done in packing
+  static inline Operand load(const B* p, int64_t step) { return Base::load(p, step) ^ kShiftHere; }
+  static inline Operand load_last(const B* p, int64_t step, int n) { return Base::load_last(p, step, n) ^ kShiftHere; }
   static inline Operand multiply_add(Operand acc, uint32_t a, Operand b) {
     return dot_bytes<Isa, S>(acc, Operand{} + a, b);
   }

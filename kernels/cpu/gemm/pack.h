@@ -148,7 +148,7 @@ void pack_b_pairs(const uint16_t* src, int64_t k_stride, int64_t n_stride, int64
         __builtin_prefetch(even + j + ahead);
         __builtin_prefetch(even + k_stride + j + ahead);
         Isa::template store<uint32_t>(
-            out + j, whole ? load_group<Isa, 2>(even + j, k_stride, L) : load_group<Isa, 1>(even + j, 0, L));
+            out + j, whole ? load_group<Isa>(even + j, k_stride) : load_converted<Isa, uint32_t>(even + j));
       }
     for (; j < width; ++j)
       out[j] = j >= n ? 0u : even[j * n_stride] | (whole ? static_cast<uint32_t>(odd[j * n_stride]) << 16 : 0u);
@@ -188,7 +188,7 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
             for (int j = 0; j < cols; ++j) bytes[q * L + j] = row[q * k_stride + j * n_stride];
           row = bytes, row_stride = L;
         }
-        put(p / 4, load_group<Isa, 4>(row, row_stride, L));
+        put(p / 4, load_group<Isa>(row, row_stride));
       }
     }
   }
@@ -248,7 +248,7 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
             for (int r = 0; r < L; ++r) {
               __builtin_prefetch(from + (2 * r + 2 * L) * k_stride);
               __builtin_prefetch(from + (2 * r + 2 * L + 1) * k_stride);
-              block[r] = load_group<Isa, 2>(from + 2 * r * k_stride, k_stride, L);
+              block[r] = load_group<Isa>(from + 2 * r * k_stride, k_stride);
             }
             transpose<Isa, uint32_t>(block);
 #pragma GCC unroll 16
@@ -257,8 +257,8 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
           }
           std::memset(block, 0, sizeof(block));
           for (int64_t r = 0; r < pairs; ++r)
-            block[r] = p + 2 * r + 1 < k ? load_group<Isa, 2>(from + 2 * r * k_stride, k_stride, L)
-                                         : load_group<Isa, 1>(from + 2 * r * k_stride, 0, L);
+            block[r] = p + 2 * r + 1 < k ? load_group<Isa>(from + 2 * r * k_stride, k_stride)
+                                         : load_converted<Isa, uint32_t>(from + 2 * r * k_stride);
           transpose<Isa, uint32_t>(block);
           for (int r = 0; r < L; ++r)
             store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(dst + (i0 + r) * width + p), block[r],

@@ -128,7 +128,8 @@ void Planner::choose_compute() {
   // Against packing: 16x4096x4096 of float32 3.6 and 2.3 ms in place, of bfloat16 2.0 and 1.7, 24 rows 4.1 and 3.8, 2.5
   // and 2.9 (Zen 5, two threads). A matrix unit overtakes from the second tile on, the packing of its B included, and
   // beside one three tiles have not been measured.
-  skinny = g.M <= (p.compute == Compute::matrix_unit ? 1 : isa.matrix_unit ? 2 : 3) * kMaxRows;
+  const bool large = g.K * g.N > (1 << 18) && !isa.matrix_unit;
+  skinny = g.M <= (p.compute == Compute::matrix_unit ? 1 : large ? 3 : 2) * kMaxRows;
 }
 
 // x @ W.T for few rows reads W once, in place. rows: up to which that is faster than to pack W, which turns it.
