@@ -133,6 +133,18 @@ def test_few_rows(device: str, dtype: torch.dtype, order: str) -> None:
             )
 
 
+@pytest.mark.parametrize("dtype_", COMPLEX)
+def test_few_rows_of_conjugates(device: str, dtype_: torch.dtype) -> None:
+    def whole(*shape: int) -> Tensor:
+        return torch.complex(*torch.randint(-3, 4, (2, *shape)).double()).to(device, dtype_)
+
+    for m, n, k in [(1, 70, 33), (2, 65, 64), (3, 5, 100), (8, 131, 17)]:
+        a, w, c = whole(m, k), whole(n, k), whole(m, n)
+        for x, y, z in itertools.product((a, a.conj()), (w.mT, w.mH), (c, c.conj())):
+            exact = torch.addmm(*(t.to(torch.complex128).cpu().resolve_conj() for t in (z, x, y)), beta=2, alpha=3)
+            assert torch.equal(myops.addmm(z, x, y, beta=2, alpha=3).cpu(), exact.to(dtype_)), (m, n, k)
+
+
 @pytest.mark.parametrize("order", ["NN", "NT", "TN", "TT"])
 def test_tall_tiles(device: str, dtype: torch.dtype, order: str) -> None:
     """One vector of columns: tiles of 12 or 16 rows, then those of what is left, with an addend and in a batch."""

@@ -522,51 +522,62 @@ struct Tiled {
 // x @ W.T for few rows: W is read once, in place, along k.
 template <class Isa, class T, class S, class Step>
 struct Dot {
-  static constexpr int kCols = 4, kChunk = 64, kMaxM = 16;
+  static constexpr int kCols = 4, kChunk = 64, kMaxM = 16, kUnit = Step::kComplex ? 2 : 1;
+  static constexpr int kRows = Isa::kDotRows / kUnit;
   using Kernel = void (*)(int64_t, const S*, int64_t, const S*, int64_t, T*, int64_t);
 
+  template <int MR, int NC>
+  static constexpr Kernel kernel_of() {
+    if constexpr (Step::kComplex)
+      return &complex_dot_kernel<Isa, T, MR, NC>;
+    else
+      return &dot_kernel<Isa, T, S, Step, MR, NC>;
+  }
   template <int MR>
   static constexpr Kernel kernel_for(int nc) {
-    constexpr Kernel k[kCols] = {&dot_kernel<Isa, T, S, Step, MR, 1>, &dot_kernel<Isa, T, S, Step, MR, 2>,
-                                 &dot_kernel<Isa, T, S, Step, MR, 3>, &dot_kernel<Isa, T, S, Step, MR, 4>};
+    constexpr Kernel k[kCols] = {kernel_of<MR, 1>(), kernel_of<MR, 2>(), kernel_of<MR, 3>(), kernel_of<MR, 4>()};
     return k[nc - 1];
   }
   static Kernel kernel(int mr, int nc) {
-    if constexpr (Isa::kDotRows >= 4) {
+    if constexpr (kRows >= 4) {
       if (mr == 4) return kernel_for<4>(nc);
       if (mr == 3) return kernel_for<3>(nc);
     }
-    return mr == 2 ? kernel_for<2>(nc) : kernel_for<1>(nc);
+    if constexpr (kRows >= 2)
+      if (mr == 2) return kernel_for<2>(nc);
+    return kernel_for<1>(nc);
   }
 
   static void run(const Gemm& g, const Plan& p, FinishFn<T> finish, const Runtime& rt) {
-    const int64_t chunks = ceil_div(g.N, kChunk);
+    const int64_t chunks = ceil_div(g.N, kChunk), a_row = g.A.row_stride * kUnit, b_col = g.B.col_stride * kUnit;
     const T alpha = scalar<T>(g.alpha), beta = scalar<T>(g.beta);
     run_tasks(rt, p.parallel, g.batch() * chunks, 0, [&](int64_t begin, int64_t end, char*) {
-      alignas(64) T sums[kMaxM * kChunk];
+      constexpr int kSumsRow = kUnit * kChunk;
+      alignas(64) T sums[kMaxM * kSumsRow];
       for (int64_t task = begin; task < end; ++task) {
         const int64_t item = task / chunks, col = task % chunks * kChunk;
         const int cols = static_cast<int>(min64(kChunk, g.N - col));
-        const S* a = at<S>(g.A.data, batch_offset(g, g.A, item));
-        const S* b = at<S>(g.B.data, batch_offset(g, g.B, item) + col * g.B.col_stride);
-        const int tiles = static_cast<int>(ceil_div(g.M, Isa::kDotRows));
+        const S* a = at<S>(g.A.data, batch_offset(g, g.A, item) * kUnit);
+        const S* b = at<S>(g.B.data, batch_offset(g, g.B, item) * kUnit + col * b_col);
+        const int tiles = static_cast<int>(ceil_div(g.M, kRows));
         const int together = g.M == 1 ? Isa::kRowColumns : kCols;
         for (int j = 0; j < cols; j += together) {
           const int nc = cols - j < together ? cols - j : together;
           for (int i = 0; i < tiles; ++i) {
             const int row = static_cast<int>(part_begin(g.M, tiles, i));
             const int mr = static_cast<int>(part_begin(g.M, tiles, i + 1)) - row;
-            kernel(mr, nc)(g.K, a + row * g.A.row_stride, g.A.row_stride, b + j * g.B.col_stride, g.B.col_stride,
-                           sums + row * kChunk + j, kChunk);
+            kernel(mr, nc)(g.K * kUnit, a + row * a_row, a_row, b + j * b_col, b_col,
+                           sums + kUnit * (row * kSumsRow + j), kSumsRow);
           }
         }
         if constexpr (Step::kShift)
           for (int64_t i = 0; i < g.M; ++i) {
-            const T shift = shift_of_row<Isa, S>(a + i * g.A.row_stride, g.K);
+            const T shift = shift_of_row<Isa, S>(a + i * a_row, g.K);
             for (int j = 0; j < cols; ++j) sums[i * kChunk + j] += shift;
           }
-        EpilogueArgs<T> e{sums,  kChunk, static_cast<int>(g.M), cols,           false,          false,         false,
-                          alpha, beta,   g.C.row_stride,        g.C.col_stride, g.D.row_stride, g.D.col_stride};
+        EpilogueArgs<T> e{
+            sums,  kSumsRow, static_cast<int>(g.M), cols,           g.A.conj,       g.B.conj,      g.C.conj,
+            alpha, beta,     g.C.row_stride,        g.C.col_stride, g.D.row_stride, g.D.col_stride};
         using Any = Tiled<Isa, Real<Isa, T, T>, T>;
         char* const d = Any::element(g.D, g.out, batch_offset(g, g.D, item), 0, col);
         finish(e, Any::element(g.C, g.c_type, g.C.data == nullptr ? 0 : batch_offset(g, g.C, item), 0, col),
@@ -631,7 +642,10 @@ struct RunGemm {
       constexpr bool bytes = sizeof(S) == 1 && Isa::kInt8Dot;
       using Step = std::conditional_t<pairs, PairDotStep<Isa, S>,
                                       std::conditional_t<bytes, ByteDotStep<Isa, S>, DotStep<Isa, T, S>>>;
-      return Dot<Isa, T, S, Step>::run(g, p, choose_finish<Isa, T, S, W>(g), rt);
+      const FinishFn<T> finish = choose_finish<Isa, T, S, W>(g);
+      if constexpr (std::is_floating_point_v<S>)
+        if (p.complex) return Dot<Isa, T, S, ComplexDotStep<Isa, T>>::run(g, p, finish, rt);
+      return Dot<Isa, T, S, Step>::run(g, p, finish, rt);
     }
     with_tiled<Isa, T, S, W>(g, p, [&](auto tiled) { tiled.run(rt); });
   }

@@ -402,16 +402,22 @@ inline void store_lane_sums(const typename Isa::template Vec<T> (&v)[N], T* d) {
 template <class Isa, class T, class S>
 struct DotStep {  // one vector of T a step
   static constexpr int kStep = Isa::template lanes<T>;
-  static constexpr bool kShift = false;
+  static constexpr bool kShift = false, kComplex = false;
   using Operand = typename Isa::template Vec<T>;
   static inline Operand load(const S* p, int n = kStep) { return load_converted<Isa, T, S>(p, n); }
   static inline Operand load_b(const S* p, int n = kStep) { return load(p, n); }
   static inline Operand multiply_add(Operand acc, Operand a, Operand b) { return acc + a * b; }
 };
 
+template <class Isa, class T>
+struct ComplexDotStep : DotStep<Isa, T, T> {
+  static constexpr bool kComplex = true;
+};
+
 // What several neighbours along k make of a 32-bit lane: pairs of bfloat16, quadruples of bytes.
 template <class Isa, class S>
 struct GroupStep {
+  static constexpr bool kComplex = false;
   static constexpr int kStep = Isa::kBytes / sizeof(S);
   using Operand = typename Isa::template Vec<uint32_t>;
   static inline Operand load(const S* p, int n = kStep) {
@@ -502,6 +508,51 @@ void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col,
     }
     store_lane_sums<Isa, T, NC>(sums, d + i * d_row);
   }
+}
+
+// The same of complex elements, (re, im) side by side, k and strides in real ones: of each row the sums of its real
+// parts times (re, im) and below them, in row d_row, those of its imaginary parts, as the epilogue takes them.
+template <class Isa, class T, int MR, int NC>
+void complex_dot_kernel(int64_t k, const T* a, int64_t a_row, const T* b, int64_t b_col, T* d, int64_t d_row) {
+  using Vec = typename Isa::template Vec<T>;
+  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+  constexpr int L = Isa::template lanes<T>, U = MR * NC >= 2 ? 1 : 2;  // chains along k: four with the two of a product
+  Index other;
+  for (int i = 0; i < L; ++i) other[i] = i ^ 1;
+  Vec same[U][MR][NC] = {}, cross[U][MR][NC] = {};  // lanes: re re, im im; re im, im re
+  const auto step = [&](int64_t p, int n, Vec(&straight)[MR][NC], Vec(&crossed)[MR][NC]) {
+    Vec av[MR];
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; ++i) av[i] = load_converted<Isa, T, T>(a + i * a_row + p, n);
+#pragma GCC unroll 4
+    for (int j = 0; j < NC; ++j) {
+      const Vec bv = load_converted<Isa, T, T>(b + j * b_col + p, n), swapped = __builtin_shuffle(bv, other);
+#pragma GCC unroll 4
+      for (int i = 0; i < MR; ++i) straight[i][j] += av[i] * bv, crossed[i][j] += av[i] * swapped;
+    }
+  };
+  int64_t p = 0;
+  for (; p + U * L <= k; p += U * L)
+#pragma GCC unroll 2
+    for (int u = 0; u < U; ++u) step(p + u * L, L, same[u], cross[u]);
+  for (; p + L <= k; p += L) step(p, L, same[0], cross[0]);
+  if (p < k) step(p, static_cast<int>(k - p), same[0], cross[0]);
+  const auto by_parity = [](Vec v) {  // the sums of the even and of the odd lanes, in the first two
+    if constexpr (L >= 16) add_halves<Isa, T, 8>(v);
+    if constexpr (L >= 8) add_halves<Isa, T, 4>(v);
+    if constexpr (L >= 4) add_halves<Isa, T, 2>(v);
+    return v;
+  };
+  for (int i = 0; i < MR; ++i)
+    for (int j = 0; j < NC; ++j) {
+      Vec straight = same[0][i][j], crossed = cross[0][i][j];
+      if constexpr (U == 2) straight += same[1][i][j], crossed += cross[1][i][j];
+      straight = by_parity(straight), crossed = by_parity(crossed);
+      T* const re = d + 2 * i * d_row + 2 * j;
+      T* const im = re + d_row;
+      re[0] = straight[0], re[1] = crossed[0];
+      im[0] = crossed[1], im[1] = straight[1];
+    }
 }
 
 }  // namespace myops::cpu

@@ -136,8 +136,8 @@ void Planner::choose_compute() {
 bool Planner::takes_dots() const {
   const bool pairs = g.in == DType::bf16 || g.in == DType::i16, quads = isa.i8_dot && !isa.matrix_unit && is_byte(g.in);
   const int64_t rows = pairs || quads ? 16 : isa.matrix_unit && is_byte(g.in) ? kMaxRows : 8;
-  return !ordered && !p.complex && b_k_contiguous && !b_n_contiguous && a_k_contiguous && g.M <= rows &&
-         g.K >= p.lanes && (g.in != DType::f16 || isa.converts_f16);
+  return !ordered && b_k_contiguous && !b_n_contiguous && a_k_contiguous && g.M <= rows && g.K >= p.lanes &&
+         (g.in != DType::f16 || isa.converts_f16);
 }
 
 // What B is computed with where it lies. Whole groups of rows become the lanes of dot products on the way; pairs of
