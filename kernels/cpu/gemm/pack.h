@@ -1,9 +1,9 @@
 // Packing: operands copied, converted and rearranged so that the micro-kernel reads them front to back.
 //
 //   B panel   [k][w]: w columns (whole vectors, padded with zeros) of one k after the other
-//   B pairs   [k / 2][w][2]: two neighbouring k of a column side by side, for dot products of bfloat16 and int16; odd K
-//   padded B quads   [k / 4][w][4]: four of them, for the dot product of bytes, shifted for it or as they are A rows
-//   [m][k]: converted rows, k contiguous, padded where a step takes several k
+//   B pairs   [k / 2][w][2]: two neighbouring k of a column side by side, for bfloat16 and int16; odd K padded
+//   B quads   [k / 4][w][4]: four of them, for bytes, shifted for dot products in registers or as they are
+//   A rows    [m][k]: converted rows, k contiguous, padded where a step takes several k
 //
 // Complex B needs nothing of its own: interleaved (re, im) columns are real columns. Packing moves such an element as
 // one unit, a double for complex64.
