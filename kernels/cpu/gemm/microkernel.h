@@ -356,14 +356,14 @@ inline void add_halves(typename Isa::template Vec<T>& v) {
   for (int i = 0; i < Isa::template lanes<T>; ++i) other[i] = i ^ H;
   v += __builtin_shuffle(v, other);
 }
-// Adds the lanes of each 1 / Parts of v, by halves.
-template <class Isa, class T, int Parts>
+// Adds the lanes of each 1 / Parts of v, by halves, down to Sums lanes side by side.
+template <class Isa, class T, int Parts, int Sums = 1>
 inline void add_parts(typename Isa::template Vec<T>& v) {
   constexpr int L = Isa::template lanes<T> / Parts;
   if constexpr (L >= 16) add_halves<Isa, T, 8>(v);
   if constexpr (L >= 8) add_halves<Isa, T, 4>(v);
   if constexpr (L >= 4) add_halves<Isa, T, 2>(v);
-  if constexpr (L >= 2) add_halves<Isa, T, 1>(v);
+  if constexpr (L >= 2 && Sums == 1) add_halves<Isa, T, 1>(v);
 }
 template <class Isa, class T>
 inline T horizontal_sum(typename Isa::template Vec<T> v) {
@@ -537,17 +537,11 @@ void complex_dot_kernel(int64_t k, const T* a, int64_t a_row, const T* b, int64_
     for (int u = 0; u < U; ++u) step(p + u * L, L, same[u], cross[u]);
   for (; p + L <= k; p += L) step(p, L, same[0], cross[0]);
   if (p < k) step(p, static_cast<int>(k - p), same[0], cross[0]);
-  const auto by_parity = [](Vec v) {  // the sums of the even and of the odd lanes, in the first two
-    if constexpr (L >= 16) add_halves<Isa, T, 8>(v);
-    if constexpr (L >= 8) add_halves<Isa, T, 4>(v);
-    if constexpr (L >= 4) add_halves<Isa, T, 2>(v);
-    return v;
-  };
   for (int i = 0; i < MR; ++i)
     for (int j = 0; j < NC; ++j) {
       Vec straight = same[0][i][j], crossed = cross[0][i][j];
       if constexpr (U == 2) straight += same[1][i][j], crossed += cross[1][i][j];
-      straight = by_parity(straight), crossed = by_parity(crossed);
+      add_parts<Isa, T, 1, 2>(straight), add_parts<Isa, T, 1, 2>(crossed);  // the even and the odd lanes
       T* const re = d + 2 * i * d_row + 2 * j;
       T* const im = re + d_row;
       re[0] = straight[0], re[1] = crossed[0];
