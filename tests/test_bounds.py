@@ -19,9 +19,10 @@ from guarded import guarded
 
 import myops
 
-# Rows of 1 to 19, sums of whole groups of 2 and 4 and of others, columns that fill vectors and panels or do not.
+# Rows of 1 to 19, sums of whole groups of 2 and 4 and of others, columns that fill vectors and panels or do not, few
+# columns.
 PRODUCTS = [(1, 1, 1), (1, 300, 64), (1, 257, 67), (2, 31, 34), (5, 129, 68), (7, 64, 16), (17, 48, 130), (19, 77, 21),
-            (33, 65, 259), (130, 17, 64), (95, 7, 12)]  # fmt: skip
+            (33, 65, 259), (130, 17, 64), (95, 7, 12), (9, 40, 305), (60, 3, 201), (37, 12, 307), (50, 20, 350)]  # fmt: skip
 
 
 def main() -> None:

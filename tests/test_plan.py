@@ -40,6 +40,11 @@ class TestDecisions(expecttest.TestCase):
             ("avx512_bf16", torch.bfloat16, 1, 100000, 16, 16, False, False, 2),
             ("avx512_bf16", torch.bfloat16, 1, 4096, 2048, 2048, True, False, 2),
             ("avx2", torch.float32, 1, 4096, 8, 64, False, False, 2),
+            ("avx512_bf16", torch.float32, 1, 4096, 8, 512, False, False, 2),
+            ("avx512_bf16", torch.float32, 1, 4096, 8, 64, False, True, 2),
+            ("avx512_bf16", torch.bfloat16, 1, 4096, 64, 2048, True, False, 2),
+            ("avx512_bf16", torch.float32, 1, 4, 1024, 24, False, True, 2),
+            ("amx", torch.bfloat16, 1, 4096, 8, 512, False, False, 2),
         ]
         lines = []
         for level, dtype, batch, m, n, k, ta, tb, threads in cases:
@@ -77,6 +82,11 @@ baseline float64 1x33x17x65 NT: tiled compute=f64 tile=6x4 pack=B chain=65 kc=65
 avx512_bf16 bfloat16 1x100000x16x16 NN: tiled compute=bf16_dot tile=16x16 tall pack=B chain=16 kc=16 mc=512 nc=64 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 bfloat16 1x4096x2048x2048 TN: tiled compute=bf16_dot tile=6x64 pack=AB keep-a chain=2048 kc=2048 mc=36 nc=192 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 avx2 float32 1x4096x8x64 NN: tiled compute=f32 tile=12x8 tall pack= chain=64 kc=64 mc=60 nc=16 direct_d=1 parts=2x1 parallel rule="B in place: little reuse"
+avx512_bf16 float32 1x4096x8x512 NN: dot compute=f32 tile=4x64 pack=A chain=512 kc=512 mc=12 nc=384 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
+avx512_bf16 float32 1x4096x8x64 NT: tiled compute=f32 tile=16x16 tall pack=B chain=64 kc=64 mc=64 nc=64 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 bfloat16 1x4096x64x2048 TN: tiled compute=bf16_dot tile=6x64 pack=AB keep-a chain=2048 kc=2048 mc=36 nc=192 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 float32 1x4x1024x24 NT: tiled compute=f32 tile=4x64 pack=B chain=24 kc=24 mc=6 nc=1024 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+amx bfloat16 1x4096x8x512 NN: tiled compute=matrix_unit tile=32x16 pack=B chain=512 kc=512 mc=128 nc=32 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 """,
         )
 

@@ -138,20 +138,29 @@ def test_few_rows_of_conjugates(device: str, dtype_: torch.dtype) -> None:
     def whole(*shape: int) -> Tensor:
         return torch.complex(*torch.randint(-3, 4, (2, *shape)).double()).to(device, dtype_)
 
-    for m, n, k in [(1, 70, 33), (2, 65, 64), (3, 5, 100), (8, 131, 17)]:
+    for m, n, k in [(1, 70, 33), (2, 65, 64), (3, 5, 100), (4, 33, 140), (8, 131, 17), (70, 2, 66), (90, 4, 300)]:
         a, w, c = whole(m, k), whole(n, k), whole(m, n)
-        for x, y, z in itertools.product((a, a.conj()), (w.mT, w.mH), (c, c.conj())):
+        far = a.mT.contiguous().mT
+        for x, y, z in itertools.product((a, a.conj(), far, far.conj()), (w.mT, w.mH), (c, c.conj())):
             exact = torch.addmm(*(t.to(torch.complex128).cpu().resolve_conj() for t in (z, x, y)), beta=2, alpha=3)
             assert torch.equal(myops.addmm(z, x, y, beta=2, alpha=3).cpu(), exact.to(dtype_)), (m, n, k)
 
 
+# Tall tiles: one vector of columns in tiles of 12 or 16 rows, then those of what is left. Few columns: as few rows of the
+# transposed problem, and weights that are turned in packing, with what is left of them.
+TALL = [(64, 16, 5, 1), (95, 15, 7, 1), (97, 1, 65, 1), (127, 4, 31, 1), (17, 8, 16, 9), (31, 16, 33, 5), (12, 3, 2, 11),
+        (83, 2, 1100, 1)]  # fmt: skip
+FEW_COLUMNS = [(300, 2, 64, 1), (131, 4, 131, 2), (70, 8, 520, 1), (50, 12, 1030, 2), (97, 13, 70, 1), (150, 40, 700, 1),
+               (90, 50, 801, 1), (43, 100, 35, 1), (21, 70, 19, 2)]  # fmt: skip
+
+
 @pytest.mark.parametrize("order", ["NN", "NT", "TN", "TT"])
-def test_tall_tiles(device: str, dtype: torch.dtype, order: str) -> None:
-    """One vector of columns: tiles of 12 or 16 rows, then those of what is left, with an addend and in a batch."""
+@pytest.mark.parametrize("cases", [TALL, FEW_COLUMNS], ids=["tall", "few_columns"])
+def test_tiles_at_the_edge(device: str, dtype: torch.dtype, order: str, cases: list[tuple[int, ...]]) -> None:
+    """With an addend and in a batch."""
     generator = torch.Generator().manual_seed(3)
     low = 0 if dtype == torch.uint8 else -1
-    for m, n, k, batch in [(64, 16, 5, 1), (95, 15, 7, 1), (97, 1, 65, 1), (127, 4, 31, 1), (17, 8, 16, 9),
-                           (31, 16, 33, 5), (12, 3, 2, 11), (83, 2, 1100, 1)]:  # fmt: skip
+    for m, n, k, batch in cases:
         a = torch.randint(low, 2, (batch, m, k) if order[0] == "N" else (batch, k, m), generator=generator)
         b = torch.randint(low, 2, (batch, k, n) if order[1] == "N" else (batch, n, k), generator=generator)
         c = torch.randint(low, 2, (batch, m, n), generator=generator)

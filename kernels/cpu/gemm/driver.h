@@ -551,16 +551,36 @@ struct Dot {
     return kernel_for<1>(nc);
   }
 
+  // Rows of A whose elements are not neighbours, copied so that they are.
+  static void pack(const Gemm& g, const S* a, int64_t width, S* to) {
+    if constexpr (kUnit == 2) {
+      pack_b_elements(reinterpret_cast<const Complex<S>*>(a), g.A.row_stride, g.A.col_stride, g.M, g.K, width / 2,
+                      reinterpret_cast<Complex<S>*>(to));
+    } else if constexpr (sizeof(S) < 4) {
+      pack_a_groups<Isa>(a, g.A.row_stride, g.A.col_stride, g.M, g.K, 4 / sizeof(S), width, to);
+    } else {
+      pack_a_rows<Isa, S, S>(a, g.A.row_stride, g.A.col_stride, g.M, g.K, width, to);
+    }
+  }
+
   static void run(const Gemm& g, const Plan& p, FinishFn<T> finish, const Runtime& rt) {
-    const int64_t chunks = ceil_div(g.N, kChunk), a_row = g.A.row_stride * kUnit, b_col = g.B.col_stride * kUnit;
+    const int64_t chunks = ceil_div(g.N, kChunk), b_col = g.B.col_stride * kUnit;
+    const int64_t packed_bytes = p.pack_a ? align64(g.K * kUnit * sizeof(S)) : 0;  // of a row
+    const int64_t a_row = p.pack_a ? packed_bytes / static_cast<int64_t>(sizeof(S)) : g.A.row_stride * kUnit;
     const T alpha = scalar<T>(g.alpha), beta = scalar<T>(g.beta);
-    run_tasks(rt, p.parallel, g.batch() * chunks, 0, [&](int64_t begin, int64_t end, char*) {
+    run_tasks(rt, p.parallel, g.batch() * chunks, g.M * packed_bytes, [&](int64_t begin, int64_t end, char* scratch) {
       constexpr int kSumsRow = kUnit * kChunk;
-      alignas(64) T sums[kMaxM * kSumsRow];
+      alignas(64) T sums[kUnit * kMaxM * kSumsRow];
+      int64_t packed_item = -1;
       for (int64_t task = begin; task < end; ++task) {
         const int64_t item = task / chunks, col = task % chunks * kChunk;
         const int cols = static_cast<int>(min64(kChunk, g.N - col));
         const S* a = at<S>(g.A.data, batch_offset(g, g.A, item) * kUnit);
+        if (p.pack_a) {
+          S* const packed = reinterpret_cast<S*>(scratch);
+          if (item != packed_item) pack(g, a, a_row, packed);
+          a = packed, packed_item = item;
+        }
         const S* b = at<S>(g.B.data, batch_offset(g, g.B, item) * kUnit + col * b_col);
         const int tiles = static_cast<int>(ceil_div(g.M, kRows));
         const int together =

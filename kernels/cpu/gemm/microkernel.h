@@ -76,8 +76,10 @@ inline void store_converted(S* p, typename Isa::template Vec<T> v, int n) {
     const Narrow narrow = __builtin_convertvector(v, Narrow);
     if (n == L)
       std::memcpy(p, &narrow, sizeof(narrow));
+    else if constexpr (sizeof(S) == sizeof(T))
+      Isa::template store_partial<S>(p, narrow, n);
     else
-      std::memcpy(p, &narrow, n * sizeof(S));
+      Isa::copy_partial(p, reinterpret_cast<const S*>(&narrow), n);
   }
 }
 
@@ -385,18 +387,28 @@ inline typename Isa::template Vec<T> add_halves_of(typename Isa::template Vec<T>
   return __builtin_shuffle(v, w, low) + __builtin_shuffle(v, w, high);
 }
 
-// d[j] = the sum of the lanes of v[j]. Four together take half the shuffles, in the same order: the same bits.
-template <class Isa, class T, int N>
-inline void store_lane_sums(const typename Isa::template Vec<T> (&v)[N], T* d) {
-  constexpr int L = Isa::template lanes<T>;
-  if constexpr (N == 4 && L >= 4) {
-    auto sums = add_halves_of<Isa, T, L / 4>(add_halves_of<Isa, T, L / 2>(v[0], v[1]),
-                                             add_halves_of<Isa, T, L / 2>(v[2], v[3]));
-    add_parts<Isa, T, 4>(sums);
-    d[0] = sums[0], d[1] = sums[L / 2], d[2] = sums[L / 4], d[3] = sums[3 * L / 4];
-  } else {
-    for (int j = 0; j < N; ++j) d[j] = horizontal_sum<Isa, T>(v[j]);
+// All stages of P vectors, M pairs in the first: the lanes of v[j] end in the j-th of P parts of v[0].
+template <class Isa, class T, int P, int M>
+inline void add_stages(typename Isa::template Vec<T>* v) {
+  if constexpr (M > 0) {
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) v[i] = add_halves_of<Isa, T, Isa::template lanes<T> / P * M>(v[i], v[i + M]);
+    add_stages<Isa, T, P, M / 2>(v);
   }
+}
+
+// d[j] = the sum of the lanes of v[j], which this overwrites. As many vectors as there are lanes share their shuffles,
+// two a vector where one alone takes four, in the same order: the same bits.
+template <class Isa, class T, int N>
+inline void store_lane_sums(typename Isa::template Vec<T>* v, T* d) {
+  constexpr int L = Isa::template lanes<T>, kMost = N < L ? N : L;
+  constexpr int P = kMost >= 16 ? 16 : kMost >= 8 ? 8 : kMost >= 4 ? 4 : kMost >= 2 ? 2 : 1;
+  add_stages<Isa, T, P, P / 2>(v);
+  add_parts<Isa, T, P>(v[0]);
+  T sums[L];
+  Isa::template store<T>(sums, v[0]);
+  for (int j = 0; j < P; ++j) d[j] = sums[j * (L / P)];
+  if constexpr (N > P) store_lane_sums<Isa, T, N - P>(v + P, d + P);
 }
 
 template <class Isa, class T, class S>
@@ -491,23 +503,26 @@ void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col,
   for (; p + Step::kStep <= k; p += Step::kStep) step(p, acc[0]);
   if (p < k) {
     const int n = static_cast<int>(k - p);
+    typename Step::Operand av[MR];
+#pragma GCC unroll 4
+    for (int i = 0; i < MR; ++i) av[i] = Step::load(a + i * a_row + p, n);
+#pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
       const typename Step::Operand bv = Step::load_b(b + j * b_col + p, n);
-      for (int i = 0; i < MR; ++i)
-        acc[0][i][j] = Step::multiply_add(acc[0][i][j], Step::load(a + i * a_row + p, n), bv);
+#pragma GCC unroll 4
+      for (int i = 0; i < MR; ++i) acc[0][i][j] = Step::multiply_add(acc[0][i][j], av[i], bv);
     }
   }
+  Vec sums[MR * NC];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR * NC; ++i) {
+    sums[i] = acc[0][i / NC][i % NC];
 #pragma GCC unroll 4
-  for (int i = 0; i < MR; ++i) {
-    Vec sums[NC];
-#pragma GCC unroll 4
-    for (int j = 0; j < NC; ++j) {
-      sums[j] = acc[0][i][j];
-#pragma GCC unroll 4
-      for (int u = 1; u < U; ++u) sums[j] += acc[u][i][j];
-    }
-    store_lane_sums<Isa, T, NC>(sums, d + i * d_row);
+    for (int u = 1; u < U; ++u) sums[i] += acc[u][i / NC][i % NC];
   }
+  T tile[MR * NC];
+  store_lane_sums<Isa, T, MR * NC>(sums, tile);
+  for (int i = 0; i < MR; ++i) std::memcpy(d + i * d_row, tile + i * NC, NC * sizeof(T));
 }
 
 // The same of complex elements, (re, im) side by side, k and strides in real ones: of each row the sums of its real

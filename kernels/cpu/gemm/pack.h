@@ -12,10 +12,10 @@
 
 namespace myops::cpu {
 
-// An n x n transpose of 32- or 64-bit lanes in log2(n) stages of two-source shuffles; stage h swaps blocks of h lanes.
-template <class Isa, class E, int H>
+// An n x n transpose of 32- or 64-bit lanes in log2(n) stages of two-source shuffles, of which the first Rows rows are
+// wanted (a power of two). Stage h swaps blocks of h lanes.
+template <class Isa, class E, int H, int Rows>
 inline void transpose_stage(typename Isa::template Vec<E>* r) {
-  using Vec = typename Isa::template Vec<E>;
   using Index = typename Isa::template Vec<std::conditional_t<sizeof(E) == 4, int32_t, int64_t>>;
   constexpr int L = Isa::template lanes<E>;
   Index low, high;
@@ -24,24 +24,57 @@ inline void transpose_stage(typename Isa::template Vec<E>* r) {
     high[j] = (j & H) ? L + j : j + H;
   }
 #pragma GCC unroll 16
-  for (int i = 0; i < L; ++i) {
+  for (int i = 0; i < (Rows > H ? Rows : H); ++i) {
     if (i & H) continue;
-    const Vec a = r[i], b = r[i + H];
+    const auto a = r[i], b = r[i + H];
     r[i] = __builtin_shuffle(a, b, low);
-    r[i + H] = __builtin_shuffle(a, b, high);
+    if constexpr (Rows > H) r[i + H] = __builtin_shuffle(a, b, high);
   }
 }
-template <class Isa, class E>
+template <class Isa, class E, int Rows = Isa::template lanes<E>>
 inline void transpose(typename Isa::template Vec<E>* r) {
   constexpr int L = Isa::template lanes<E>;
-  if constexpr (L >= 16) transpose_stage<Isa, E, 8>(r);
-  if constexpr (L >= 8) transpose_stage<Isa, E, 4>(r);
-  if constexpr (L >= 4) transpose_stage<Isa, E, 2>(r);
-  transpose_stage<Isa, E, 1>(r);
+  if constexpr (L >= 16) transpose_stage<Isa, E, 8, Rows>(r);
+  if constexpr (L >= 8) transpose_stage<Isa, E, 4, Rows>(r);
+  if constexpr (L >= 4) transpose_stage<Isa, E, 2, Rows>(r);
+  transpose_stage<Isa, E, 1, Rows>(r);
 }
 
 // Of rows that are read side by side, how far ahead each is asked for: the hardware follows fewer streams.
 constexpr int kPrefetchBytes = 512;
+
+// Columns of k elements to dst[k * width + n], columns [n, width) zero. load(j, p, rows): a vector of column j,
+// elements [p, p + rows), behind which it is zero.
+template <class Isa, class E, class Load>
+inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, const Load& load) {
+  constexpr int L = Isa::template lanes<E>;
+  for (int64_t j0 = 0; j0 < width; j0 += L)
+    for (int64_t p = 0; p < k; p += L) {
+      // Counts that are known keep the block in registers. Of the last rows, often few, no others are made.
+      const auto turn = [&](auto made, int cols, int rows) __attribute__((always_inline)) {
+        constexpr int kMade = decltype(made)::value;
+        typename Isa::template Vec<E> block[L];
+#pragma GCC unroll 16
+        for (int j = 0; j < L; ++j) block[j] = j < cols ? load(j0 + j, p, rows) : typename Isa::template Vec<E>{};
+        transpose<Isa, E, kMade>(block);
+#pragma GCC unroll 16
+        for (int r = 0; r < kMade; ++r)
+          if (r < rows) Isa::template store<E>(dst + (p + r) * width + j0, block[r]);
+      };
+      constexpr std::integral_constant<int, L> whole;
+      constexpr std::integral_constant < int, L<4 ? L : 4> little;
+      const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
+      const int rows = static_cast<int>(k - p < L ? k - p : L);
+      if (cols < L)
+        turn(whole, cols, rows);
+      else if (rows == L)
+        turn(whole, L, L);
+      else if (rows > little)
+        turn(whole, L, rows);
+      else
+        turn(little, L, rows);
+    }
+}
 
 // B[k, n] at src[k * k_stride + n * n_stride] to dst[k * width + n], columns [n, width) zero.
 template <class Isa, class E, class S>
@@ -62,30 +95,11 @@ void pack_b_panel(const S* src, int64_t k_stride, int64_t n_stride, int64_t k, i
     return;
   }
   if (k_stride == 1) {
-    for (int64_t j0 = 0; j0 < width; j0 += L) {
-      const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
-      for (int64_t p = 0; p < k; p += L) {
-        const int rows = static_cast<int>(k - p < L ? k - p : L);
-        const S* from = src + j0 * n_stride + p;
-        E* const to = dst + p * width + j0;
-        typename Isa::template Vec<E> block[L];
-        if (cols == L && rows == L) {  // counts that are known keep the block in registers
-#pragma GCC unroll 16
-          for (int j = 0; j < L; ++j) {
-            __builtin_prefetch(from + j * n_stride + kPrefetchBytes / sizeof(S));
-            block[j] = load_converted<Isa, E, S>(from + j * n_stride, L);
-          }
-          transpose<Isa, E>(block);
-#pragma GCC unroll 16
-          for (int r = 0; r < L; ++r) Isa::template store<E>(to + r * width, block[r]);
-          continue;
-        }
-        std::memset(block, 0, sizeof(block));
-        for (int j = 0; j < cols; ++j) block[j] = load_converted<Isa, E, S>(from + j * n_stride, rows);
-        transpose<Isa, E>(block);
-        for (int r = 0; r < rows; ++r) Isa::template store<E>(to + r * width, block[r]);
-      }
-    }
+    turn_columns<Isa, E>(n, k, width, dst, [&](int64_t j, int64_t p, int rows) {
+      const S* from = src + j * n_stride + p;
+      if (rows == L) __builtin_prefetch(from + kPrefetchBytes / sizeof(S));
+      return load_converted<Isa, E, S>(from, rows);
+    });
     return;
   }
   for (int64_t p = 0; p < k; ++p)
@@ -101,37 +115,26 @@ static inline void pack_b_elements(const E* src, int64_t k_stride, int64_t n_str
     for (int64_t j = 0; j < width; ++j) dst[p * width + j] = j < n ? src[p * k_stride + j * n_stride] : E{};
 }
 
+// The next groups of a column of 16- or 8-bit elements, of which `left` are left: a vector of them, the rest zero.
+template <class Isa, class Bits>
+inline typename Isa::template Vec<uint32_t> load_groups(const Bits* from, int64_t left) {
+  constexpr int kElements = Isa::kBytes / sizeof(Bits);
+  if (left < kElements)
+    return reinterpret_cast<typename Isa::template Vec<uint32_t>>(
+        Isa::template load_partial<Bits>(from, static_cast<int>(left)));
+  __builtin_prefetch(from + kPrefetchBytes / sizeof(Bits));
+  return reinterpret_cast<typename Isa::template Vec<uint32_t>>(Isa::template load<Bits>(from));
+}
+
 // Pairs of 16-bit elements. dst[(k / 2) * width + n] holds B[k, n] in its low and B[k + 1, n] in its high half.
 template <class Isa>
 void pack_b_pairs(const uint16_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
                   uint32_t* dst) {
   constexpr int L = Isa::template lanes<uint32_t>;
-  using Vec = typename Isa::template Vec<uint32_t>;
   if (k_stride == 1) {  // a pair is a 32-bit element already: transpose those
-    for (int64_t j0 = 0; j0 < width; j0 += L) {
-      const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
-      for (int64_t p = 0; p < k; p += 2 * L) {
-        const int64_t left = k - p < 2 * L ? k - p : 2 * L;
-        const uint16_t* from = src + j0 * n_stride + p;
-        uint32_t* const to = dst + p / 2 * width + j0;
-        Vec block[L];
-        if (cols == L && left == 2 * L) {
-#pragma GCC unroll 16
-          for (int j = 0; j < L; ++j) {
-            __builtin_prefetch(from + j * n_stride + kPrefetchBytes / sizeof(uint16_t));
-            std::memcpy(&block[j], from + j * n_stride, sizeof(Vec));
-          }
-          transpose<Isa, uint32_t>(block);
-#pragma GCC unroll 16
-          for (int r = 0; r < L; ++r) Isa::template store<uint32_t>(to + r * width, block[r]);
-          continue;
-        }
-        std::memset(block, 0, sizeof(block));
-        for (int j = 0; j < cols; ++j) std::memcpy(&block[j], from + j * n_stride, left * sizeof(uint16_t));
-        transpose<Isa, uint32_t>(block);
-        for (int r = 0; r < (left + 1) / 2; ++r) Isa::template store<uint32_t>(to + r * width, block[r]);
-      }
-    }
+    turn_columns<Isa, uint32_t>(n, (k + 1) / 2, width, dst, [&](int64_t j, int64_t p, int) {
+      return load_groups<Isa>(src + j * n_stride + 2 * p, k - 2 * p);
+    });
     return;
   }
   // Asked for ahead in its row, unless rows share the sets of L1: then what was asked for is gone before it is used.
@@ -161,35 +164,26 @@ template <class Isa, bool Shift>
 void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
                   uint32_t* dst) {
   constexpr int L = Isa::template lanes<uint32_t>;
-  using Vec = typename Isa::template Vec<uint32_t>;
+  constexpr uint32_t kFlip = Shift ? kByteShift : 0;
+  const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(src);
+  if (k_stride == 1 && n_stride != 1) {  // four bytes of a column are a 32-bit element already: transpose those
+    turn_columns<Isa, uint32_t>(n, (k + 3) / 4, width, dst, [&](int64_t j, int64_t p, int) {
+      return load_groups<Isa>(bytes + j * n_stride + 4 * p, k - 4 * p) ^ kFlip;
+    });
+    return;
+  }
   for (int64_t j0 = 0; j0 < width; j0 += L) {
     const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
-    const auto put = [&](int64_t quad, Vec v) {
-      Isa::template store<uint32_t>(dst + quad * width + j0, Shift ? v ^ kByteShift : v);
-    };
-    if (k_stride == 1 && n_stride != 1) {  // four bytes of a column are a 32-bit element already: transpose those
-      for (int64_t p = 0; p < k; p += 4 * L) {
-        const int64_t left = k - p < 4 * L ? k - p : 4 * L;
-        Vec block[L] = {};
-        for (int j = 0; j < cols; ++j) {
-          __builtin_prefetch(src + (j0 + j) * n_stride + p + kPrefetchBytes);
-          std::memcpy(&block[j], src + (j0 + j) * n_stride + p, left);
-        }
-        transpose<Isa, uint32_t>(block);
-        for (int r = 0; r < (left + 3) / 4; ++r) put(p / 4 + r, block[r]);
+    for (int64_t p = 0; p < k; p += 4) {
+      const uint8_t* row = bytes + p * k_stride + j0 * n_stride;
+      int64_t row_stride = k_stride;
+      uint8_t quads[4 * L] = {};
+      if (n_stride != 1 || cols < L || p + 4 > k) {
+        for (int q = 0; q < 4 && p + q < k; ++q)
+          for (int j = 0; j < cols; ++j) quads[q * L + j] = row[q * k_stride + j * n_stride];
+        row = quads, row_stride = L;
       }
-    } else {
-      for (int64_t p = 0; p < k; p += 4) {
-        const uint8_t* row = reinterpret_cast<const uint8_t*>(src) + p * k_stride + j0 * n_stride;
-        int64_t row_stride = k_stride;
-        uint8_t bytes[4 * L] = {};
-        if (n_stride != 1 || cols < L || p + 4 > k) {
-          for (int q = 0; q < 4 && p + q < k; ++q)
-            for (int j = 0; j < cols; ++j) bytes[q * L + j] = row[q * k_stride + j * n_stride];
-          row = bytes, row_stride = L;
-        }
-        put(p / 4, load_group<Isa>(row, row_stride));
-      }
+      Isa::template store<uint32_t>(dst + p / 4 * width + j0, load_group<Isa>(row, row_stride) ^ kFlip);
     }
   }
 }
@@ -227,53 +221,54 @@ void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, in
   }
 }
 
-// A to rows whose length is a multiple of `group`, padded with zeros. Of a transposed A, pairs are transposed as 32-bit
-// elements, like those of B.
+// A to rows whose length is a multiple of `group`, padded with zeros. Of a transposed A, groups of 32 bits are
+// transposed, like those of B.
 template <class Isa, class S>
 void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t group, int64_t width,
                    S* dst) {
-  constexpr int L = Isa::template lanes<uint32_t>;
-  int64_t i0 = 0;
-  if constexpr (sizeof(S) == 2)
-    if (m_stride == 1) {
-      const int64_t used = (k + 1) / 2 * 2, padded = (k + group - 1) / group * group;
-      for (int64_t p = 0; p < k; p += 2 * L) {
-        const int64_t pairs = ((k - p < 2 * L ? k - p : 2 * L) + 1) / 2;
-        for (i0 = 0; i0 + L <= m; i0 += L) {
-          const uint16_t* from = reinterpret_cast<const uint16_t*>(src) + i0 + p * k_stride;
-          uint32_t* const to = reinterpret_cast<uint32_t*>(dst + i0 * width + p);
-          typename Isa::template Vec<uint32_t> block[L];
-          if (p + 2 * L <= k) {
+  constexpr int L = Isa::template lanes<uint32_t>, G = 4 / sizeof(S);
+  using Bits = std::conditional_t<sizeof(S) == 1, uint8_t, uint16_t>;
+  using Vec = typename Isa::template Vec<uint32_t>;
+  const int64_t padded = (k + group - 1) / group * group;
+  if (m_stride == 1 && k_stride != 1) {
+    const int64_t groups = (k + G - 1) / G;
+    for (int64_t p = 0; p < groups; p += L) {
+      const int used = static_cast<int>(groups - p < L ? groups - p : L);
+      for (int64_t i0 = 0; i0 < m; i0 += L) {
+        const int rows = static_cast<int>(m - i0 < L ? m - i0 : L);
+        const Bits* from = reinterpret_cast<const Bits*>(src) + i0 + p * G * k_stride;
+        Vec block[L];
+        if (rows == L && (p + L) * G <= k) {
 #pragma GCC unroll 16
-            for (int r = 0; r < L; ++r) {
-              __builtin_prefetch(from + (2 * r + 2 * L) * k_stride);
-              __builtin_prefetch(from + (2 * r + 2 * L + 1) * k_stride);
-              block[r] = load_group<Isa>(from + 2 * r * k_stride, k_stride);
-            }
-            transpose<Isa, uint32_t>(block);
-#pragma GCC unroll 16
-            for (int r = 0; r < L; ++r) Isa::template store<uint32_t>(to + r * width / 2, block[r]);
-            continue;
+          for (int r = 0; r < L; ++r) {
+#pragma GCC unroll 4
+            for (int q = 0; q < G; ++q) __builtin_prefetch(from + (r * G + L * G + q) * k_stride);
+            block[r] = load_group<Isa>(from + r * G * k_stride, k_stride);
           }
-          std::memset(block, 0, sizeof(block));
-          for (int64_t r = 0; r < pairs; ++r)
-            block[r] = p + 2 * r + 1 < k ? load_group<Isa>(from + 2 * r * k_stride, k_stride)
-                                         : load_converted<Isa, uint32_t>(from + 2 * r * k_stride);
-          transpose<Isa, uint32_t>(block);
-          for (int r = 0; r < L; ++r)
-            store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(dst + (i0 + r) * width + p), block[r],
-                                                     static_cast<int>(pairs));
+        } else {
+          for (int r = 0; r < L; ++r) {
+            block[r] = Vec{};
+            for (int q = 0; q < G && (p + r) * G + q < k; ++q)
+              block[r] |= load_converted<Isa, uint32_t>(from + (r * G + q) * k_stride, rows)
+                          << (8 * static_cast<int>(sizeof(S)) * q);
+          }
         }
+        transpose<Isa, uint32_t>(block);
+        S* const to = dst + i0 * width + p * G;
+        for (int r = 0; r < rows; ++r)
+          store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(to + r * width), block[r], used);
       }
-      for (int64_t r = 0; r < i0; ++r) std::memset(dst + r * width + used, 0, (padded - used) * sizeof(S));
     }
-  for (int64_t i = i0; i < m; ++i) {
+    for (int64_t i = 0; i < m; ++i) std::memset(dst + i * width + groups * G, 0, (padded - groups * G) * sizeof(S));
+    return;
+  }
+  for (int64_t i = 0; i < m; ++i) {
     S* row = dst + i * width;
     if (k_stride == 1)
       std::memcpy(row, src + i * m_stride, k * sizeof(S));
     else
       for (int64_t p = 0; p < k; ++p) row[p] = src[i * m_stride + p * k_stride];
-    for (int64_t p = k; p % group != 0; ++p) row[p] = S{};
+    std::memset(row + k, 0, (padded - k) * sizeof(S));
   }
 }
 

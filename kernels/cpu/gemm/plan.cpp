@@ -41,6 +41,36 @@ int64_t chain_of(Compute c, DType in) {
   }
 }
 
+// Elements of a column that a step of a dot product multiplies.
+int64_t dot_step(DType in, const IsaTraits& isa) {
+  const bool groups = (in == DType::bf16 && isa.bf16_dot) || in == DType::i16 || (is_byte(in) && isa.i8_dot);
+  return isa.vector_bytes / (groups ? element_size(in) : max64(4, element_size(in)));
+}
+
+// x @ W.T for few rows reads W once, in place, with a sum over lanes for every element of the result. Packing W turns
+// it once for all rows: 1024 columns of float32 on one thread take 7 us and 8 packed where one row has 33 elements, 13
+// and 14 where 8 rows have 64, 29 and 36 where 16 rows have 128; bfloat16 7 and 11 (1, 127), 14 and 14 (8, 127), 30 and
+// 34 (16, 256); complex64 9 and 10 (1, 16), 21 and 23 (2, 64), 95 and 67 (8, 127) (Zen 5).
+bool dots_pay(DType in, int64_t M, int64_t K, const IsaTraits& isa) {
+  if (in == DType::f16 && !isa.converts_f16) return false;
+  const int64_t step = dot_step(in, isa);
+  const bool narrow = in == DType::bf16 || in == DType::i16 || (is_byte(in) && isa.i8_dot);
+  const int64_t rows = is_complex(in)                     ? 4
+                       : element_size(in) == 8            ? 8
+                       : is_byte(in) && isa.matrix_unit   ? kMaxRows
+                       : narrow || isa.vector_bytes == 64 ? 16
+                                                          : 8;
+  return M <= rows && K >= 2 * step && K >= M * (is_complex(in) ? 4 * step : min64(step / 2, 16));
+}
+
+// Whether x @ W of few columns is better as dot products: outer products leave lanes - N of a vector idle, dot products
+// end with a sum over lanes. Columns and K from which they win: float32 4 and 48, 8 and 100, 12 and 250, by 2.3 times
+// for 8 and 1024 (83 and 269 us natively of 1500 rows); bfloat16 8 and 200, 12 and 500 (Zen 5).
+bool columns_fit_dots(const Gemm& g, const IsaTraits& isa) {
+  const int64_t lanes = isa.vector_bytes / max64(4, element_size(g.in)), step = dot_step(g.in, isa);
+  return (lanes - g.N) * g.K >= 6 * lanes * g.N * min64(2, step / lanes) && dots_pay(g.in, g.N, g.K, isa);
+}
+
 }  // namespace
 
 Arithmetic arithmetic(DType in, int64_t K, const IsaTraits& isa) {
@@ -65,10 +95,10 @@ Arithmetic arithmetic(DType in, int64_t K, const IsaTraits& isa) {
 
 Gemm canonical(const Gemm& g, const IsaTraits& isa) {
   if (g.b_panels) return g;
-  // A column becomes a row, unless the rows of A are too short to be read as vectors and would have to be packed:
-  // 10000 of 3x3 @ 3x1 float32 took 330 us.
-  const bool short_rows =
-      unit(g.A.col_stride, g.K) && g.A.row_stride != 1 && g.K < isa.vector_bytes / max64(4, element_size(g.in));
+  // A column becomes a row, unless the rows of A are few, and too short to be read as vectors, so that they would have
+  // to be packed: 10000 of 3x3 @ 3x1 float32 took 330 us.
+  const bool short_rows = g.M < 16 && unit(g.A.col_stride, g.K) && g.A.row_stride != 1 &&
+                          g.K < isa.vector_bytes / max64(4, element_size(g.in));
   const bool column = g.N == 1 && g.M > 1 && !short_rows;
   const bool column_major = g.M > 1 && g.N > 1 && g.D.col_stride != 1 && g.D.row_stride == 1;
   // x @ W.T in a matrix unit: as W @ x.T the weight is read in place, and the few rows of x are what is packed.
@@ -76,7 +106,15 @@ Gemm canonical(const Gemm& g, const IsaTraits& isa) {
   // Fewer rows take dot products, unless the order of the sums is given.
   const bool weight_first = isa.matrix_unit && g.in == DType::bf16 && (g.M > 4 || g.batch_invariant) && g.M <= 32 &&
                             g.N > 2 * g.M && g.K >= 32 && g.B.row_stride == 1 && unit(g.A.col_stride, g.K);
-  if (!column && !column_major && !weight_first) return g;
+  // Few columns become few rows: those of dot products, or x against a transposed A, which is then read along its rows
+  // and not turned: 4096x8x2000 (M, N, K) float32 1.43 to 0.85 ms, bfloat16 1.17 to 0.41; 64 columns of bfloat16 2.5 to
+  // 1.8, 230 of 4096x4096 14 to 11, but 64 of 1000x800 0.14 to 0.17, because the result is scattered (Zen 5).
+  const bool may = !g.batch_invariant && !isa.matrix_unit && g.N > 1 && g.N < g.M && g.D.row_stride != 1;
+  const bool direct_a = is_complex(g.in) || element_size(g.in) >= 4;
+  const int64_t few = g.K < 64 ? 1 : direct_a ? 12 : min64(256, max64(12, g.K / 13));
+  const bool few_columns =
+      may && (unit(g.A.col_stride, g.K) ? columns_fit_dots(g, isa) : g.A.row_stride == 1 && g.N <= few);
+  if (!column && !column_major && !weight_first && !few_columns) return g;
   Gemm t = g;
   std::swap(t.M, t.N);
   std::swap(t.A, t.B);
@@ -132,12 +170,8 @@ void Planner::choose_compute() {
   skinny = g.M <= (p.compute == Compute::matrix_unit ? 1 : large ? 3 : 2) * kMaxRows;
 }
 
-// x @ W.T for few rows reads W once, in place. rows: up to which that is faster than to pack W, which turns it.
 bool Planner::takes_dots() const {
-  const bool pairs = g.in == DType::bf16 || g.in == DType::i16, quads = isa.i8_dot && !isa.matrix_unit && is_byte(g.in);
-  const int64_t rows = pairs || quads ? 16 : isa.matrix_unit && is_byte(g.in) ? kMaxRows : 8;
-  return !ordered && b_k_contiguous && !b_n_contiguous && a_k_contiguous && g.M <= rows && g.K >= p.lanes &&
-         (g.in != DType::f16 || isa.converts_f16);
+  return !ordered && b_k_contiguous && !b_n_contiguous && dots_pay(g.in, g.M, g.K, isa);
 }
 
 // What B is computed with where it lies. Whole groups of rows become the lanes of dot products on the way; pairs of
@@ -224,8 +258,9 @@ void Planner::choose_tile() {
 void Planner::choose_blocks() {
   const int64_t width = static_cast<int64_t>(p.lanes) * (in_unit() ? kUnitVectors : isa.panel_vectors);
   const int64_t k_bytes = p.kc * operand_bytes();
-  // Rows of A that meet a single panel come from L1 when they have been packed just before.
-  const int64_t a_block = p.cols <= width ? 16 << 10 : 150 << 10;
+  // Rows of A that meet a single panel come from L1 when they have been packed just before; not of a transposed A,
+  // which is read by whole cache lines of rows.
+  const int64_t a_block = p.cols <= width && (a_k_contiguous || !p.pack_a) ? 16 << 10 : 150 << 10;
   p.mc = min64(in_unit() ? kUnitTiles : max64(1, a_block / k_bytes / max_rows()), ceil_div(p.rows, max_rows())) *
          max_rows();
   p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
@@ -237,7 +272,7 @@ void Planner::choose_blocks() {
   }
   // Packed A is met by block after block of panels: 2048^3 bfloat16 with A transposed took 72 ms with A packed for each
   // of them (38 natively). Kept in parts that L3 holds, each of which packs its own B.
-  p.keep_a = p.pack_a && p.nc < p.cols && !p.panels_first;
+  p.keep_a = p.driver == Driver::tiled && p.pack_a && p.nc < p.cols && !p.panels_first;
 }
 
 // Whether the micro-kernel writes D and reads C.
@@ -296,6 +331,7 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
     p.driver = Driver::dot;
     p.rule = "dot: few rows against a k-contiguous B";
     p.chain = p.kc = g.K;
+    p.pack_a = !plan.a_k_contiguous;
   } else {
     plan.choose_packing();
     plan.choose_chain();

@@ -73,9 +73,13 @@ struct Avx512 : Portable<64> {
   }
   template <class S>
   static inline void copy_partial(S* to, const S* from, int n) {
-    static_assert(sizeof(S) == 2, "16-bit elements");
-    _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << n) - 1),
-                             _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    static_assert(sizeof(S) <= 2, "16- or 8-bit elements");
+    if constexpr (sizeof(S) == 2)
+      _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << n) - 1),
+                               _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+    else
+      _mm_mask_storeu_epi8(to, static_cast<__mmask16>((1u << n) - 1),
+                           _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
   static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
     return acc + reinterpret_cast<Vec<uint32_t>>(

@@ -5,7 +5,7 @@
 //   widen / widen_partial      16-bit floats to float32
 //   widen_integers<To>(p)      a vector of shorter integers; widen_integers_partial<To>(p, n): n lanes, the rest 0
 //   narrow                     float32 to 16-bit floats, round to nearest even
-//   copy_partial(to, from, n)  n of a vector of 16-bit elements
+//   copy_partial(to, from, n)  n of the 16- or 8-bit elements that the lanes of float or uint32_t were narrowed to
 //   dot_i8(acc, a, b)          acc + four products of unsigned bytes of a with signed bytes of b (where kInt8Dot)
 //   dot_i16(acc, a, b)         acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of int16
 //   dot_bf16(acc, a, b)        acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of bfloat16
