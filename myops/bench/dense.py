@@ -114,10 +114,15 @@ def odd() -> Iterable[Case]:
 
 
 def skinny() -> Iterable[Case]:
-    """Tall and thin, and the long inner product."""
+    """Tall and thin, the long inner product, few columns (heads of classifiers), their gradients, and short sums."""
     for dtype in FLOATS:
         for m, n, k in ((4096, 64, 64), (100000, 16, 16), (16, 16, 100000), (64, 4096, 64)):
             yield Case("skinny", _mm(dtype, m, n, k), m != 64 and dtype in ("float32", "float64"))
+        for m, n, k, layout in (
+            (2048, 2, 768, "NT"), (2048, 10, 1024, "NT"), (2048, 10, 1024, "NN"), (768, 10, 2048, "TN"),
+            (1024, 64, 2048, "TN"), (4096, 32, 2028, "TT"), (4, 1024, 24, "NT"), (4096, 64, 3, "NN"),
+        ):  # fmt: skip
+            yield Case("skinny", _mm(dtype, m, n, k, layout), False)
 
 
 def decode() -> Iterable[Case]:
