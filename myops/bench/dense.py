@@ -122,7 +122,7 @@ def skinny() -> Iterable[Case]:
             (2048, 2, 768, "NT"), (2048, 10, 1024, "NT"), (2048, 10, 1024, "NN"), (768, 10, 2048, "TN"),
             (1024, 64, 2048, "TN"), (4096, 32, 2028, "TT"), (4, 1024, 24, "NT"), (4096, 64, 3, "NN"),
         ):  # fmt: skip
-            yield Case("skinny", _mm(dtype, m, n, k, layout), False)
+            yield Case("skinny", _mm(dtype, m, n, k, layout))
 
 
 def decode() -> Iterable[Case]:

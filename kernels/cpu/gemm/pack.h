@@ -61,15 +61,16 @@ inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, const Load
         for (int r = 0; r < kMade; ++r)
           if (r < rows) Isa::template store<E>(dst + (p + r) * width + j0, block[r]);
       };
+      constexpr int kLittle = L < 4 ? L : 4;
       constexpr std::integral_constant<int, L> whole;
-      constexpr std::integral_constant < int, L<4 ? L : 4> little;
+      constexpr std::integral_constant<int, kLittle> little;
       const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
       const int rows = static_cast<int>(k - p < L ? k - p : L);
       if (cols < L)
         turn(whole, cols, rows);
       else if (rows == L)
         turn(whole, L, L);
-      else if (rows > little)
+      else if (rows > kLittle)
         turn(whole, L, rows);
       else
         turn(little, L, rows);
@@ -118,12 +119,10 @@ static inline void pack_b_elements(const E* src, int64_t k_stride, int64_t n_str
 // The next groups of a column of 16- or 8-bit elements, of which `left` are left: a vector of them, the rest zero.
 template <class Isa, class Bits>
 inline typename Isa::template Vec<uint32_t> load_groups(const Bits* from, int64_t left) {
-  constexpr int kElements = Isa::kBytes / sizeof(Bits);
-  if (left < kElements)
-    return reinterpret_cast<typename Isa::template Vec<uint32_t>>(
-        Isa::template load_partial<Bits>(from, static_cast<int>(left)));
+  using Groups = GroupStep<Isa, Bits>;
+  if (left < Groups::kStep) return Groups::load(from, static_cast<int>(left));
   __builtin_prefetch(from + kPrefetchBytes / sizeof(Bits));
-  return reinterpret_cast<typename Isa::template Vec<uint32_t>>(Isa::template load<Bits>(from));
+  return Groups::load(from);
 }
 
 // Pairs of 16-bit elements. dst[(k / 2) * width + n] holds B[k, n] in its low and B[k + 1, n] in its high half.
@@ -246,12 +245,10 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
             block[r] = load_group<Isa>(from + r * G * k_stride, k_stride);
           }
         } else {
-          for (int r = 0; r < L; ++r) {
-            block[r] = Vec{};
-            for (int q = 0; q < G && (p + r) * G + q < k; ++q)
-              block[r] |= load_converted<Isa, uint32_t>(from + (r * G + q) * k_stride, rows)
-                          << (8 * static_cast<int>(sizeof(S)) * q);
-          }
+          for (int r = 0; r < L; ++r)
+            block[r] = group_rows<Isa, Bits>([&](int q) {
+              return (p + r) * G + q < k ? load_converted<Isa, uint32_t>(from + (r * G + q) * k_stride, rows) : Vec{};
+            });
         }
         transpose<Isa, uint32_t>(block);
         S* const to = dst + i0 * width + p * G;

@@ -41,10 +41,13 @@ int64_t chain_of(Compute c, DType in) {
   }
 }
 
+// Elements of the computing type in a vector, complex ones whole.
+int64_t lanes_of(DType in, const IsaTraits& isa) { return isa.vector_bytes / max64(4, element_size(in)); }
+
 // Elements of a column that a step of a dot product multiplies.
 int64_t dot_step(DType in, const IsaTraits& isa) {
   const bool groups = (in == DType::bf16 && isa.bf16_dot) || in == DType::i16 || (is_byte(in) && isa.i8_dot);
-  return isa.vector_bytes / (groups ? element_size(in) : max64(4, element_size(in)));
+  return groups ? isa.vector_bytes / element_size(in) : lanes_of(in, isa);
 }
 
 // x @ W.T for few rows reads W once, in place, with a sum over lanes for every element of the result. Packing W turns
@@ -67,7 +70,7 @@ bool dots_pay(DType in, int64_t M, int64_t K, const IsaTraits& isa) {
 // end with a sum over lanes. Columns and K from which they win: float32 4 and 48, 8 and 100, 12 and 250, by 2.3 times
 // for 8 and 1024 (83 and 269 us natively of 1500 rows); bfloat16 8 and 200, 12 and 500 (Zen 5).
 bool columns_fit_dots(const Gemm& g, const IsaTraits& isa) {
-  const int64_t lanes = isa.vector_bytes / max64(4, element_size(g.in)), step = dot_step(g.in, isa);
+  const int64_t lanes = lanes_of(g.in, isa), step = dot_step(g.in, isa);
   return (lanes - g.N) * g.K >= 6 * lanes * g.N * min64(2, step / lanes) && dots_pay(g.in, g.N, g.K, isa);
 }
 
@@ -97,8 +100,7 @@ Gemm canonical(const Gemm& g, const IsaTraits& isa) {
   if (g.b_panels) return g;
   // A column becomes a row, unless the rows of A are few, and too short to be read as vectors, so that they would have
   // to be packed: 10000 of 3x3 @ 3x1 float32 took 330 us.
-  const bool short_rows = g.M < 16 && unit(g.A.col_stride, g.K) && g.A.row_stride != 1 &&
-                          g.K < isa.vector_bytes / max64(4, element_size(g.in));
+  const bool short_rows = g.M < 16 && unit(g.A.col_stride, g.K) && g.A.row_stride != 1 && g.K < lanes_of(g.in, isa);
   const bool column = g.N == 1 && g.M > 1 && !short_rows;
   const bool column_major = g.M > 1 && g.N > 1 && g.D.col_stride != 1 && g.D.row_stride == 1;
   // x @ W.T in a matrix unit: as W @ x.T the weight is read in place, and the few rows of x are what is packed.
@@ -109,11 +111,12 @@ Gemm canonical(const Gemm& g, const IsaTraits& isa) {
   // Few columns become few rows: those of dot products, or x against a transposed A, which is then read along its rows
   // and not turned: 4096x8x2000 (M, N, K) float32 1.43 to 0.85 ms, bfloat16 1.17 to 0.41; 64 columns of bfloat16 2.5 to
   // 1.8, 230 of 4096x4096 14 to 11, but 64 of 1000x800 0.14 to 0.17, because the result is scattered (Zen 5).
-  const bool may = !g.batch_invariant && !isa.matrix_unit && g.N > 1 && g.N < g.M && g.D.row_stride != 1;
+  // Beside a matrix unit neither has been timed.
+  constexpr int64_t kFew = 12;
   const bool direct_a = is_complex(g.in) || element_size(g.in) >= 4;
-  const int64_t few = g.K < 64 ? 1 : direct_a ? 12 : min64(256, max64(12, g.K / 13));
-  const bool few_columns =
-      may && (unit(g.A.col_stride, g.K) ? columns_fit_dots(g, isa) : g.A.row_stride == 1 && g.N <= few);
+  const int64_t few = g.K < 64 ? 1 : direct_a ? kFew : min64(256, max64(kFew, g.K / 13));
+  const bool few_columns = !g.batch_invariant && !isa.matrix_unit && g.N > 1 && g.N < g.M && g.D.row_stride != 1 &&
+                           (unit(g.A.col_stride, g.K) ? columns_fit_dots(g, isa) : g.A.row_stride == 1 && g.N <= few);
   if (!column && !column_major && !weight_first && !few_columns) return g;
   Gemm t = g;
   std::swap(t.M, t.N);
