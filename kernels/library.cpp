@@ -68,14 +68,14 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
       "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor? input=None, Tensor? t_crow=None, Tensor? "
       "t_col=None, Tensor? t_perm=None, *, SymInt? columns=None, bool transpose=False, bool mean=False, float beta=1, "
       "float alpha=1) -> Tensor");
-  // spmm of a native CSR tensor; its autograd kernel takes it apart instead (myops/sparse.py).
-  m.def("csr_mm(Tensor a, Tensor b, Tensor? input=None, *, float beta=1, float alpha=1) -> Tensor");
+  // spmm of a native CSR or COO tensor; its autograd kernel takes it apart instead (myops/sparse.py).
+  m.def("native_mm(Tensor a, Tensor b, Tensor? input=None, *, bool mean=False, float beta=1, float alpha=1) -> Tensor");
   m.def(
       "spmm_backward(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor grad, Tensor? t_crow=None, Tensor? "
       "t_col=None, Tensor? t_perm=None, *, SymInt? columns=None, bool transpose=False) -> (Tensor, Tensor)");
   m.def(
-      "spmm_extremum(Tensor crow, Tensor col, Tensor values, Tensor dense, *, bool minimum=False) -> (Tensor, "
-      "Tensor)");
+      "spmm_extremum(Tensor crow, Tensor col, Tensor values, Tensor dense, *, bool minimum=False, bool with_arg=True) "
+      "-> (Tensor, Tensor)");
   m.def(
       "sddmm(Tensor crow, Tensor col, Tensor a, Tensor b, Tensor? t_crow=None, Tensor? t_col=None, Tensor? "
       "t_perm=None) -> Tensor");

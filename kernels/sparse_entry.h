@@ -69,16 +69,18 @@ struct Pattern {
   }
 };
 
-// Rows of unit stride, at any distance: the tensor itself, or a copy where its columns lie apart.
+// A dense operand by its rows, at any distance: the tensor itself, or a copy where its columns lie apart, unless that
+// may stay so (`spread`).
 struct RowMajor {
   Tensor held;
   const void* data;
-  int64_t row;
+  int64_t row, col;
 
-  explicit RowMajor(const Tensor& t)
-      : held(t.stride(1) == 1 || t.size(1) <= 1 ? t : as_contiguous(t)),
+  explicit RowMajor(const Tensor& t, bool spread = false)
+      : held(t.stride(1) == 1 || t.size(1) <= 1 || spread ? t : as_contiguous(t)),
         data(held.const_data_ptr()),
-        row(held.stride(0)) {}
+        row(held.stride(0)),
+        col(held.size(1) <= 1 ? 1 : held.stride(1)) {}
 };
 
 inline void check_matrix(const Tensor& t, const char* name, int64_t rows, const char* of) {

@@ -12,6 +12,7 @@
 //   * Columns within a row come in any order and may repeat: a repeated entry counts each time.
 //   * crow starts at 0, never falls and ends at nnz, and 0 <= col < K: engines find out while they work and say so
 //     (Status) instead of reading outside; what they have written by then is not used.
+//   * b_col is 1 unless the backend says that it takes others (gathers_spread), or where N is 1.
 //   * 16-bit floats accumulate in float32 and round once; integers are modular. The order of every sum depends on the
 //     pattern alone, never on threads.
 #pragma once
@@ -37,8 +38,8 @@ struct Spmm {
   const void* perm = nullptr;  // entry e has values[perm[e]]; nullptr: values[e]
   DType type = DType::f32;     // of everything
   int64_t N = 0;
-  const void* B = nullptr;  // columns have unit stride (or N == 1)
-  int64_t b_row = 0;
+  const void* B = nullptr;
+  int64_t b_row = 0, b_col = 1;
   const void* C = nullptr;  // nullptr: never read
   int64_t c_row = 0, c_col = 0;
   void* D = nullptr;  // contiguous
@@ -54,7 +55,7 @@ struct Extremum {
   const void* B = nullptr;
   int64_t b_row = 0;
   void* D = nullptr;    // contiguous; 0 for a row without entries
-  void* arg = nullptr;  // contiguous, of the index dtype: the entry, nnz for a row without entries
+  void* arg = nullptr;  // contiguous, of the index dtype: the entry, nnz for a row without entries; nullptr: not wanted
   bool minimum = false;
 };
 
@@ -62,8 +63,8 @@ struct Sddmm {
   Csr A;  // the pattern
   DType type = DType::f32;
   int64_t N = 0;
-  const void *a = nullptr, *b = nullptr;  // columns have unit stride (or N == 1)
-  int64_t a_row = 0, b_row = 0;
+  const void *a = nullptr, *b = nullptr;  // columns of a have unit stride (or N == 1)
+  int64_t a_row = 0, b_row = 0, b_col = 1;
   void* values = nullptr;
 };
 
@@ -77,6 +78,7 @@ struct SpmmBackward {
 
 struct Transpose {
   Csr A;
+  const void* row = nullptr;  // of each entry, in any order; nullptr: as A.crow has it, which is nullptr otherwise
   void *crow = nullptr, *col = nullptr, *perm = nullptr;  // of the width of A's indices; cols + 1, nnz, nnz
 };
 

@@ -24,12 +24,13 @@ inline void set_addend(Spmm& p, const Tensor& c, int64_t m, int64_t n) {
   p.C = c.const_data_ptr();
 }
 
-// The pattern of A's transpose and where its entries are in A: the caller's, or made now.
+// A pattern and where its entries are in another order of them.
 struct ByColumn {
   Pattern pattern;
-  Tensor perm;
+  MaybeTensor perm;
 };
 
+// The pattern of A's transpose and where its entries are in A: the caller's, or made now.
 template <class Backend>
 ByColumn by_column(const Pattern& A, const MaybeTensor& t_crow, const MaybeTensor& t_col, const MaybeTensor& t_perm) {
   if (!t_crow || !t_col || !t_perm) {
@@ -48,6 +49,70 @@ ByColumn by_column(const Pattern& A, const MaybeTensor& t_crow, const MaybeTenso
   return {T, as_contiguous(*t_perm)};
 }
 
+// Entries in any order, by their rows.
+template <class Backend>
+ByColumn sorted_by_row(const Tensor& row, const Tensor& col, int64_t rows, int64_t columns) {
+  const Tensor from = as_contiguous(row), carried = as_contiguous(col);
+  const ScalarType index = row.scalar_type();
+  const int64_t nnz = row.size(0);
+  const Tensor crow = empty_vector(rows + 1, index, row), moved = empty_vector(nnz, index, row),
+               perm = empty_vector(nnz, index, row);
+  Transpose problem;
+  problem.A.rows = columns;
+  problem.A.cols = rows;
+  problem.A.nnz = nnz;
+  problem.A.wide = index == ScalarType::Long;
+  problem.A.col = from.const_data_ptr();
+  problem.row = carried.const_data_ptr();
+  problem.crow = crow.mutable_data_ptr();
+  problem.col = moved.mutable_data_ptr();
+  problem.perm = perm.mutable_data_ptr();
+  MYOPS_CHECK(Backend::run(problem, row) == Status::ok, "row holds an index outside [0, ", rows, ")");
+  return {Pattern(crow, "crow", moved, "col", columns), perm};
+}
+
+// Of an m x k matrix with `nnz` entries, whose pattern by rows is asked for if it is read. perm: see Spmm.
+template <class Backend, class ByRows>
+Tensor times_dense(int64_t m, int64_t k, int64_t nnz, const ByRows& by_rows, const Tensor& values, const Tensor& dense,
+                   const MaybeTensor& input, bool mean, double beta, double alpha) {
+  const int64_t n = dense.size(1);
+  Spmm p;
+  p.type = dtype_of(values.scalar_type(), "spmm", "values");
+  check_scalar(beta, "beta", p.type);
+  check_scalar(alpha, "alpha", p.type);
+  p.N = n;
+  p.alpha = alpha;
+  p.beta = beta;
+  p.mean = mean;
+  p.values = values.const_data_ptr();
+  if (input) {
+    check_same_dtype(*input, "input", values, "values");
+    check_same_device(*input, "input", values, "values");
+    set_addend(p, *input, m, n);
+    if (beta == 0) p.C = nullptr;
+  }
+  const Tensor out = empty_matrix(m, n, values.scalar_type(), values);
+  if (out.numel() == 0) return out;
+  const RowMajor b(dense, Backend::gathers_spread(nnz, k));
+  p.B = b.data;
+  p.b_row = b.row;
+  p.b_col = b.col;
+  p.D = out.mutable_data_ptr();
+  if (alpha == 0) {  // the matrices are not read
+    const int64_t starts = m + 1;
+    const Tensor zeros = torch::stable::new_zeros(values, {&starts, 1}, ScalarType::Long);
+    const Pattern none(zeros, "crow", empty_vector(0, ScalarType::Long, values), "col", k);
+    p.A = none.csr;
+    none.check(Backend::run(p, values));
+    return out;
+  }
+  const ByColumn A = by_rows();
+  p.A = A.pattern.csr;
+  p.perm = A.perm ? A.perm->const_data_ptr() : nullptr;
+  A.pattern.check(Backend::run(p, values));
+  return out;
+}
+
 template <class Backend>
 Tensor spmm(const Tensor& crow, const Tensor& col, const Tensor& values, const Tensor& dense, const MaybeTensor& input,
             const MaybeTensor& t_crow, const MaybeTensor& t_col, const MaybeTensor& t_perm,
@@ -60,69 +125,51 @@ Tensor spmm(const Tensor& crow, const Tensor& col, const Tensor& values, const T
   check_same_device(dense, "dense", values, "values");
   check_matrix(dense, "dense", transpose ? A.csr.rows : A.csr.cols,
                transpose ? "as many as crow counts" : "as many as there are columns");
-  const int64_t m = transpose ? A.csr.cols : A.csr.rows, n = dense.size(1);
-
-  Spmm p;
-  p.type = dtype_of(values.scalar_type(), "spmm", "values");
-  check_scalar(beta, "beta", p.type);
-  check_scalar(alpha, "alpha", p.type);
-  p.N = n;
-  p.alpha = alpha;
-  p.beta = beta;
-  p.mean = mean;
-  p.values = v.const_data_ptr();
-  if (input) {
-    check_same_dtype(*input, "input", values, "values");
-    check_same_device(*input, "input", values, "values");
-    set_addend(p, *input, m, n);
-    if (beta == 0) p.C = nullptr;
-  }
-  const Tensor out = empty_matrix(m, n, values.scalar_type(), values);
-  if (out.numel() == 0) return out;
-  const RowMajor b(dense);
-  p.B = b.data;
-  p.b_row = b.row;
-  p.D = out.mutable_data_ptr();
-
-  const auto run = [&](const Pattern& pattern) {
-    p.A = pattern.csr;
-    pattern.check(Backend::run(p, values));
+  const auto by_rows = [&] {
+    return transpose ? by_column<Backend>(A, t_crow, t_col, t_perm) : ByColumn{A, std::nullopt};
   };
-  if (alpha == 0) {  // the matrices are not read
-    run(Pattern(torch::stable::new_zeros(crow, {m + 1}), "crow", empty_vector(0, crow.scalar_type(), crow), "col",
-                dense.size(0)));
-  } else if (!transpose) {
-    run(A);
-  } else {
-    const ByColumn T = by_column<Backend>(A, t_crow, t_col, t_perm);
-    p.perm = T.perm.const_data_ptr();
-    run(T.pattern);
-  }
-  return out;
+  return times_dense<Backend>(transpose ? A.csr.cols : A.csr.rows, dense.size(0), A.csr.nnz, by_rows, v, dense, input,
+                              mean, beta, alpha);
 }
 
-// A part of a native CSR tensor, as "aten::values" and its like give it.
-inline Tensor part_of(const Tensor& a, const char* getter) {
+// What a method of a native sparse tensor returns, "aten::values" and its like.
+template <class T>
+T ask(const Tensor& a, const char* getter) {
   StableIValue stack[1] = {torch::stable::detail::from(a)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(getter, "", stack, TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+  return torch::stable::detail::to<T>(stack[0]);
 }
 
-// spmm of a native CSR tensor, for one call of Python's instead of four.
+// spmm of a native CSR or COO tensor, for one call of Python's instead of four or more.
 template <class Backend>
-Tensor csr_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, double beta, double alpha) {
+Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, bool mean, double beta, double alpha) {
   int32_t layout;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(a.get(), &layout));
-  MYOPS_CHECK(layout == aoti_torch_layout_sparse_csr(), "a must be a CSR tensor");
   check_matrix(a, "a");
-  const Tensor crow = part_of(a, "aten::crow_indices"), col = part_of(a, "aten::col_indices");
-  return spmm<Backend>(crow, col, part_of(a, "aten::values"), b, input, {}, {}, {}, a.size(1), false, false, beta,
-                       alpha);
+  const int64_t rows = a.size(0), columns = a.size(1);
+  const auto of_parts = [&](const Tensor& crow, const Tensor& col, const Tensor& values) {
+    return spmm<Backend>(crow, col, values, b, input, {}, {}, {}, columns, false, mean, beta, alpha);
+  };
+  if (layout == aoti_torch_layout_sparse_csr())
+    return of_parts(ask<Tensor>(a, "aten::crow_indices"), ask<Tensor>(a, "aten::col_indices"),
+                    ask<Tensor>(a, "aten::values"));
+  MYOPS_CHECK(layout == aoti_torch_layout_sparse_coo(), "a must be a CSR or a COO tensor");
+  const Tensor indices = ask<Tensor>(a, "aten::_indices"), values = ask<Tensor>(a, "aten::_values");
+  MYOPS_CHECK(indices.size(0) == 2, "a must have scalar entries");
+  const Tensor row = torch::stable::select(indices, 0, 0), col = torch::stable::select(indices, 0, 1);
+  if (ask<bool>(a, "aten::is_coalesced")) return of_parts(csr_rows<Backend>(row, rows), col, values);
+  check_matrix(b, "b", columns, "as many as a has columns");
+  check_same_dtype(b, "b", values, "a");
+  check_same_device(b, "b", values, "a");
+  const ByColumn sorted = sorted_by_row<Backend>(row, col, rows, columns);
+  const Tensor v = sorted.pattern.values(values, "spmm", "values");
+  const auto by_rows = [&] { return sorted; };
+  return times_dense<Backend>(rows, columns, v.size(0), by_rows, v, b, input, mean, beta, alpha);
 }
 
 template <class Backend>
 std::tuple<Tensor, Tensor> spmm_extremum(const Tensor& crow, const Tensor& col, const Tensor& values,
-                                         const Tensor& dense, bool minimum) {
+                                         const Tensor& dense, bool minimum, bool with_arg) {
   check_matrix(dense, "dense");
   const Pattern A(crow, "crow", col, "col", dense.size(0));
   const Tensor v = A.values(values, "spmm_extremum", "values");
@@ -133,7 +180,8 @@ std::tuple<Tensor, Tensor> spmm_extremum(const Tensor& crow, const Tensor& col, 
   MYOPS_CHECK(!is_complex(p.type), "myops.spmm_extremum is not implemented for values of dtype ",
               dtype_name(values.scalar_type()), ", whose numbers have no order");
   const Tensor out = empty_matrix(A.csr.rows, dense.size(1), values.scalar_type(), values);
-  const Tensor arg = empty_matrix(A.csr.rows, dense.size(1), crow.scalar_type(), values);
+  const Tensor arg = with_arg ? empty_matrix(A.csr.rows, dense.size(1), crow.scalar_type(), values)
+                              : empty_vector(0, crow.scalar_type(), values);
   if (out.numel() == 0) return {out, arg};
   const RowMajor b(dense);
   p.A = A.csr;
@@ -142,7 +190,7 @@ std::tuple<Tensor, Tensor> spmm_extremum(const Tensor& crow, const Tensor& col, 
   p.B = b.data;
   p.b_row = b.row;
   p.D = out.mutable_data_ptr();
-  p.arg = arg.mutable_data_ptr();
+  p.arg = with_arg ? arg.mutable_data_ptr() : nullptr;
   p.minimum = minimum;
   A.check(Backend::run(p, values));
   return {out, arg};
@@ -164,13 +212,14 @@ Tensor sddmm(const Tensor& crow, const Tensor& col, const Tensor& a, const Tenso
   p.type = dtype_of(a.scalar_type(), "sddmm", "a");
   MYOPS_CHECK(p.type != DType::boolean, "myops.sddmm is not implemented for a of dtype bool");
   const Tensor out = empty_vector(A.csr.nnz, a.scalar_type(), a);
-  const RowMajor left(a), right(b);
+  const RowMajor left(a), right(b, Backend::gathers_spread(A.csr.nnz, A.csr.cols));
   p.A = A.csr;
   p.N = a.size(1);
   p.a = left.data;
   p.a_row = left.row;
   p.b = right.data;
   p.b_row = right.row;
+  p.b_col = right.col;
   p.values = out.mutable_data_ptr();
   A.check(Backend::run(p, a));
   return out;
@@ -210,14 +259,14 @@ std::tuple<Tensor, Tensor> spmm_backward(const Tensor& crow, const Tensor& col, 
   const DType type = dtype_of(values.scalar_type(), "spmm_backward", "values");
   if constexpr (kGathersOnce<Backend>) {
     if (n * element_size(type) >= kOneWalkRow && !is_integral(type) && A.csr.nnz > 0) {
-      const ByColumn T = transpose ? ByColumn{A, crow} : by_column<Backend>(A, t_crow, t_col, t_perm);
+      const ByColumn T = transpose ? ByColumn{A, std::nullopt} : by_column<Backend>(A, t_crow, t_col, t_perm);
       const Tensor grad_values = empty_vector(A.csr.nnz, values.scalar_type(), values);
       const Tensor grad_dense = empty_matrix(T.pattern.csr.rows, n, values.scalar_type(), values);
       const RowMajor held(dense), gathered(grad);
       SpmmBackward p;
       p.spmm.A = T.pattern.csr;
       p.spmm.values = v.const_data_ptr();
-      p.spmm.perm = transpose ? nullptr : T.perm.const_data_ptr();
+      p.spmm.perm = transpose ? nullptr : T.perm->const_data_ptr();
       p.spmm.type = type;
       p.spmm.N = n;
       p.spmm.B = gathered.data;
@@ -246,8 +295,8 @@ void register_spmm(torch::stable::detail::StableLibrary& m) {
 }
 
 template <class Backend>
-void register_csr_mm(torch::stable::detail::StableLibrary& m) {
-  m.impl("csr_mm", TORCH_BOX(&csr_mm<Backend>));
+void register_native_mm(torch::stable::detail::StableLibrary& m) {
+  m.impl("native_mm", TORCH_BOX(&native_mm<Backend>));
 }
 
 }  // namespace myops

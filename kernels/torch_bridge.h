@@ -34,8 +34,8 @@
 #define MYOPS_LIBRARY(ns, m) STABLE_TORCH_LIBRARY(ns, m)
 #define MYOPS_LIBRARY_IMPL(ns, key, m) STABLE_TORCH_LIBRARY_IMPL(ns, key, m)
 // Kernels that a compressed sparse tensor among the arguments leads to.
-#define MYOPS_SPARSE_LIBRARY_IMPL(ns, key, m) STABLE_TORCH_LIBRARY_IMPL(ns, SparseCsr##key, m)
-#define MYOPS_SPARSE_LIBRARY_IMPL_EXPANDED(ns, key, m) MYOPS_SPARSE_LIBRARY_IMPL(ns, key, m)
+#define MYOPS_SPARSE_LIBRARY_IMPL(ns, sparse, key, m) STABLE_TORCH_LIBRARY_IMPL(ns, sparse##key, m)
+#define MYOPS_SPARSE_LIBRARY_IMPL_EXPANDED(ns, sparse, key, m) MYOPS_SPARSE_LIBRARY_IMPL(ns, sparse, key, m)
 
 namespace myops {
 

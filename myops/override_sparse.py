@@ -46,28 +46,22 @@ def _both_sparse(a: Tensor, b: Tensor) -> bool:
     raise RuntimeError(f"torch does not multiply {a.layout} by {b.layout}")
 
 
-# A call by way of `myops.sparse` costs 25 to 40 us, by its operator 8 to 12; the kernel has the checks. So the common
-# products, a CSR or a coalesced COO matrix times a strided one, go there straight.
+# A call by way of `myops.sparse` costs 25 to 40 us, by its operator 5; the kernel has the checks. So the common
+# products, a CSR or a COO matrix times a strided one, go there straight.
 
 
 def _is_common(a: Tensor, b: Tensor, *scalars: Number) -> bool:
     return (
-        (a.layout == torch.sparse_csr or (a.layout == torch.sparse_coo and a.is_coalesced()))
+        a.layout in sparse.ONE_CALL
         and b.layout == torch.strided
         and a.dim() == b.dim() == 2
+        and a.dense_dim() == 0
         and all(map(fits_float, scalars))
     )
 
 
-def _common(a: Tensor, dense: Tensor, input: Tensor | None = None, **scalars: Any) -> Tensor:
-    spmm = without_wrapper(torch.ops.myops.spmm.default)
-    rows, columns = a.shape
-    if a.layout == torch.sparse_csr:
-        crow, col, values = a.crow_indices(), a.col_indices(), a.values()
-    else:
-        row, col = a._indices().unbind()
-        crow, values = torch.ops.myops.csr_rows(row, rows), a._values()
-    result: Tensor = spmm(crow, col, values, dense, input, columns=columns, **scalars)
+def _common(*args: Tensor, **scalars: Any) -> Tensor:
+    result: Tensor = without_wrapper(torch.ops.myops.native_mm.default)(*args, **scalars)
     return result
 
 
@@ -172,7 +166,8 @@ def sparse_mm_reduce(self: Tensor, other: Tensor, reduce: str) -> tuple[Tensor, 
         return _common(self, other, mean=reduce == "mean"), self.col_indices().new_empty(0)
     sparse._check_inner(self, other)
     parts = (self.crow_indices(), self.col_indices(), self.values())
-    result, winner = torch.ops.myops.spmm_extremum(*parts, other, minimum=reduce == "amin")
+    recorded = torch.is_grad_enabled() and (self.requires_grad or other.requires_grad)
+    result, winner = torch.ops.myops.spmm_extremum(*parts, other, minimum=reduce == "amin", with_arg=recorded)
     return result, winner
 
 

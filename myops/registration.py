@@ -243,7 +243,8 @@ def define_front(name: str, general: autograd.Kernel, flops: Any) -> Any:
         _LIBRARY.impl(name, general, key)
     packet = getattr(torch.ops.myops, name)
     register_flop_formula(packet, get_raw=True)(flops)
-    _explain_missing_cuda(name, key="SparseCsrCUDA")
+    for key in ("SparseCsrCUDA", "SparseCUDA"):
+        _explain_missing_cuda(name, key=key)
     return autograd.without_wrapper(packet.default)
 
 

@@ -24,8 +24,9 @@ from .registration import COMPONENTS, define_composite, define_front, fits_float
 
 __all__ = ["addmm", "bmm", "mm", "sampled_addmm"]
 
-_spmm = COMPONENTS["spmm"]
+_spmm, _extremum = COMPONENTS["spmm"], COMPONENTS["spmm_extremum"]
 REDUCTIONS = ("sum", "mean", "amax", "amin")
+ONE_CALL = (torch.sparse_csr, torch.sparse_coo)  # what `native_mm` takes
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
@@ -185,18 +186,27 @@ def _block_parts(matrix: Tensor) -> Parts:
     outer, inner = _indices(matrix)
     values = _values_of(matrix)
     height, width = values.shape[1:]
-    if max(matrix.shape) > torch.iinfo(inner.dtype).max:  # blocks may count where elements do not
+    if max(*matrix.shape, values.numel()) > torch.iinfo(inner.dtype).max:  # blocks may count where elements do not
         outer, inner = outer.long(), inner.long()
     # Sorted by the inner index, which checks both; then the outer one of every block, put back in order.
     _, found, perm = torch.ops.myops.csr_transpose(
         outer, inner, matrix.shape[1] // width if by_row else matrix.shape[0] // height
     )
-    blocks = torch.empty_like(found).scatter_(0, perm.long(), found)
-    block_row, block_col = (blocks, inner) if by_row else (inner, blocks)
-    i, j = (torch.arange(n, dtype=inner.dtype, device=inner.device) for n in (height, width))
-    row = (block_row.view(-1, 1, 1) * height + i.view(-1, 1)).expand(values.shape).reshape(-1)
-    col = (block_col.view(-1, 1, 1) * width + j).expand(values.shape).reshape(-1)
-    return _sorted_by_row(row, col, values.reshape(-1), *matrix.shape)
+    of_block = torch.empty_like(found).scatter_(0, perm.long(), found).long()
+    if not by_row:  # by rows of the transpose
+        values, height, width = values.mT, width, height
+    # Row i of a block goes behind row i of those before it: all blocks of a row are `count * width` apart.
+    begin, count = outer[:-1], outer.diff()
+    i, j = (torch.arange(n, device=inner.device) for n in (height, width))
+    block = torch.arange(inner.shape[0], device=inner.device)
+    place = ((begin[of_block] * (height - 1) + block) * width).view(-1, 1, 1)
+    place = (place + (count[of_block] * width).view(-1, 1, 1) * i.view(-1, 1) + j).reshape(-1)
+    perm = torch.empty_like(place).scatter_(0, place, torch.arange(place.shape[0], device=inner.device))
+    col = (inner.view(-1, 1, 1) * width + j.to(inner.dtype)).expand(values.shape).reshape(-1)[perm]
+    starts = (begin.view(-1, 1) * height + count.view(-1, 1) * i).reshape(-1)
+    crow = (torch.cat([starts, outer[-1:] * height]) * width).to(inner.dtype)
+    rows, cols = matrix.shape
+    return Parts(crow, col, values.reshape(-1)[perm], rows, cols, transposed=not by_row)
 
 
 def _parts(matrix: Any, name: str) -> Parts:
@@ -268,15 +278,15 @@ def _check_types(a: Any, b: Any, names: str = "a and b") -> None:
         )
 
 
-def _csr_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
-    """The most common product, of a native CSR and a strided tensor, as one operator.
+def _native_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
+    """The most common product, of a native CSR or COO tensor and a strided one, as one operator.
 
     None where it is another product, must be recorded, or is wrong: the general path finds that out again and raises
     the proper error. That takes 3 us more, and some 20 us where a product of megabytes has just driven the interpreter
     out of the cache.
     """
     a, *strided = args
-    if a.__class__ is not Tensor or a.layout is not torch.sparse_csr:
+    if a.__class__ is not Tensor or a.layout not in ONE_CALL:
         return None
     for t in strided:
         if (t.__class__ is not Tensor and t.__class__ is not Parameter) or t.layout is not torch.strided:
@@ -285,7 +295,7 @@ def _csr_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
     if is_recorded(args):
         return None
     try:
-        return call_unrecorded(_csr_mm_op, args, scalars)
+        return call_unrecorded(_native_mm_op, args, scalars)
     except RuntimeError:
         return None
 
@@ -309,7 +319,7 @@ def _times_sparse(a: Any, b: Any) -> Any:
     if x.crow.dtype != y.crow.dtype:  # int32 with int64: the wider one
         x, y = (Parts(p.crow.long(), p.col.long(), p.values, p.rows, p.cols, p.transposed) for p in (x, y))
     size = (x.rows, y.cols)
-    if x.transposed and y.transposed:  # the parts of the transposes: C.T = B.T @ A.T
+    if x.transposed and y.transposed and a.layout == b.layout == torch.sparse_csc:  # C.T = B.T @ A.T
         ccol, row, values = torch.ops.myops.spgemm(y.crow, y.col, y.values, x.crow, x.col, x.values, x.rows)
         return _assemble(torch.sparse_csc, (ccol, row), values, size)
     x, y = x.by_rows(), y.by_rows()
@@ -350,7 +360,9 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
     """
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, but got {reduce!r}")
-    if reduce == "sum" and (product := _csr_mm((a, b))) is not None:
+    if reduce == "sum" and (product := _native_mm((a, b))) is not None:
+        return product
+    if reduce == "mean" and (product := _native_mm((a, b), mean=True)) is not None:
         return product
     _check_inner(a, b)
     _check_types(a, b)
@@ -366,7 +378,9 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
     if reduce in ("sum", "mean"):
         return _times_dense(_parts(a, "a"), b, mean=reduce == "mean")
     parts = _parts(a, "a").by_rows()
-    return torch.ops.myops.spmm_extremum(parts.crow, parts.col, parts.values, b, minimum=reduce == "amin")[0]
+    args = (parts.crow, parts.col, parts.values, b)
+    recorded = torch.compiler.is_compiling() or is_recorded(alive(args))
+    return call(_extremum, *args, minimum=reduce == "amin", with_arg=recorded)[0]
 
 
 def _number(value: Any, name: str, like: Any) -> Any:
@@ -408,7 +422,7 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
     if isinstance(input, Tensor) and not fits_float(weight):
         input, weight = input * weight, 1
     if fits_float(factor):
-        result = _csr_mm((a, b, input), beta=float(weight), alpha=float(factor))
+        result = _native_mm((a, b, input), beta=float(weight), alpha=float(factor))
         if result is not None:
             return result
     _check_tensors(input=input)
@@ -516,7 +530,11 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
         check_inside(row, m, "row")
         check_inside(col, k, "col")
         values, col = _values_of(a), item * k + col
-        parts = _sorted_by_row(item * m + row, col, values, batch * m, batch * k)
+        row = item * m + row
+        if a.is_coalesced():
+            parts = Parts(torch.ops.myops.csr_rows(row, batch * m), col, values, batch * m, batch * k)
+        else:
+            parts = _sorted_by_row(row, col, values, batch * m, batch * k)
     else:
         crow, col = _indices(a)
         nnz = col.shape[1]
@@ -531,13 +549,13 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     return _times_dense(parts, b.reshape(batch * k, n)).view(batch, m, n)
 
 
-def _csr_mm_in_parts(
-    a: Tensor, b: Tensor, input: Tensor | None = None, *, beta: float = 1.0, alpha: float = 1.0
+def _native_mm_in_parts(
+    a: Tensor, b: Tensor, input: Tensor | None = None, *, mean: bool = False, beta: float = 1.0, alpha: float = 1.0
 ) -> Tensor:
     _check_inner(a, b)
     _check_types(a, b)
-    return _times_dense(_parts(a, "a"), b, input, beta, alpha)
+    return _times_dense(_parts(a, "a"), b, input, beta, alpha, mean)
 
 
-_csr_mm_op = define_front("csr_mm", _csr_mm_in_parts, lambda a, b, *_, **__: 2 * a._nnz() * b.shape[1])
+_native_mm_op = define_front("native_mm", _native_mm_in_parts, lambda a, b, *_, **__: 2 * a._nnz() * b.shape[1])
 define_composite("sparse_mm(Tensor a, Tensor b) -> Tensor", lambda a, b: mm(a, b))

@@ -278,64 +278,96 @@ def test_transforms_over_the_dense_argument() -> None:
 
 
 class TestTheOneOperator:
-    """myops::csr_mm, which a product of a native CSR and a strided tensor is where nothing is recorded."""
+    """myops::native_mm, which a product of a native CSR or COO and a strided tensor is where nothing is recorded."""
 
-    def operands(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    LAYOUT = pytest.mark.parametrize("layout", ["csr", "coo", "uncoalesced"])
+
+    def operands(self, layout: str = "csr") -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dense = random_dense(5, 7, torch.float64)
-        return dense, in_layout(dense, "csr", torch.int32), torch.ones(7, 3).double(), torch.arange(3.0).double()
+        return dense, in_layout(dense, layout, torch.int32), torch.ones(7, 3).double(), torch.arange(3.0).double()
 
     @staticmethod
     def called(run: Any) -> set[str]:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             run()
         names = [event.name for event in profile.events()]
-        return {name for name in names if name in ("myops::csr_mm", "myops::spmm")}
+        return {name for name in names if name in ("myops::native_mm", "myops::spmm")}
 
-    def test_is_taken_where_nothing_is_recorded(self) -> None:
-        _, a, x, c = self.operands()
-        for run in (lambda: myops.sparse.mm(a, x), lambda: myops.sparse.addmm(c, a, x, beta=2, alpha=3)):
-            assert self.called(run) == {"myops::csr_mm"}
+    @LAYOUT
+    def test_is_taken_where_nothing_is_recorded(self, layout: str) -> None:
+        _, a, x, c = self.operands(layout)
+        for run in (
+            lambda: myops.sparse.mm(a, x),
+            lambda: myops.sparse.mm(a, x, reduce="mean"),
+            lambda: myops.sparse.addmm(c, a, x, beta=2, alpha=3),
+        ):
+            assert self.called(run) == {"myops::native_mm"}
             with torch.inference_mode():
-                assert self.called(run) == {"myops::csr_mm"}
+                assert self.called(run) == {"myops::native_mm"}
         assert self.called(lambda: myops.sparse.mm(a, x.requires_grad_())) == {"myops::spmm"}
 
+    @LAYOUT
     @pytest.mark.parametrize("inference", [False, True])
-    def test_values(self, inference: bool) -> None:
-        dense, a, x, c = self.operands()
+    def test_values(self, layout: str, inference: bool) -> None:
+        dense, a, x, c = self.operands(layout)
         with torch.inference_mode(inference):
-            assert torch.equal(torch.ops.myops.csr_mm(a, x), dense @ x)
-            got = torch.ops.myops.csr_mm(a, x, c, beta=2, alpha=-3)
+            assert torch.equal(torch.ops.myops.native_mm(a, x), dense @ x)
+            got = torch.ops.myops.native_mm(a, x, c, beta=2, alpha=-3)
+            count = torch.zeros_like(dense).index_put(tuple(a.to_sparse_coo()._indices()), x.new_ones(()), True).sum(1)
+            mean = torch.ops.myops.native_mm(a, x, mean=True)
         assert torch.equal(got, 2 * c - 3 * (dense @ x))
+        torch.testing.assert_close(mean, dense @ x / count.clamp(min=1).unsqueeze(1))
 
-    def test_gradients_when_called_by_name(self) -> None:
-        dense, a, x, c = self.operands()
+    @pytest.mark.usefixtures("on_cpu_only")
+    @pytest.mark.parametrize("index", [-1, 5, 2**40])
+    def test_bad_rows_in_any_order(self, index: int) -> None:
+        x = torch.ones(7, 3)
+        a = torch.sparse_coo_tensor([[4, index, 0], [6, 1, 2]], [1.0, 2, 3], (5, 7), check_invariants=False)
+        with pytest.raises(RuntimeError, match=r"outside \[0, 5\)"):
+            torch.ops.myops.native_mm(a, x)
+        a = torch.sparse_coo_tensor([[4, 1, 0], [6, index + 2, 2]], [1.0, 2, 3], (5, 7), check_invariants=False)
+        if not 0 <= index + 2 < 7:
+            with pytest.raises(RuntimeError, match=r"outside \[0, 7\)"):
+                torch.ops.myops.native_mm(a, x)
+
+    @LAYOUT
+    def test_gradients_when_called_by_name(self, layout: str) -> None:
+        dense, a, x, c = self.operands(layout)
         leaves = [t.detach().requires_grad_() for t in (a, x, c)]
-        torch.ops.myops.csr_mm(*leaves, beta=2, alpha=-3).sum().backward()
+        torch.ops.myops.native_mm(*leaves, beta=2, alpha=-3).sum().backward()
         assert torch.equal(leaves[1].grad, -3 * dense.mT @ torch.ones(5, 3).double())
         assert torch.equal(leaves[2].grad, torch.full((3,), 10.0).double())
-        assert leaves[0].grad.layout == torch.sparse_csr
-        assert torch.equal(leaves[0].grad.values(), torch.full((a._nnz(),), -9.0).double())
+        assert leaves[0].grad.layout == a.layout
+        assert torch.equal(leaves[0].grad.to_dense(), -9 * dense.bool().double())
 
-    def test_autocast(self, device: str) -> None:
-        _, a, x, c = (t.float() for t in self.operands())
+    @LAYOUT
+    def test_autocast(self, layout: str, device: str) -> None:
+        _, a, x, c = (t.float() for t in self.operands(layout))
         with torch.autocast(device, dtype=torch.bfloat16):
-            assert torch.ops.myops.csr_mm(a, x).dtype == torch.bfloat16
+            assert torch.ops.myops.native_mm(a, x).dtype == torch.bfloat16
             assert myops.sparse.mm(a, x).dtype == torch.bfloat16
             assert myops.sparse.addmm(c, a, x).dtype == torch.bfloat16
 
-    def test_flops(self) -> None:
-        _, a, x, _ = self.operands()
+    @LAYOUT
+    def test_flops(self, layout: str) -> None:
+        _, a, x, _ = self.operands(layout)
         with FlopCounterMode(display=False) as counter:
             myops.sparse.mm(a, x)
         assert counter.get_total_flops() == 2 * a._nnz() * 3
 
     def test_other_layouts(self) -> None:
         dense, _, x, _ = self.operands()
-        with pytest.raises(RuntimeError, match="a must be a CSR tensor"), torch.inference_mode():
-            torch.ops.myops.csr_mm(dense.to_sparse_csc(), x)
-        batched = torch.stack([dense, dense]).to_sparse_csr()
-        with pytest.raises(RuntimeError, match="a must be a matrix, got 3-D tensor"), torch.inference_mode():
-            torch.ops.myops.csr_mm(batched, x)
+        with pytest.raises((RuntimeError, NotImplementedError)), torch.inference_mode():
+            torch.ops.myops.native_mm(dense, x)
+        with pytest.raises(RuntimeError, match="a must be a CSR or a COO tensor"), torch.inference_mode():
+            torch.ops.myops.native_mm(dense.to_sparse_csc(), x)
+        for batched in (torch.stack([dense, dense]).to_sparse_csr(), torch.stack([dense, dense]).to_sparse()):
+            with pytest.raises(RuntimeError, match="a must be a matrix, got 3-D tensor"), torch.inference_mode():
+                torch.ops.myops.native_mm(batched, x)
+        hybrid = torch.sparse_coo_tensor(torch.zeros(1, 2, dtype=torch.int64), torch.ones(2, 7).double(), (5, 7))
+        for a in (hybrid, hybrid.coalesce()):
+            with pytest.raises(RuntimeError, match="a must have scalar entries"), torch.inference_mode():
+                torch.ops.myops.native_mm(a, x)
 
 
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc"])

@@ -112,6 +112,47 @@ def test_rows_of_any_length_and_width(n: int, dtype: torch.dtype) -> None:
             torch.testing.assert_close(ops.spmm(crow, col, v, x, mean=True), mean.to(dtype))
 
 
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 16, 17, 40])
+def test_rows_that_are_mostly_empty(n: int, dtype: torch.dtype) -> None:
+    """Their results are written at once, before the sums: with every epilogue, above and below a vector."""
+    for index, share in itertools.product((torch.int32, torch.int64), (0.1, 0.7)):
+        lengths = torch.where(torch.rand(3000) < share, 0, torch.randint(4, (3000,)))
+        lengths[1000:1100] = 0
+        crow, col = csr_of_rows(lengths, 90, index)
+        v, x, y = integers((col.numel(),), dtype), integers((90, n), dtype), integers((3000, n), dtype)
+        exact = exact_mm(on_cpu(dense_of, crow, col, v, 90), x).to(v.device)
+        assert torch.equal(ops.spmm(crow, col, v, x), exact.to(dtype))
+        for addend in (y, y.mT.contiguous().mT, y[:, :1], y[:1], y[:1, :1]):
+            got = ops.spmm(crow, col, v, x, addend, beta=2, alpha=-3)
+            assert torch.equal(got, (2 * widen(addend).to(exact.device) - 3 * exact).to(dtype))
+        if dtype in (torch.float32, torch.float64):
+            mean = exact / lengths.clamp(min=1).unsqueeze(1)
+            torch.testing.assert_close(ops.spmm(crow, col, v, x, mean=True), mean.to(dtype))
+            got = ops.spmm(crow, col, v, x, y, mean=True, beta=2, alpha=-3)
+            torch.testing.assert_close(got, (2 * y.to(mean) - 3 * mean).to(dtype))
+
+
+@pytest.mark.parametrize("n", [2, 7, 8, 9, 16, 33])
+def test_columns_that_lie_apart(n: int, dtype: torch.dtype) -> None:
+    """A dense operand by columns, with steps and with gaps, of many rows for few entries and of few for many."""
+    rows = torch.cat([torch.randint(6, (200,)), torch.tensor([2300])]), torch.randint(4, (200,))
+    for index, lengths, k in itertools.product((torch.int32, torch.int64), rows, (40, 4000)):
+        crow, col = csr_of_rows(lengths, k, index)
+        v, x, y = integers((col.numel(),), dtype), integers((k, n), dtype), integers((len(lengths), n), dtype)
+        exact = exact_mm(on_cpu(dense_of, crow, col, v, k), x).to(v.device)
+        dots = on_cpu(COMPONENTS["sddmm"].reference, crow, col, y, x).to(v.device, dtype)
+        steps = integers((k, 2 * n), dtype)
+        steps[:, ::2] = x
+        padded = integers((n, k + 3), dtype)
+        padded[:, :k] = x.mT
+        for apart in (x.mT.contiguous().mT, steps[:, ::2], padded[:, :k].mT):
+            assert torch.equal(ops.spmm(crow, col, v, apart), exact.to(dtype))
+            got = ops.spmm(crow, col, v, apart, y, beta=2, alpha=-3)
+            assert torch.equal(got, (2 * widen(y).to(exact.device) - 3 * exact).to(dtype))
+            assert torch.equal(ops.sddmm(crow, col, y, apart), dots)
+        assert torch.equal(ops.spmm(crow, col, v, x[:, :1].expand(k, n)), exact[:, :1].expand(-1, n).to(dtype))
+
+
 @pytest.mark.usefixtures("on_cpu_only")
 @pytest.mark.parametrize("n", [2, 16, 20, 40, 64, 130, 300])
 def test_width_by_width_a_row_does_not_depend_on_its_neighbours(n: int) -> None:
@@ -144,6 +185,38 @@ def test_extremum_of_nan_ties_and_infinities() -> None:
     assert bool(got[0, 0].isnan())
     assert torch.equal(got[0, 1:], torch.tensor([-inf, 3, 2]))
     assert arg.tolist() == [[1, 0, 1, 0]]
+
+
+def test_extremum_without_its_entries(dtype: torch.dtype) -> None:
+    """The same values bit for bit, NaN and infinities too: rows of any length, none, and one beyond a piece."""
+    if dtype.is_complex:
+        return
+    lengths = torch.cat([torch.randint(5, (64,)), torch.randint(71, (50,)), torch.zeros(20), torch.tensor([5000])])
+    for index, n, minimum in itertools.product((torch.int32, torch.int64), (1, 3, 16, 64, 130), (False, True)):
+        crow, col = csr_of_rows(lengths[torch.randperm(len(lengths))], 300, index)
+        v, x = integers((col.numel(),), dtype), integers((300, n), dtype)
+        if dtype.is_floating_point:
+            x = x.masked_fill(torch.rand(300, n) < 0.02, float("nan")).masked_fill(
+                torch.rand(300, n) < 0.05, -torch.inf
+            )
+        expected, arg = ops.spmm_extremum(crow, col, v, x, minimum=minimum)
+        got, none = ops.spmm_extremum(crow, col, v, x, minimum=minimum, with_arg=False)
+        assert torch.equal(got.isnan(), expected.isnan())
+        assert torch.equal(got.nan_to_num(7), expected.nan_to_num(7))
+        assert none.shape == (0,)
+        assert none.dtype == index
+        assert arg.shape == got.shape
+
+
+def test_extremum_needs_its_entries_for_a_gradient() -> None:
+    crow, col = pattern(5, 6)
+    v, x = torch.randn(col.numel()), torch.randn(6, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="with_arg must be True"):
+        ops.spmm_extremum(crow, col, v, x, with_arg=False)
+    batch = torch.randn(4, 6, 3)
+    got, none = torch.func.vmap(lambda x: ops.spmm_extremum(crow, col, v, x, with_arg=False))(batch)
+    assert torch.equal(got, torch.stack([ops.spmm_extremum(crow, col, v, x)[0] for x in batch]))
+    assert none.shape == (4, 0)
 
 
 def test_mean_of_large_sums() -> None:

@@ -6,6 +6,9 @@
 namespace myops {
 
 struct Cpu {
+  // Whether Spmm and Sddmm gather rows whose elements lie apart sooner than they are copied.
+  static bool gathers_spread(int64_t entries, int64_t rows);
+
   static void run(const Gemm& problem, const Tensor& like);
   static void pack(const Gemm& problem, void* panels);  // of B, behind their header
   static void run(const Add& problem, const Tensor& like);

@@ -6,6 +6,8 @@
 namespace myops {
 
 struct Cuda {
+  static bool gathers_spread(int64_t, int64_t) { return false; }
+
   static void run(const Gemm& problem, const Tensor& like);
   static void run(const Add& problem, const Tensor& like);
 

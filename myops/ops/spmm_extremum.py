@@ -20,7 +20,14 @@ class SpmmExtremum(Row):
     batch_dims = (0, 0)
 
     def fake(
-        self, crow: Tensor, col: Tensor, values: Tensor, dense: Tensor, *, minimum: bool = False
+        self,
+        crow: Tensor,
+        col: Tensor,
+        values: Tensor,
+        dense: Tensor,
+        *,
+        minimum: bool = False,
+        with_arg: bool = True,
     ) -> tuple[Tensor, Tensor]:
         check_matrix(dense, "dense")
         check_pattern(crow, "crow", col, "col")
@@ -30,10 +37,12 @@ class SpmmExtremum(Row):
         if values.dtype.is_complex:
             raise NotImplementedError(f"myops.spmm_extremum is not implemented for values of dtype {values.dtype}")
         shape = (crow.shape[0] - 1, dense.shape[1])
-        return values.new_empty(shape), crow.new_empty(shape)
+        return values.new_empty(shape), crow.new_empty(shape if with_arg else (0,))
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
-        _, col, values, dense, *_ = flat
+        _, col, values, dense, _, with_arg = flat
+        if not with_arg:
+            raise RuntimeError("with_arg must be True where a gradient is recorded, which goes to the entries that won")
         ctx.save_for_backward(col, values, dense, result[1])
         ctx.save_for_forward(col, values, dense, result[1])
 
@@ -84,7 +93,7 @@ class SpmmExtremum(Row):
         wide = dense.movedim(dims[3], 1)
         m, k, n = crow.shape[0] - 1, wide.shape[0], wide.shape[2]
         result = ops.spmm_extremum(crow, col, values, wide.reshape(k, size * n), **kwargs)
-        return tuple(r.view(m, size, n).movedim(1, 0) for r in result)
+        return tuple(r.view(m, size, n).movedim(1, 0) if r.dim() == 2 else r.expand(size, 0) for r in result)
 
     def flops(self, crow: Any, col: Any, values: Any, dense: Any, *args: Any, **kwargs: Any) -> int:
         return 2 * values[0] * dense[1]

@@ -17,7 +17,7 @@ struct RowOrder {
   static constexpr int kGap = 2 * kBeside;
   uint16_t begin[kPiece + 1];     // where each row begins among the entries of the piece
   uint16_t order[kPiece + kGap];  // rows as the piece counts them: short ones, the last one again kGap times, long ones
-  int64_t rows, short_rows;
+  int64_t rows, short_rows, empty_rows;  // the empty ones are the first of the short ones
 
   int64_t length(int64_t row) const { return begin[row + 1] - begin[row]; }
   const uint16_t* long_ones() const { return order + short_rows + kGap; }
@@ -36,12 +36,13 @@ struct RowOrder {
   void sort_by(const I* crow) {
     uint8_t key[kPiece];
     for (int64_t i = 0; i <= rows; ++i) begin[i] = static_cast<uint16_t>(crow[i] - crow[0]);
-    short_rows = 0;
+    short_rows = empty_rows = 0;
     uint8_t falls = 0;
     for (int64_t i = 0; i < rows; ++i) {
       const uint16_t length = static_cast<uint16_t>(begin[i + 1] - begin[i]);
       key[i] = static_cast<uint8_t>(length > kShort ? kShort + 1 : length);
       short_rows += length <= kShort;
+      empty_rows += length == 0;
     }
     for (int64_t i = 0; i + 1 < rows; ++i) falls |= key[i] > key[i + 1];
     if (falls == 0) {  // rows of one length, above all
@@ -49,14 +50,13 @@ struct RowOrder {
       for (int64_t i = short_rows; i < rows; ++i) order[i + kGap] = static_cast<uint16_t>(i);
       return;
     }
-    // A counting sort of both halves at once: neighbours of one length would wait for each other's store.
-    const int64_t half = rows / 2;
-    uint16_t at[2][kShort + 2] = {};
-    for (int64_t i = 0; i < half; ++i) {
-      ++at[0][key[i]];
-      ++at[1][key[half + i]];
-    }
-    if (rows % 2 != 0) ++at[1][key[rows - 1]];
+    // A counting sort of four quarters at once: neighbours of one length would wait for each other's store.
+    constexpr int kQuarters = 4;
+    const int64_t quarter = rows / kQuarters, rest = kQuarters * quarter;
+    uint16_t at[kQuarters][kShort + 2] = {};
+    for (int64_t i = 0; i < quarter; ++i)
+      for (int q = 0; q < kQuarters; ++q) ++at[q][key[q * quarter + i]];
+    for (int64_t i = rest; i < rows; ++i) ++at[kQuarters - 1][key[i]];
     uint16_t sum = 0;
     for (int k = 0; k < kShort + 2; ++k) {
       if (k == kShort + 1) sum = static_cast<uint16_t>(sum + kGap);
@@ -66,11 +66,10 @@ struct RowOrder {
         sum = static_cast<uint16_t>(sum + found);
       }
     }
-    for (int64_t i = 0; i < half; ++i) {
-      order[at[0][key[i]]++] = static_cast<uint16_t>(i);
-      order[at[1][key[half + i]]++] = static_cast<uint16_t>(half + i);
-    }
-    if (rows % 2 != 0) order[at[1][key[rows - 1]]] = static_cast<uint16_t>(rows - 1);
+    const auto place = [&](int q, int64_t i) { order[at[q][key[i]]++] = static_cast<uint16_t>(i); };
+    for (int64_t i = 0; i < quarter; ++i)
+      for (int q = 0; q < kQuarters; ++q) place(q, q * quarter + i);
+    for (int64_t i = rest; i < rows; ++i) place(kQuarters - 1, i);
   }
 };
 

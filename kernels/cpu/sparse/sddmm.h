@@ -6,6 +6,8 @@
 // once, however short the rows are. Complex: the row of A is kept twice, as (re, -im) and (im, re) pairs, so that the
 // real and the imaginary part are each one real dot product with a row of B.
 #pragma once
+#include <optional>
+
 #include "spmm.h"
 
 namespace myops::cpu {
@@ -40,21 +42,41 @@ struct Held {
   int64_t row;  // stride, in elements
 };
 
-// One tile of columns, j real ones from the first. Product: D too, as in spmm_tile.
+// The row of every entry, as the piece counts them. Written kSpan at a time, so that short rows cost no branch. A
+// template: see RowOrder.
+template <class Isa>
+struct EntryRows {
+  static constexpr int64_t kSpan = 16;
+  uint16_t row[kPiece + kSpan];
+
+  EntryRows(const Csr& A, const Piece& piece) {
+    int64_t begin = 0;
+    for (int64_t i = 0; i < piece.row_end - piece.row; ++i) {
+      const int64_t end = row_start(A, piece.row + i + 1) - piece.begin;
+      int64_t e = begin;
+      do {
+        for (int64_t k = 0; k < kSpan; ++k) row[e + k] = static_cast<uint16_t>(i);
+        e += kSpan;
+      } while (e < end);
+      begin = end;
+    }
+  }
+};
+
+// One tile of columns, j real ones from the first. Product: D too, as in spmm_tile. `rows`: where rows are short, a
+// walk by entries, each of which loads its row of A; the loop over every short row would end in a mispredicted branch,
+// 20 cycles, as in row_order.h.
 template <class Isa, class T, class S, int NV, bool Cx, bool Product, class RowOf>
 void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmTile<T, S, RowOf>& t,
-              const Held<S>& held, int64_t j, T* dots, T* slots) {
+              const Held<S>& held, const EntryRows<Isa>* rows, int64_t j, T* dots, T* slots) {
   constexpr int L = Isa::template lanes<T>;
   constexpr int Parts = Cx ? 2 : 1;
   using Vec = typename Isa::template Vec<T>;
   Aside<Isa, T, Parts> aside;
   aside.dots = dots;
   aside.block = 0;
-  int64_t e = 0;
-  for (int64_t i = piece.row; i < piece.row_end; ++i) {
-    const int64_t end = (piece.slot >= 0 ? piece.end : row_start(out.p.A, i + 1)) - piece.begin;
-    if (!Product && e == end) continue;
-    Vec a[Parts][NV], sum[Parts][NV] = {};
+  Vec a[Parts][NV], sum[Parts][NV];
+  const auto hold = [&](int64_t i) {
 #pragma GCC unroll 8
     for (int u = 0; u < NV; ++u) {
       a[0][u] = load_converted<Isa, T, S>(held.a + i * held.row + j + u * L, u + 1 < NV ? L : t.last);
@@ -63,27 +85,51 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
         a[0][u] *= alternating<Isa, T>(T(1), T(-1));
       }
     }
+  };
+  const auto multiply = [&](int64_t e) {
+    const S* x = t.b + t.row_of(e);
+    Vec dot[Parts];
+#pragma GCC unroll 8
+    for (int u = 0; u < NV; ++u) {
+      const Vec xv =
+          u + 1 < NV ? load_converted<Isa, T, S>(x + u * L, L) : load_ragged<Isa, T, S>(x + u * L, t.last, t.b_end);
+      if constexpr (RowOf::kFar)
+        if (u * L * sizeof(S) % 64 == 0) __builtin_prefetch(t.b + t.row_of(e + kPrefetch) + u * L);
+#pragma GCC unroll 2
+      for (int part = 0; part < Parts; ++part) {
+        dot[part] = u == 0 ? a[part][u] * xv : dot[part] + a[part][u] * xv;
+        if constexpr (Product) sum[part][u] += xv * t.values[Parts * e + part];
+      }
+    }
+    Vec* const to = aside.of(e);
+#pragma GCC unroll 2
+    for (int part = 0; part < Parts; ++part) to[part] = dot[part];
+  };
+  int64_t e = 0;
+  if (!Product && rows != nullptr) {
+    const int64_t end = piece.end - piece.begin;
+    while (e < end) {
+      const int64_t stop = min64(end, e + kAside);
+      for (; e < stop; ++e) {
+        hold(piece.row + rows->row[e]);
+        multiply(e);
+      }
+      aside.add_up(e);
+    }
+    return;
+  }
+  for (int64_t i = piece.row; i < piece.row_end; ++i) {
+    const int64_t end = (piece.slot >= 0 ? piece.end : row_start(out.p.A, i + 1)) - piece.begin;
+    if (!Product && e == end) continue;
+    hold(i);
+    if constexpr (Product)
+#pragma GCC unroll 2
+      for (int part = 0; part < Parts; ++part)
+#pragma GCC unroll 8
+        for (int u = 0; u < NV; ++u) sum[part][u] = Vec{};
     while (e < end) {
       const int64_t stop = min64(end, aside.block + kAside);
-      for (; e < stop; ++e) {
-        const S* x = t.b + t.row_of(e);
-        Vec dot[Parts];
-#pragma GCC unroll 8
-        for (int u = 0; u < NV; ++u) {
-          const Vec xv =
-              u + 1 < NV ? load_converted<Isa, T, S>(x + u * L, L) : load_ragged<Isa, T, S>(x + u * L, t.last, t.b_end);
-          if constexpr (RowOf::kFar)
-            if (u * L * sizeof(S) % 64 == 0) __builtin_prefetch(t.b + t.row_of(e + kPrefetch) + u * L);
-#pragma GCC unroll 2
-          for (int part = 0; part < Parts; ++part) {
-            dot[part] = u == 0 ? a[part][u] * xv : dot[part] + a[part][u] * xv;
-            if constexpr (Product) sum[part][u] += xv * t.values[Parts * e + part];
-          }
-        }
-        Vec* const to = aside.of(e);
-#pragma GCC unroll 2
-        for (int part = 0; part < Parts; ++part) to[part] = dot[part];
-      }
+      for (; e < stop; ++e) multiply(e);
       if (e == aside.block + kAside) aside.add_up(e);
     }
     if constexpr (Product) {
@@ -101,15 +147,21 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
   aside.add_up(e);
 }
 
+constexpr int64_t kShortRows = 4;  // entries a row, up to which a piece is walked by entries
+
 // All columns of a piece, tile by tile: half of the registers hold the row of A, where there is a product too.
 template <class Isa, class T, class S, bool Cx, bool Product, class RowOf>
 void dot_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values,
                const Held<S>& held, T* dots, T* slots) {
   constexpr int U = Cx ? 2 : 1;
   constexpr int64_t L = Isa::template lanes<T>;
-  std::memset(dots, 0, ((piece.end - piece.begin) * U + L) * sizeof(T));
+  const int64_t entries = piece.end - piece.begin;
+  std::memset(dots, 0, (entries * U + L) * sizeof(T));
+  std::optional<EntryRows<Isa>> rows;
+  if (!Product && piece.slot < 0 && entries < kShortRows * (piece.row_end - piece.row)) rows.emplace(out.p.A, piece);
+  const EntryRows<Isa>* const by_entry = rows ? &*rows : nullptr;
   for_tiles<(Isa::kBytes == 64 ? 8 : 4) / U>(out, row_of, values, [&](const auto& tile, auto count, int64_t j) {
-    dot_tile<Isa, T, S, count.value, Cx, Product>(out, piece, tile, held, j, dots, slots);
+    dot_tile<Isa, T, S, count.value, Cx, Product>(out, piece, tile, held, by_entry, j, dots, slots);
   });
 }
 
@@ -144,6 +196,7 @@ Status sddmm_typed(const Sddmm& p, const Partition& cut, const Runtime& rt) {
   gather.N = p.N;
   gather.B = p.b;
   gather.b_row = p.b_row;
+  gather.b_col = p.b_col;
   const SpmmOut<Isa, T, S, Cx> out(gather);
   const Held<S> held{static_cast<const S*>(p.a), p.a_row * U};
   return for_pieces(p.A, cut, rt, [&](const Piece& piece) {
@@ -151,7 +204,7 @@ Status sddmm_typed(const Sddmm& p, const Partition& cut, const Runtime& rt) {
       if (p.N == 1)
         return p.A.wide ? sddmm_column<Isa, T, S, int64_t>(p, piece) : sddmm_column<Isa, T, S, int32_t>(p, piece);
     alignas(64) T dots[kPiece * U + Isa::template lanes<T>];
-    const bool ok = with_rows<S>(p.A, piece, p.b_row * U, [&](auto row_of) {
+    const bool ok = with_rows<S, U>(p.A, piece, p.b_row, p.b_col, [&](auto row_of) {
       dot_piece<Isa, T, S, Cx, false>(out, piece, row_of, nullptr, held, dots, nullptr);
     });
     if (!ok) return false;
@@ -179,7 +232,7 @@ Status spmm_backward_typed(const SpmmBackward& both, const Partition& cut, const
     const int64_t n = piece.end - piece.begin;
     alignas(64) T values[kPiece * U], dots[kPiece * U + Isa::template lanes<T>];
     if (!stage_values<T, S, U>(p.A, p.values, p.perm, piece.begin, piece.end, values)) return false;
-    const bool ok = with_rows<S>(p.A, piece, p.b_row * U, [&](auto row_of) {
+    const bool ok = with_rows<S, U>(p.A, piece, p.b_row, p.b_col, [&](auto row_of) {
       dot_piece<Isa, T, S, Cx, true>(out, piece, row_of, values, held, dots, slots);
     });
     if (!ok) return false;

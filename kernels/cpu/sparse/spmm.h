@@ -49,7 +49,6 @@ struct SpmmOut {
   const S* c;  // nullptr: none
   int64_t c_row;
   bool plain;  // neither a mean nor an addend
-  bool usual;  // no mean, an addend with columns of unit stride
 
   explicit SpmmOut(const Spmm& spmm)
       : p(spmm),
@@ -59,8 +58,7 @@ struct SpmmOut {
         beta(scalar<T>(p.beta)),
         c(static_cast<const S*>(p.C)),
         c_row(p.c_row * U),
-        plain(!p.mean && c == nullptr),
-        usual(!p.mean && p.c_col == 1) {}
+        plain(!p.mean && c == nullptr) {}
 
   // The sums of row i from real column j on, of the last vector n lanes.
   template <int NV>
@@ -71,13 +69,33 @@ struct SpmmOut {
       for (int u = 0; u < NV; ++u) store_exact<Isa, T, S>(to + u * L, sums[u] * alpha, u + 1 < NV ? L : n);
       return;
     }
+    const int64_t count = p.mean ? entries(i) : 1;
 #pragma GCC unroll 8
     for (int u = 0; u < NV; ++u) {
       const int lanes = u + 1 < NV ? L : n;
-      const Vec v = usual ? sums[u] * alpha + load_converted<Isa, T, S>(c + i * c_row + j + u * L, lanes) * beta
-                          : scaled_with_addend(i, j + u * L, sums[u], lanes);
-      store_exact<Isa, T, S>(to + u * L, v, lanes);
+      const Vec v = (p.mean ? divided(sums[u], count) : sums[u]) * alpha;
+      store_exact<Isa, T, S>(to + u * L, c == nullptr ? v : v + addend(i, j + u * L, lanes) * beta, lanes);
     }
+  }
+
+  // Writes n columns of the empty rows of a piece, from real column j on; false where that is left to finish(). Where
+  // the rows are narrow and many are empty, all rows of the piece are written as one.
+  bool finish_empty(const Piece& piece, const RowOrder<Isa>& order, int64_t j, int64_t n) const {
+    S* const to = d + piece.row * d_row + j;
+    const bool at_once = n == d_row && n * static_cast<int64_t>(sizeof(S)) <= 64 && order.empty_rows > order.rows / 4;
+    if (c == nullptr) {
+      if (at_once) std::memset(to, 0, order.rows * n * sizeof(S));
+      for (int64_t i = 0; i < order.empty_rows && !at_once; ++i)
+        std::memset(to + order.order[i] * d_row, 0, n * sizeof(S));
+      return true;
+    }
+    if (!at_once || p.c_col != 1 || c_row != d_row) return false;
+    const S* const from = c + piece.row * d_row;
+    for (int64_t k = 0; k < order.rows * n; k += L) {
+      const int lanes = static_cast<int>(min64(L, order.rows * n - k));
+      store_exact<Isa, T, S>(to + k, load_converted<Isa, T, S>(from + k, lanes) * beta, lanes);
+    }
+    return true;
   }
 
   // Asks for what finish() will touch. Inlined in any case: a call of a function of prefetches has no effect for gcc
@@ -85,29 +103,46 @@ struct SpmmOut {
   [[gnu::always_inline]] void prefetch(int64_t i, int64_t j, int n) const {
     for (int k = 0; k < n; k += 64 / static_cast<int>(sizeof(S))) {
       __builtin_prefetch(d + i * d_row + j + k, 1);
-      if (usual && c != nullptr) __builtin_prefetch(c + i * c_row + j + k);
+      if (c != nullptr && p.c_col == 1) __builtin_prefetch(c + i * c_row + j + k);
     }
   }
 
- private:
-  [[gnu::noinline]] Vec scaled_with_addend(int64_t i, int64_t j, Vec sum, int n) const {
-    Vec v = sum * alpha;
-    if (p.mean) {
-      const int64_t length = row_start(p.A, i + 1) - row_start(p.A, i);
-      if constexpr (std::is_floating_point_v<T>) {
-        v = sum / static_cast<T>(length > 1 ? length : 1) * alpha;
-      } else {  // the quotient of integers, rounded towards zero; signed but for uint8
-        using Whole = std::conditional_t<std::is_same_v<S, uint8_t>, T, std::make_signed_t<T>>;
-        for (int l = 0; l < L; ++l) {
-          const auto whole = static_cast<Whole>(sum[l]) / static_cast<Whole>(length > 1 ? length : 1);
-          v[l] = static_cast<T>(whole) * alpha;
-        }
-      }
+  // The same of the rows [i, i + n) of a matrix of one column.
+  void finish_rows(int64_t i, Vec sums, int n) const {
+    if (p.mean)
+      for (int l = 0; l < n; ++l) sums[l] = divided(Vec{} + sums[l], entries(i + l))[0];
+    Vec v = sums * alpha;
+    if (c != nullptr) {
+      alignas(64) T found[L] = {};
+      for (int l = 0; l < n; ++l) found[l] = load_scalar<T>(c[(i + l) * c_row]);
+      v += Isa::template load<T>(found) * beta;
     }
-    if (c == nullptr) return v;
-    T addend[L] = {};
-    for (int l = 0; l < n; ++l) addend[l] = load_scalar<T>(c[i * c_row + (j + l) / U * p.c_col * U + (j + l) % U]);
-    return v + Isa::template load<T>(addend) * beta;
+    store_exact<Isa, T, S>(d + i, v, n);
+  }
+
+ private:
+  int64_t entries(int64_t i) const { return max64(row_start(p.A, i + 1) - row_start(p.A, i), 1); }
+
+  static Vec divided(Vec sum, int64_t count) {
+    if constexpr (std::is_floating_point_v<T>)
+      return sum / static_cast<T>(count);
+    else
+      return whole_quotients(sum, count);
+  }
+  // Rounded towards zero; signed but for uint8.
+  [[gnu::noinline]] static Vec whole_quotients(Vec sum, int64_t count) {
+    using Whole = std::conditional_t<std::is_same_v<S, uint8_t>, T, std::make_signed_t<T>>;
+    for (int l = 0; l < L; ++l) sum[l] = static_cast<T>(static_cast<Whole>(sum[l]) / static_cast<Whole>(count));
+    return sum;
+  }
+
+  Vec addend(int64_t i, int64_t j, int n) const {
+    return p.c_col == 1 ? load_converted<Isa, T, S>(c + i * c_row + j, n) : spread_addend(i, j, n);
+  }
+  [[gnu::noinline]] Vec spread_addend(int64_t i, int64_t j, int n) const {
+    T found[L] = {};
+    for (int l = 0; l < n; ++l) found[l] = load_scalar<T>(c[i * c_row + (j + l) / U * p.c_col * U + (j + l) % U]);
+    return Isa::template load<T>(found);
   }
 };
 
@@ -124,11 +159,23 @@ struct NearColumns {  // 32-bit columns as they are
   int64_t operator()(int64_t e) const { return col[e] * stride; }
 };
 
-// body(row_of) with where the entries of a piece find their rows of B, `row_stride` elements apart; false where a
-// column is outside.
-template <class S, class Body>
-bool with_rows(const Csr& A, const Piece& piece, int64_t row_stride, const Body& body) {
-  if (!A.wide && A.cols * row_stride * static_cast<int64_t>(sizeof(S)) <= kNear) {
+// Rows of B whose elements are `step` apart.
+struct SpreadRows {
+  const int64_t* offsets;
+  int64_t step, entries;
+};
+struct PackedRows {  // what for_spread_tiles makes of them: the entries follow each other
+  static constexpr bool kFar = false;
+  int64_t width;
+  int64_t operator()(int64_t e) const { return e * width; }
+};
+
+// body(row_of) with where the entries of a piece find their rows of B, given its strides; false where a column is
+// outside. U: numbers of S an element (2 for complex).
+template <class S, int U, class Body>
+bool with_rows(const Csr& A, const Piece& piece, int64_t b_row, int64_t b_col, const Body& body) {
+  const int64_t row_stride = b_row * U;
+  if (b_col == 1 && !A.wide && A.cols * row_stride * static_cast<int64_t>(sizeof(S)) <= kNear) {
     const int32_t* col = static_cast<const int32_t*>(A.col) + piece.begin;
     if (!columns_inside(col, piece.end - piece.begin, A.cols)) return false;
     body(NearColumns{col, row_stride});
@@ -136,7 +183,10 @@ bool with_rows(const Csr& A, const Piece& piece, int64_t row_stride, const Body&
   }
   alignas(64) int64_t offsets[kPiece + kPrefetch];
   if (!stage_offsets(A, piece.begin, piece.end, row_stride, offsets)) return false;
-  body(FarRows{offsets});
+  if (b_col == 1)
+    body(FarRows{offsets});
+  else
+    body(SpreadRows{offsets, b_col * U, piece.end - piece.begin});
   return true;
 }
 
@@ -261,7 +311,8 @@ void spmm_tile(const SpmmOut<Isa, T, S, Cx>& to, const Piece& piece, const RowOr
     }
     return;
   }
-  for (int64_t i = 0; i < order.short_rows; i += Rows) {
+  const bool done = order.empty_rows > 0 && out.finish_empty(piece, order, j, (NV - 1) * L + t.last);
+  for (int64_t i = done ? order.empty_rows : 0; i < order.short_rows; i += Rows) {
     const uint16_t* const rows = order.order + i;
     Vec sums[Rows][Parts][NV] = {};
 #pragma GCC unroll 4
@@ -342,7 +393,6 @@ inline void sums_of_rows(const T* p, const I* rows, const uint16_t* lanes, T* su
 template <class Isa, class T, class S, class I>
 void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const T* values, const I* col, T* slots) {
   constexpr int L = Isa::template lanes<T>;
-  using Vec = typename Isa::template Vec<T>;
   const SpmmOut<Isa, T, S, false> out = to;  // a copy, which stores to D cannot change
   const Spmm& p = out.p;
   const int64_t n = piece.end - piece.begin;
@@ -361,13 +411,12 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const 
   if constexpr (Isa::kMaskedLoads) first_lanes<L>(crow + i, piece.row_end - i, lanes);
   for (; i + L <= piece.row_end; i += L) {
     sums_of_rows<Isa, T, I>(by_entry, crow + i, lanes + (i - piece.row), sums);
-    if (out.plain)
-      store_exact<Isa, T, S>(out.d + i, Isa::template load<T>(sums) * out.alpha, L);
-    else
-      for (int l = 0; l < L; ++l) out.finish(i + l, 0, {Vec{} + sums[l]}, 1);
+    out.finish_rows(i, Isa::template load<T>(sums), L);
   }
-  for (; i < piece.row_end; ++i)
-    out.finish(i, 0, {Vec{} + sum_of<Isa, T>(by_entry + crow[i], crow[i + 1] - crow[i])}, 1);
+  if (i == piece.row_end) return;
+  for (int64_t l = 0; l < piece.row_end - i; ++l)
+    sums[l] = sum_of<Isa, T>(by_entry + crow[i + l], crow[i + l + 1] - crow[i + l]);
+  out.finish_rows(i, Isa::template load<T>(sums), static_cast<int>(piece.row_end - i));
 }
 
 // Calls body(tile, count of its vectors as a constant, first column) for the tiles that all columns of B are cut into.
@@ -395,6 +444,32 @@ void for_tiles(const SpmmOut<Isa, T, S, Cx>& out, RowOf row_of, const T* values,
       tile(std::integral_constant<int, 2>{});
     else
       tile(std::integral_constant<int, 1>{});
+  }
+}
+
+// The same where the elements of a row lie apart: those of the entries are brought together, a vector for each, and the
+// tiles are one vector wide. As many scalar loads as products, which is less than a copy of B where it has many rows.
+template <int, class Isa, class T, class S, bool Cx, class Body>
+[[gnu::noinline]] void for_tiles(const SpmmOut<Isa, T, S, Cx>& out, SpreadRows rows, const T* values,
+                                 const Body& body) {
+  constexpr int L = Isa::template lanes<T>;
+  constexpr int U = Cx ? 2 : 1;
+  const int64_t width = out.p.N * U;
+  alignas(64) S packed[kPiece * L];
+  for (int64_t j = 0; j < width; j += L) {
+    const int lanes = static_cast<int>(min64(L, width - j));
+    const S* const b = static_cast<const S*>(out.p.B) + j / U * rows.step;
+    const auto pack = [&](auto count) {
+      for (int64_t e = 0; e < rows.entries; ++e)
+        for (int l = 0; l < L; ++l)
+          packed[e * L + l] = l < count ? b[rows.offsets[e] + l / U * rows.step + l % U] : S{};
+    };
+    if (lanes == L)
+      pack(std::integral_constant<int, L>{});
+    else
+      pack(lanes);
+    const SpmmTile<T, S, PackedRows> tile{packed, packed + rows.entries * L, PackedRows{L}, values, lanes};
+    body(tile, std::integral_constant<int, 1>{}, j);
   }
 }
 
@@ -453,7 +528,7 @@ Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
     if (!Cx && p.N == 1 && p.A.wide) return column(static_cast<const int64_t*>(p.A.col) + piece.begin);
     if (!Cx && p.N == 1) return column(static_cast<const int32_t*>(p.A.col) + piece.begin);
     const auto body = [&](auto row_of) { spmm_piece(out, piece, row_of, v, slots); };
-    return with_rows<S>(p.A, piece, p.b_row * U, body);
+    return with_rows<S, U>(p.A, piece, p.b_row, p.b_col, body);
   });
   add_slots(out, cut, slots);
   return status;

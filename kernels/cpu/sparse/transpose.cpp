@@ -35,8 +35,9 @@ Status transpose_typed(const Transpose& p, const Runtime& rt) {
   I* const t_crow = static_cast<I*>(p.crow);
   I* const t_col = static_cast<I*>(p.col);
   I* const perm = static_cast<I*>(p.perm);
+  const I* const rows = static_cast<const I*>(p.row);
   const int64_t nnz = p.A.nnz, cols = p.A.cols;
-  if (!rows_cover(crow, p.A.rows, nnz)) return Status::bad_crow;
+  if (rows == nullptr && !rows_cover(crow, p.A.rows, nnz)) return Status::bad_crow;
 
   // Counting is split by entries, with a table for each share where that is small against the entries.
   const int64_t shares = std::max<int64_t>(1, std::min({int64_t(rt.threads), nnz / kGrain, nnz / (cols + 1)}));
@@ -66,12 +67,13 @@ Status transpose_typed(const Transpose& p, const Runtime& rt) {
     };
     const int64_t lowest = owner == 0 ? 0 : bound(owner),
                   width = (owner + 1 == owners ? cols : bound(owner + 1)) - lowest;
-    I row_of[kBlock + kSpan];
+    I expanded[kBlock + kSpan];
     int32_t mine[kBlock];
     int64_t row = 0;
     for (int64_t begin = 0; begin < nnz; begin += kBlock) {
       const int64_t n = std::min(nnz - begin, kBlock);
-      expand_rows(crow, p.A.rows, begin, begin + n, row, row_of);
+      if (rows == nullptr) expand_rows(crow, p.A.rows, begin, begin + n, row, expanded);
+      const I* const row_of = rows == nullptr ? expanded : rows + begin;
       int64_t count = 0;
       for (int64_t e = 0; e < n; ++e) {
         mine[count] = static_cast<int32_t>(e);

@@ -68,7 +68,7 @@ struct Best {
     for (int i = 0; i < kVector; ++i) {
       const int64_t at = row * p.N + column + i;
       static_cast<Stored*>(p.D)[at] = narrow<Stored>(best[i].value);
-      store_index(p.arg, p.A.wide, at, best[i].entry < 0 ? p.A.nnz : best[i].entry);
+      if (p.arg != nullptr) store_index(p.arg, p.A.wide, at, best[i].entry < 0 ? p.A.nnz : best[i].entry);
     }
   }
 };

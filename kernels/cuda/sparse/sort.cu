@@ -246,22 +246,23 @@ __device__ __forceinline__ int64_t row_after(const Csr& A, int64_t e, int64_t fr
 }
 
 // Before the passes: looks at every index, counts the digits of the columns, and writes down the row of each entry, as
-// one read is less than a search when the entries have moved.
+// one read is less than a search when the entries have moved; unless rows are given, without crow.
 template <class Key>
 __global__ void __launch_bounds__(kSortThreads)
     look_at_pattern(const Csr A, const __grid_constant__ Passes passes, Key* rows, unsigned* findings) {
   DigitCounts& counts = shared_storage<DigitCounts>();
   counts.clear(passes);
   const int64_t thread = thread_in_grid(), threads = static_cast<int64_t>(gridDim.x) * kSortThreads;
-  if (A.rows == 0 && thread == 0 && (load_index(A.crow, A.wide, 0) != 0 || A.nnz != 0))
+  const bool compressed = A.crow != nullptr;
+  if (compressed && A.rows == 0 && thread == 0 && (load_index(A.crow, A.wide, 0) != 0 || A.nnz != 0))
     report(findings, Status::bad_crow);
-  for (int64_t i = thread; i < A.rows; i += threads) row_range(A, i, findings);
+  for (int64_t i = thread; compressed && i < A.rows; i += threads) row_range(A, i, findings);
   const Key* columns = static_cast<const Key*>(A.col);
   int64_t e = thread / kWarpSize * (kItems<Key> * kWarpSize) + thread % kWarpSize, row = -1;
   for (int i = 0; i < kItems<Key> && e < A.nnz; ++i, e += kWarpSize) {
     if (!inside(load_index(A.col, A.wide, e), A.cols)) report(findings, Status::bad_col);
     counts.add(columns[e], passes);
-    if (A.rows == 0) continue;
+    if (A.rows == 0 || !compressed) continue;
     row = row < 0 ? lower_bound(
                         A.rows - 1, e + 1, [&](int64_t r) { return load_index(A.crow, A.wide, r + 1); })
                   : row_after(A, e, row);
@@ -284,7 +285,7 @@ template <class Key>
 cudaError_t transpose_by(const Transpose& p, const SparseSession& session) {
   Passes passes = plan_passes<Key>(p.A.nnz, bits_for(p.A.cols));
   Key* const sorted = session.array<Key>(p.A.nnz);
-  Key* const rows = session.array<Key>(p.A.nnz);
+  Key* const rows = p.row == nullptr ? session.array<Key>(p.A.nnz) : nullptr;
   MYOPS_CUDA_TRY(allocate_words(&passes, session));
   const int64_t row_blocks = blocks_of(p.A.rows, kTileKeys<Key>);
   MYOPS_CUDA_TRY(launch_kernel(&look_at_pattern<Key>, grid_of(passes.tiles > row_blocks ? passes.tiles : row_blocks),
@@ -294,7 +295,7 @@ cudaError_t transpose_by(const Transpose& p, const SparseSession& session) {
         launch_passes(static_cast<const Key*>(p.A.col), p.A.nnz, passes, sorted, static_cast<Key*>(p.perm), session));
   const int64_t items = p.A.nnz > p.A.cols + 1 ? p.A.nnz : p.A.cols + 1;
   return launch_kernel(&finish_transpose<Key>, grid_of(blocks_of(items, kThreads)), dim3(kThreads), 0, session.stream,
-                       p, sorted, rows);
+                       p, sorted, p.row == nullptr ? rows : static_cast<const Key*>(p.row));
 }
 
 }  // namespace
