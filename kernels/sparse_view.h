@@ -70,7 +70,7 @@ struct Sddmm {
 
 // The rows of spmm.B that an entry gathers serve its product with the row of `a` too.
 struct SpmmBackward {
-  Spmm spmm;                // without C
+  Spmm spmm;                // of A @ B alone
   const void* a = nullptr;  // rows of A x N, columns have unit stride (or N == 1)
   int64_t a_row = 0;
   void* dots = nullptr;  // of entry e: at perm[e], where spmm has a perm

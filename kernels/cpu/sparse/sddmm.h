@@ -75,8 +75,7 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
   Aside<Isa, T, Parts> aside;
   aside.dots = dots;
   aside.block = 0;
-  Vec a[Parts][NV], sum[Parts][NV];
-  const auto hold = [&](int64_t i) {
+  const auto hold = [&](int64_t i, Vec(&a)[Parts][NV]) {
 #pragma GCC unroll 8
     for (int u = 0; u < NV; ++u) {
       a[0][u] = load_converted<Isa, T, S>(held.a + i * held.row + j + u * L, u + 1 < NV ? L : t.last);
@@ -86,7 +85,7 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
       }
     }
   };
-  const auto multiply = [&](int64_t e) {
+  const auto multiply = [&](int64_t e, const Vec(&a)[Parts][NV], Vec(&sum)[Parts][NV]) {
     const S* x = t.b + t.row_of(e);
     Vec dot[Parts];
 #pragma GCC unroll 8
@@ -111,8 +110,9 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
     while (e < end) {
       const int64_t stop = min64(end, e + kAside);
       for (; e < stop; ++e) {
-        hold(piece.row + rows->row[e]);
-        multiply(e);
+        Vec a[Parts][NV], none[Parts][NV];
+        hold(piece.row + rows->row[e], a);
+        multiply(e, a, none);
       }
       aside.add_up(e);
     }
@@ -121,15 +121,11 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
   for (int64_t i = piece.row; i < piece.row_end; ++i) {
     const int64_t end = (piece.slot >= 0 ? piece.end : row_start(out.p.A, i + 1)) - piece.begin;
     if (!Product && e == end) continue;
-    hold(i);
-    if constexpr (Product)
-#pragma GCC unroll 2
-      for (int part = 0; part < Parts; ++part)
-#pragma GCC unroll 8
-        for (int u = 0; u < NV; ++u) sum[part][u] = Vec{};
+    Vec a[Parts][NV], sum[Parts][NV] = {};
+    hold(i, a);
     while (e < end) {
       const int64_t stop = min64(end, aside.block + kAside);
-      for (; e < stop; ++e) multiply(e);
+      for (; e < stop; ++e) multiply(e, a, sum);
       if (e == aside.block + kAside) aside.add_up(e);
     }
     if constexpr (Product) {
@@ -140,7 +136,7 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
         if (slot != nullptr)
           store_converted<Isa, T, T>(slot + u * L, sum[0][u], n);
         else
-          out.finish(i, j + u * L, {sum[0][u]}, n);
+          store_exact<Isa, T, S>(out.d + i * out.d_row + j + u * L, sum[0][u], n);
       }
     }
   }

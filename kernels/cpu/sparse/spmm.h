@@ -49,6 +49,7 @@ struct SpmmOut {
   const S* c;  // nullptr: none
   int64_t c_row;
   bool plain;  // neither a mean nor an addend
+  bool usual;  // no mean, an addend with columns of unit stride
 
   explicit SpmmOut(const Spmm& spmm)
       : p(spmm),
@@ -58,29 +59,36 @@ struct SpmmOut {
         beta(scalar<T>(p.beta)),
         c(static_cast<const S*>(p.C)),
         c_row(p.c_row * U),
-        plain(!p.mean && c == nullptr) {}
+        plain(!p.mean && c == nullptr),
+        usual(!p.mean && c != nullptr && p.c_col == 1) {}
 
-  // The sums of row i from real column j on, of the last vector n lanes.
+  // The sums of row i from real column j on, of the last vector n lanes. The usual cases have no call in their loop,
+  // nor a lambda, which would take the sums out of their registers.
   template <int NV>
-  void finish(int64_t i, int64_t j, const Vec (&sums)[NV], int n) const {
+  [[gnu::always_inline]] void finish(int64_t i, int64_t j, const Vec (&sums)[NV], int n) const {
     S* const to = d + i * d_row + j;
     if (plain) {
 #pragma GCC unroll 8
       for (int u = 0; u < NV; ++u) store_exact<Isa, T, S>(to + u * L, sums[u] * alpha, u + 1 < NV ? L : n);
       return;
     }
-    const int64_t count = p.mean ? entries(i) : 1;
+    const T count = p.mean && std::is_floating_point_v<T> ? static_cast<T>(entries(i)) : T(1);
 #pragma GCC unroll 8
     for (int u = 0; u < NV; ++u) {
       const int lanes = u + 1 < NV ? L : n;
-      const Vec v = (p.mean ? divided(sums[u], count) : sums[u]) * alpha;
-      store_exact<Isa, T, S>(to + u * L, c == nullptr ? v : v + addend(i, j + u * L, lanes) * beta, lanes);
+      if (usual)
+        store_exact<Isa, T, S>(
+            to + u * L, sums[u] * alpha + load_converted<Isa, T, S>(c + i * c_row + j + u * L, lanes) * beta, lanes);
+      else if (std::is_floating_point_v<T> && c == nullptr)
+        store_exact<Isa, T, S>(to + u * L, sums[u] / count * alpha, lanes);
+      else
+        finish_with_more(i, j + u * L, sums[u], lanes);
     }
   }
 
   // Writes n columns of the empty rows of a piece, from real column j on; false where that is left to finish(). Where
   // the rows are narrow and many are empty, all rows of the piece are written as one.
-  bool finish_empty(const Piece& piece, const RowOrder<Isa>& order, int64_t j, int64_t n) const {
+  [[gnu::noinline]] bool finish_empty(const Piece& piece, const RowOrder<Isa>& order, int64_t j, int64_t n) const {
     S* const to = d + piece.row * d_row + j;
     const bool at_once = n == d_row && n * static_cast<int64_t>(sizeof(S)) <= 64 && order.empty_rows > order.rows / 4;
     if (c == nullptr) {
@@ -89,7 +97,7 @@ struct SpmmOut {
         std::memset(to + order.order[i] * d_row, 0, n * sizeof(S));
       return true;
     }
-    if (!at_once || p.c_col != 1 || c_row != d_row) return false;
+    if (!at_once || !usual || c_row != d_row) return false;
     const S* const from = c + piece.row * d_row;
     for (int64_t k = 0; k < order.rows * n; k += L) {
       const int lanes = static_cast<int>(min64(L, order.rows * n - k));
@@ -103,25 +111,27 @@ struct SpmmOut {
   [[gnu::always_inline]] void prefetch(int64_t i, int64_t j, int n) const {
     for (int k = 0; k < n; k += 64 / static_cast<int>(sizeof(S))) {
       __builtin_prefetch(d + i * d_row + j + k, 1);
-      if (c != nullptr && p.c_col == 1) __builtin_prefetch(c + i * c_row + j + k);
+      if (usual) __builtin_prefetch(c + i * c_row + j + k);
     }
   }
 
   // The same of the rows [i, i + n) of a matrix of one column.
-  void finish_rows(int64_t i, Vec sums, int n) const {
-    if (p.mean)
-      for (int l = 0; l < n; ++l) sums[l] = divided(Vec{} + sums[l], entries(i + l))[0];
-    Vec v = sums * alpha;
-    if (c != nullptr) {
-      alignas(64) T found[L] = {};
-      for (int l = 0; l < n; ++l) found[l] = load_scalar<T>(c[(i + l) * c_row]);
-      v += Isa::template load<T>(found) * beta;
-    }
-    store_exact<Isa, T, S>(d + i, v, n);
+  [[gnu::always_inline]] void finish_rows(int64_t i, Vec sums, int n) const {
+    if (plain)
+      store_exact<Isa, T, S>(d + i, sums * alpha, n);
+    else
+      finish_rows_with_more(i, sums, n);
   }
 
  private:
   int64_t entries(int64_t i) const { return max64(row_start(p.A, i + 1) - row_start(p.A, i), 1); }
+
+  [[gnu::noinline]] void finish_rows_with_more(int64_t i, Vec sums, int n) const {
+    for (int l = 0; l < n && p.mean; ++l) sums[l] = divided(Vec{} + sums[l], entries(i + l))[0];
+    alignas(64) T added[L] = {};
+    for (int l = 0; l < n && c != nullptr; ++l) added[l] = load_scalar<T>(c[(i + l) * c_row]) * beta;
+    store_exact<Isa, T, S>(d + i, sums * alpha + Isa::template load<T>(added), n);
+  }
 
   static Vec divided(Vec sum, int64_t count) {
     if constexpr (std::is_floating_point_v<T>)
@@ -136,13 +146,13 @@ struct SpmmOut {
     return sum;
   }
 
-  Vec addend(int64_t i, int64_t j, int n) const {
-    return p.c_col == 1 ? load_converted<Isa, T, S>(c + i * c_row + j, n) : spread_addend(i, j, n);
-  }
-  [[gnu::noinline]] Vec spread_addend(int64_t i, int64_t j, int n) const {
-    T found[L] = {};
-    for (int l = 0; l < n; ++l) found[l] = load_scalar<T>(c[i * c_row + (j + l) / U * p.c_col * U + (j + l) % U]);
-    return Isa::template load<T>(found);
+  // With a mean, an addend of any strides, or both.
+  [[gnu::noinline]] void finish_with_more(int64_t i, int64_t j, Vec sum, int n) const {
+    T added[L] = {};
+    for (int l = 0; l < n && c != nullptr; ++l)
+      added[l] = load_scalar<T>(c[i * c_row + (j + l) / U * p.c_col * U + (j + l) % U]) * beta;
+    if (p.mean) sum = divided(sum, entries(i));
+    store_exact<Isa, T, S>(d + i * d_row + j, sum * alpha + Isa::template load<T>(added), n);
   }
 };
 
@@ -393,6 +403,7 @@ inline void sums_of_rows(const T* p, const I* rows, const uint16_t* lanes, T* su
 template <class Isa, class T, class S, class I>
 void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const T* values, const I* col, T* slots) {
   constexpr int L = Isa::template lanes<T>;
+  using Vec = typename Isa::template Vec<T>;
   const SpmmOut<Isa, T, S, false> out = to;  // a copy, which stores to D cannot change
   const Spmm& p = out.p;
   const int64_t n = piece.end - piece.begin;
@@ -413,10 +424,8 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const 
     sums_of_rows<Isa, T, I>(by_entry, crow + i, lanes + (i - piece.row), sums);
     out.finish_rows(i, Isa::template load<T>(sums), L);
   }
-  if (i == piece.row_end) return;
-  for (int64_t l = 0; l < piece.row_end - i; ++l)
-    sums[l] = sum_of<Isa, T>(by_entry + crow[i + l], crow[i + l + 1] - crow[i + l]);
-  out.finish_rows(i, Isa::template load<T>(sums), static_cast<int>(piece.row_end - i));
+  for (; i < piece.row_end; ++i)
+    out.finish_rows(i, Vec{} + sum_of<Isa, T>(by_entry + crow[i], crow[i + 1] - crow[i]), 1);
 }
 
 // Calls body(tile, count of its vectors as a constant, first column) for the tiles that all columns of B are cut into.

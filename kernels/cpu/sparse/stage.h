@@ -80,7 +80,7 @@ inline typename Isa::template Vec<T> load_ragged(const S* p, int n, const S* end
 
 // a holds sums of G lanes each, b as many: their halves added, those of a in the lower half of the result.
 template <class Isa, class T, int G, class Vec = typename Isa::template Vec<T>>
-inline Vec fold(Vec a, Vec b) {
+[[gnu::always_inline]] inline Vec fold(Vec a, Vec b) {
   using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
   constexpr int L = Isa::template lanes<T>;
   Index low, high;
