@@ -2,6 +2,7 @@
 // that are sorted by row, as those of a coalesced COO tensor are.
 #pragma once
 #include <tuple>
+#include <utility>
 
 #include "sparse_entry.h"
 
@@ -11,19 +12,26 @@ struct Transposed {
   Tensor crow, col, perm;
 };
 
+// What the engine makes of a problem, in tensors of the dtype of `index`, one of its own.
+template <class Backend>
+std::pair<Transposed, Status> ordered(Transpose problem, const Tensor& index) {
+  const Transposed t{empty_vector(problem.A.cols + 1, index.scalar_type(), index),
+                     empty_vector(problem.A.nnz, index.scalar_type(), index),
+                     empty_vector(problem.A.nnz, index.scalar_type(), index)};
+  problem.crow = t.crow.mutable_data_ptr();
+  problem.col = t.col.mutable_data_ptr();
+  problem.perm = t.perm.mutable_data_ptr();
+  return {t, Backend::run(problem, index)};
+}
+
 template <class Backend>
 Transposed transposed(const Pattern& A) {
-  const ScalarType index = A.crow.scalar_type();
-  Transposed t{empty_vector(A.csr.cols + 1, index, A.crow), empty_vector(A.csr.nnz, index, A.crow),
-               empty_vector(A.csr.nnz, index, A.crow)};
   MYOPS_CHECK(A.csr.wide || A.csr.rows <= std::numeric_limits<int32_t>::max(), A.crow_name, " counts ", A.csr.rows,
               " rows, more than int32 indices can number");
   Transpose problem;
   problem.A = A.csr;
-  problem.crow = t.crow.mutable_data_ptr();
-  problem.col = t.col.mutable_data_ptr();
-  problem.perm = t.perm.mutable_data_ptr();
-  A.check(Backend::run(problem, A.crow));
+  const auto [t, status] = ordered<Backend>(problem, A.crow);
+  A.check(status);
   return t;
 }
 

@@ -53,22 +53,16 @@ ByColumn by_column(const Pattern& A, const MaybeTensor& t_crow, const MaybeTenso
 template <class Backend>
 ByColumn sorted_by_row(const Tensor& row, const Tensor& col, int64_t rows, int64_t columns) {
   const Tensor from = as_contiguous(row), carried = as_contiguous(col);
-  const ScalarType index = row.scalar_type();
-  const int64_t nnz = row.size(0);
-  const Tensor crow = empty_vector(rows + 1, index, row), moved = empty_vector(nnz, index, row),
-               perm = empty_vector(nnz, index, row);
   Transpose problem;
   problem.A.rows = columns;
   problem.A.cols = rows;
-  problem.A.nnz = nnz;
-  problem.A.wide = index == ScalarType::Long;
+  problem.A.nnz = row.size(0);
+  problem.A.wide = row.scalar_type() == ScalarType::Long;
   problem.A.col = from.const_data_ptr();
   problem.row = carried.const_data_ptr();
-  problem.crow = crow.mutable_data_ptr();
-  problem.col = moved.mutable_data_ptr();
-  problem.perm = perm.mutable_data_ptr();
-  MYOPS_CHECK(Backend::run(problem, row) == Status::ok, "row holds an index outside [0, ", rows, ")");
-  return {Pattern(crow, "crow", moved, "col", columns), perm};
+  const auto [t, status] = ordered<Backend>(problem, row);
+  MYOPS_CHECK(status == Status::ok, "row holds an index outside [0, ", rows, ")");
+  return {Pattern(t.crow, "crow", t.col, "col", columns), t.perm};
 }
 
 // Of an m x k matrix with `nnz` entries, whose pattern by rows is asked for if it is read. perm: see Spmm.

@@ -33,7 +33,7 @@
 // STABLE_TORCH_LIBRARY_IMPL pastes its arguments, so they have to be expanded first.
 #define MYOPS_LIBRARY(ns, m) STABLE_TORCH_LIBRARY(ns, m)
 #define MYOPS_LIBRARY_IMPL(ns, key, m) STABLE_TORCH_LIBRARY_IMPL(ns, key, m)
-// Kernels that a compressed sparse tensor among the arguments leads to.
+// Kernels that a sparse tensor among the arguments leads to: SparseCsr a compressed one, Sparse a COO tensor.
 #define MYOPS_SPARSE_LIBRARY_IMPL(ns, sparse, key, m) STABLE_TORCH_LIBRARY_IMPL(ns, sparse##key, m)
 #define MYOPS_SPARSE_LIBRARY_IMPL_EXPANDED(ns, sparse, key, m) MYOPS_SPARSE_LIBRARY_IMPL(ns, sparse, key, m)
 

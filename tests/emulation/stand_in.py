@@ -16,10 +16,10 @@ from . import support
 SPARSE = ("csr_transpose", "csr_rows", "spmm", "spmm_extremum", "sddmm", "spgemm", "spgemm_backward")
 
 support.load_library()
-_dense_library = torch.library.Library("myops", "IMPL", "CPU")
+_library = torch.library.Library("myops", "IMPL", "CPU")
 for _name in SPARSE:
     assert hasattr(torch.ops.myops, _name), f"{myops.__name__} has no operator {_name}"
-    _dense_library.impl(_name, getattr(torch.ops.myops_emulated, _name).default, allow_override=True)
+    _library.impl(_name, getattr(torch.ops.myops_emulated, _name).default, allow_override=True)
 _sparse_libraries = [torch.library.Library("myops", "IMPL", key) for key in ("SparseCsrCPU", "SparseCPU")]
-for _library in _sparse_libraries:
-    _library.impl("native_mm", torch.ops.myops_emulated.native_mm.default, allow_override=True)
+for _each in _sparse_libraries:
+    _each.impl("native_mm", torch.ops.myops_emulated.native_mm.default, allow_override=True)
