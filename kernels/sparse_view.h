@@ -1,6 +1,7 @@
 // What an engine sees of a sparse product: pointers, sizes, dtypes. Plain C++17, shared by CPU and CUDA.
 //
 //   Spmm       D = alpha * A @ B + beta * C             A is M x K in CSR, B is K x N, C and D are M x N
+//   BlockSpmm  the same for A in BSR
 //   Extremum   D[i, j] = max (min) over the entries e of row i of value[e] * B[col[e], j], and which entry it was
 //   Sddmm      value[e] = sum over n of A[i, n] * B[col[e], n], for every entry e = (i, col[e]) of a pattern
 //   SpmmBackward  an Spmm and an Sddmm over one pattern that gather the same rows: both gradients of a product
@@ -45,6 +46,12 @@ struct Spmm {
   void* D = nullptr;  // contiguous
   double alpha = 1, beta = 1;
   bool mean = false;  // divide each row's sum by its number of entries, 1 at least
+};
+
+// The same where the entries of A, its rows and its columns are of dense blocks.
+struct BlockSpmm {
+  Spmm spmm;  // values: nnz x height x width, no perm; no mean
+  int64_t height = 1, width = 1;
 };
 
 struct Extremum {

@@ -65,10 +65,10 @@ ByColumn sorted_by_row(const Tensor& row, const Tensor& col, int64_t rows, int64
   return {Pattern(t.crow, "crow", t.col, "col", columns), t.perm};
 }
 
-// Of an m x k matrix with `nnz` entries, whose pattern by rows is asked for if it is read. perm: see Spmm.
-template <class Backend, class ByRows>
-Tensor times_dense(int64_t m, int64_t k, int64_t nnz, const ByRows& by_rows, const Tensor& values, const Tensor& dense,
-                   const MaybeTensor& input, bool mean, double beta, double alpha) {
+// Of an m x k matrix with `nnz` entries, for which `multiply` runs the problem, set up but for A and perm.
+template <class Backend, class Multiply>
+Tensor times_dense(int64_t m, int64_t k, int64_t nnz, const Multiply& multiply, const Tensor& values,
+                   const Tensor& dense, const MaybeTensor& input, bool mean, double beta, double alpha) {
   const int64_t n = dense.size(1);
   Spmm p;
   p.type = dtype_of(values.scalar_type(), "spmm", "values");
@@ -100,11 +100,15 @@ Tensor times_dense(int64_t m, int64_t k, int64_t nnz, const ByRows& by_rows, con
     none.check(Backend::run(p, values));
     return out;
   }
-  const ByColumn A = by_rows();
+  multiply(p);
+  return out;
+}
+
+template <class Backend>
+void multiply_entries(Spmm& p, const ByColumn& A, const Tensor& values) {
   p.A = A.pattern.csr;
   p.perm = A.perm ? A.perm->const_data_ptr() : nullptr;
   A.pattern.check(Backend::run(p, values));
-  return out;
 }
 
 template <class Backend>
@@ -119,10 +123,11 @@ Tensor spmm(const Tensor& crow, const Tensor& col, const Tensor& values, const T
   check_same_device(dense, "dense", values, "values");
   check_matrix(dense, "dense", transpose ? A.csr.rows : A.csr.cols,
                transpose ? "as many as crow counts" : "as many as there are columns");
-  const auto by_rows = [&] {
-    return transpose ? by_column<Backend>(A, t_crow, t_col, t_perm) : ByColumn{A, std::nullopt};
+  const auto multiply = [&](Spmm& p) {
+    multiply_entries<Backend>(p, transpose ? by_column<Backend>(A, t_crow, t_col, t_perm) : ByColumn{A, std::nullopt},
+                              v);
   };
-  return times_dense<Backend>(transpose ? A.csr.cols : A.csr.rows, dense.size(0), A.csr.nnz, by_rows, v, dense, input,
+  return times_dense<Backend>(transpose ? A.csr.cols : A.csr.rows, dense.size(0), A.csr.nnz, multiply, v, dense, input,
                               mean, beta, alpha);
 }
 
@@ -134,7 +139,39 @@ T ask(const Tensor& a, const char* getter) {
   return torch::stable::detail::to<T>(stack[0]);
 }
 
-// spmm of a native CSR or COO tensor, for one call of Python's instead of four or more.
+// Whether a backend has an engine for a problem.
+template <class Backend, class Problem, class = void>
+constexpr bool kRuns = false;
+template <class Backend, class Problem>
+constexpr bool
+    kRuns<Backend, Problem,
+          std::void_t<decltype(Backend::run(std::declval<const Problem&>(), std::declval<const Tensor&>()))>> = true;
+
+// The same for blocks: of a rows x columns matrix, values nnz x height x width.
+template <class Backend>
+Tensor block_mm(int64_t rows, int64_t columns, const Tensor& crow, const Tensor& col, const Tensor& values,
+                const Tensor& b, const MaybeTensor& input, double beta, double alpha) {
+  MYOPS_CHECK(values.dim() == 3 && values.size(1) > 0 && values.size(2) > 0, "a must consist of blocks of numbers");
+  BlockSpmm blocks;
+  blocks.height = values.size(1);
+  blocks.width = values.size(2);
+  const Pattern A(crow, "crow", col, "col", columns / blocks.width);
+  MYOPS_CHECK(A.csr.rows * blocks.height == rows && A.csr.cols * blocks.width == columns && values.size(0) == A.csr.nnz,
+              "a must consist of whole blocks, one for each entry of col");
+  MYOPS_CHECK(values.scalar_type() != ScalarType::Bool, "myops.spmm is not implemented for values of dtype bool");
+  check_matrix(b, "b", columns, "as many as a has columns");
+  check_same_dtype(b, "b", values, "a");
+  check_same_device(b, "b", values, "a");
+  const Tensor v = as_contiguous(values);
+  const auto multiply = [&](Spmm& p) {
+    blocks.spmm = p;
+    blocks.spmm.A = A.csr;
+    A.check(Backend::run(blocks, values));
+  };
+  return times_dense<Backend>(rows, columns, values.numel(), multiply, v, b, input, false, beta, alpha);
+}
+
+// spmm of a native CSR, COO or (on the CPU) BSR tensor, for one call of Python's instead of four or more.
 template <class Backend>
 Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, bool mean, double beta, double alpha) {
   int32_t layout;
@@ -147,7 +184,13 @@ Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, boo
   if (layout == aoti_torch_layout_sparse_csr())
     return of_parts(ask<Tensor>(a, "aten::crow_indices"), ask<Tensor>(a, "aten::col_indices"),
                     ask<Tensor>(a, "aten::values"));
-  MYOPS_CHECK(layout == aoti_torch_layout_sparse_coo(), "a must be a CSR or a COO tensor");
+  if constexpr (kRuns<Backend, BlockSpmm>)
+    if (layout == aoti_torch_layout_sparse_bsr()) {
+      MYOPS_CHECK(!mean, "mean must be False for a BSR tensor");
+      return block_mm<Backend>(rows, columns, ask<Tensor>(a, "aten::crow_indices"), ask<Tensor>(a, "aten::col_indices"),
+                               ask<Tensor>(a, "aten::values"), b, input, beta, alpha);
+    }
+  MYOPS_CHECK(layout == aoti_torch_layout_sparse_coo(), "a must be a CSR, a COO or (on the CPU) a BSR tensor");
   const Tensor indices = ask<Tensor>(a, "aten::_indices"), values = ask<Tensor>(a, "aten::_values");
   MYOPS_CHECK(indices.size(0) == 2, "a must have scalar entries");
   const Tensor row = torch::stable::select(indices, 0, 0), col = torch::stable::select(indices, 0, 1);
@@ -157,8 +200,8 @@ Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, boo
   check_same_device(b, "b", values, "a");
   const ByColumn sorted = sorted_by_row<Backend>(row, col, rows, columns);
   const Tensor v = sorted.pattern.values(values, "spmm", "values");
-  const auto by_rows = [&] { return sorted; };
-  return times_dense<Backend>(rows, columns, v.size(0), by_rows, v, b, input, mean, beta, alpha);
+  const auto multiply = [&](Spmm& p) { multiply_entries<Backend>(p, sorted, v); };
+  return times_dense<Backend>(rows, columns, v.size(0), multiply, v, b, input, mean, beta, alpha);
 }
 
 template <class Backend>
@@ -219,14 +262,6 @@ Tensor sddmm(const Tensor& crow, const Tensor& col, const Tensor& a, const Tenso
   return out;
 }
 
-// Whether a backend has an engine that gathers once for both gradients.
-template <class Backend, class = void>
-constexpr bool kGathersOnce = false;
-template <class Backend>
-constexpr bool kGathersOnce<
-    Backend, std::void_t<decltype(Backend::run(std::declval<const SpmmBackward&>(), std::declval<const Tensor&>()))>> =
-    true;
-
 // One walk stores the gradient of every value at a distant place, 10 ns an entry on a Sapphire Rapids whose two threads
 // take the lines from each other; two walks gather every row twice, 64 bytes in about 2 ns. The second is less up to
 // rows of 256 bytes (0.7 to 1.4 times, by matrix), the first from 1024 on (1.0 to 1.7 times).
@@ -251,7 +286,7 @@ std::tuple<Tensor, Tensor> spmm_backward(const Tensor& crow, const Tensor& col, 
   MYOPS_CHECK(grad.size(1) == n, "dense and grad must have the same number of columns, but got ", n, " and ",
               grad.size(1));
   const DType type = dtype_of(values.scalar_type(), "spmm_backward", "values");
-  if constexpr (kGathersOnce<Backend>) {
+  if constexpr (kRuns<Backend, SpmmBackward>) {
     if (n * element_size(type) >= kOneWalkRow && !is_integral(type) && A.csr.nnz > 0) {
       const ByColumn T = transpose ? ByColumn{A, std::nullopt} : by_column<Backend>(A, t_crow, t_col, t_perm);
       const Tensor grad_values = empty_vector(A.csr.nnz, values.scalar_type(), values);

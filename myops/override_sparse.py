@@ -47,12 +47,12 @@ def _both_sparse(a: Tensor, b: Tensor) -> bool:
 
 
 # A call by way of `myops.sparse` costs 25 to 40 us, by its operator 5; the kernel has the checks. So the common
-# products, a CSR or a COO matrix times a strided one, go there straight.
+# products, of a CSR, COO or (on the CPU) BSR matrix and a strided one, go there straight.
 
 
 def _is_common(a: Tensor, b: Tensor, *scalars: Number) -> bool:
     return (
-        a.layout in sparse.ONE_CALL
+        sparse.takes_one_call(a)
         and b.layout == torch.strided
         and a.dim() == b.dim() == 2
         and a.dense_dim() == 0

@@ -359,7 +359,7 @@ class TestTheOneOperator:
         dense, _, x, _ = self.operands()
         with pytest.raises((RuntimeError, NotImplementedError)), torch.inference_mode():
             torch.ops.myops.native_mm(dense, x)
-        with pytest.raises(RuntimeError, match="a must be a CSR or a COO tensor"), torch.inference_mode():
+        with pytest.raises(RuntimeError, match="a must be a CSR, a COO or"), torch.inference_mode():
             torch.ops.myops.native_mm(dense.to_sparse_csc(), x)
         for batched in (torch.stack([dense, dense]).to_sparse_csr(), torch.stack([dense, dense]).to_sparse()):
             with pytest.raises(RuntimeError, match="a must be a matrix, got 3-D tensor"), torch.inference_mode():

@@ -71,14 +71,18 @@ cpu::Runtime runtime(Scratch& scratch) {
 // more than it does.
 constexpr int64_t kAlone = 1 << 13;
 
+// Blocks in a piece at least, so that few rows are cut into segments.
+constexpr int64_t kLeastBlocks = 64;
+
+// elements: of an entry.
 template <class Problem>
 Status run_on_pieces(Status (*kernel)(const Problem&, const cpu::Partition&, const cpu::Runtime&),
-                     const Problem& problem, const Csr& A, int64_t columns, const Tensor& like) {
+                     const Problem& problem, const Csr& A, int64_t columns, const Tensor& like, int64_t elements = 1) {
   Scratch scratch(like);
   cpu::Runtime rt = runtime(scratch);
-  if ((A.nnz + A.rows) * columns < kAlone) rt.threads = 1;
+  if ((A.nnz + A.rows) * elements * columns < kAlone) rt.threads = 1;
   cpu::Partition pieces;
-  const Status status = cpu::cut(A, rt, pieces);
+  const Status status = cpu::cut(A, rt, pieces, std::max(cpu::kPiece / elements, kLeastBlocks));
   return status == Status::ok ? kernel(problem, pieces, rt) : status;
 }
 
@@ -117,6 +121,10 @@ void Cpu::run(const Add& problem, const Tensor& like) {
 bool Cpu::gathers_spread(int64_t entries, int64_t rows) { return entries < rows; }
 
 Status Cpu::run(const Spmm& p, const Tensor& like) { return run_on_pieces(cpu::engine().spmm, p, p.A, p.N, like); }
+
+Status Cpu::run(const BlockSpmm& p, const Tensor& like) {
+  return run_on_pieces(cpu::engine().block_spmm, p, p.spmm.A, p.spmm.N, like, p.height * p.width);
+}
 
 Status Cpu::run(const Extremum& p, const Tensor& like) {
   return run_on_pieces(cpu::engine().extremum, p, p.A, p.N, like);

@@ -13,6 +13,7 @@ struct Cpu {
   static void pack(const Gemm& problem, void* panels);  // of B, behind their header
   static void run(const Add& problem, const Tensor& like);
   static Status run(const Spmm& problem, const Tensor& like);
+  static Status run(const BlockSpmm& problem, const Tensor& like);
   static Status run(const Extremum& problem, const Tensor& like);
   static Status run(const Sddmm& problem, const Tensor& like);
   static Status run(const SpmmBackward& problem, const Tensor& like);

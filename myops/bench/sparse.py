@@ -1,10 +1,11 @@
 """The sparse suite: products with dense matrices, their gradients, and sparse products, against torch and scipy.
 
 Classes: coo and csr (times dense, float32), csr_int64 (64-bit indices), bf16 (COO, natively the only layout that has
-it), scipy (CSR, float32), addmm and sddmm (CSR), bmm (a batch of COO matrices), csr_grad and coo_grad (both gradients,
-the forward pass outside the clock), spgemm against COO, CSR (MKL) and scipy, spgemm_grad (COO), crossover (a sparse
-matrix against the same one dense), pruned and pruned_bf16 (a linear layer of 768 to 3072 features without 90 % or 98 %
-of its weights, against the layer with all of them; the width is the number of rows of the input).
+it), scipy (CSR, float32), addmm and sddmm (CSR), bmm (a batch of COO matrices), bsr (2048 x 2048, of dense blocks, a
+tenth of them), csr_grad and coo_grad (both gradients, the forward pass outside the clock), spgemm against COO, CSR
+(MKL) and scipy, spgemm_grad (COO), crossover (a sparse matrix against the same one dense), pruned and pruned_bf16 (a
+linear layer of 768 to 3072 features without 90 % or 98 % of its weights, against the layer with all of them; the width
+is the number of rows of the input).
 
 Matrices: generated ones always; real ones where MYOPS_DATA names their folder (they are no part of the product). Bytes
 are those of the gather: a row of the dense matrix for each entry, so percent of the roof is the share of the measured
@@ -131,6 +132,12 @@ def _pruned(group: str) -> Callable[[], Iterable[Case]]:
     return cases
 
 
+def _blocks() -> Iterable[Case]:
+    for size in (4, 16, 64):
+        for width in WIDTHS:
+            yield Case("bsr", f"{size}x{size}", width, size == 16 and width in (1, 64))
+
+
 def _crossover() -> Iterable[Case]:
     for percent in (0.1, 0.5, 1, 2, 5, 10, 20, 40):
         yield Case("crossover", f"{percent:g}%", 64, percent == 5)
@@ -140,6 +147,7 @@ CLASSES: dict[str, Callable[[], Iterable[Case]]] = {
     **{name: _times_dense(name) for name in ("coo", "csr", "bf16", "scipy", "csr_grad", "coo_grad")},
     **{name: _two_widths(name) for name in ("csr_int64", "addmm", "sddmm")},
     "bmm": _batches,
+    "bsr": _blocks,
     **{name: _times_itself(name) for name in ("spgemm_coo", "spgemm_csr", "spgemm_scipy", "spgemm_grad")},
     "crossover": _crossover,
     **{name: _pruned(name) for name in ("pruned", "pruned_bf16")},
@@ -277,6 +285,24 @@ def build_batch_job(case: Case) -> runner.Job:
                 functools.partial(_relative_error, reference), "COO")  # fmt: skip
 
 
+def build_blocks_job(case: Case) -> runner.Job:
+    """A matrix of dense blocks times a dense one."""
+    size, n = int(case.matrix.partition("x")[0]), 2048
+    generator = torch.Generator().manual_seed(0)
+    there = torch.rand(n // size, n // size, generator=generator) < 0.1
+    crow = torch.cat([torch.zeros(1, dtype=torch.int64), there.sum(1).cumsum(0)])
+    values = torch.randn(int(crow[-1]), size, size, generator=generator)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse .*")
+        a = torch.sparse_bsr_tensor(crow, there.nonzero()[:, 1], values, (n, n), check_invariants=False)
+    x = torch.randn(n, case.width, generator=generator)
+    reference = (a.to_dense().double() @ x.double()).numpy()
+    nnz, sides = values.numel(), (Side(torch.sparse.mm), Side(myops.sparse.mm))
+    moved = nnz * 4 + nnz // size * case.width * 4 + n * case.width * 4  # each block reads its rows of x once
+    return _job(case, "float32", (n, n, case.width), nnz, sides, (a, x), 2 * nnz * case.width, moved,
+                functools.partial(_relative_error, reference), "BSR")  # fmt: skip
+
+
 def build_pruned_job(case: Case) -> runner.Job:
     """A linear layer with few weights left, against the same one with all of them in their places."""
     outputs, inputs, rows = 3072, 768, case.width
@@ -342,7 +368,7 @@ def build_crossover_job(case: Case) -> runner.Job:
 def build_job(case: Case) -> runner.Job:
     """Operands, callables and counts of one case."""
     builders = {"crossover": build_crossover_job, "sddmm": build_sampled_job, "bmm": build_batch_job,
-                "pruned": build_pruned_job, "pruned_bf16": build_pruned_job}  # fmt: skip
+                "bsr": build_blocks_job, "pruned": build_pruned_job, "pruned_bf16": build_pruned_job}  # fmt: skip
     if case.group in builders:
         return builders[case.group](case)
     return build_dense_job(case) if case.width else build_square_job(case)

@@ -1,8 +1,9 @@
 // How a sparse matrix is cut into pieces of work, and how threads take them.
 //
-// A piece is a range of rows with about kPiece rows and entries in all. A longer row is cut into segments of kPiece
-// entries, each a piece of its own whose sum goes to a slot; the slots of a row are added up in their order. The cut
-// depends on the pattern alone, so results do not depend on threads; which thread takes which piece is left to chance.
+// A piece is a range of rows with about kPiece rows and entries in all (fewer where entries are blocks). A longer row
+// is cut into segments of as many entries, each a piece of its own whose sum goes to a slot; the slots of a row are
+// added up in their order. The cut depends on the pattern alone, so results do not depend on threads; which thread
+// takes which piece is left to chance.
 #pragma once
 #include <atomic>
 #include <type_traits>
@@ -28,7 +29,7 @@ struct Partition {
 
 // The pieces lie inside the entries, in order; whether the starts of rows inside a piece rise is left to those who take
 // it (for_pieces), of whom there are several. The pieces are rt's scratch.
-Status cut(const Csr& A, const Runtime& rt, Partition& out);
+Status cut(const Csr& A, const Runtime& rt, Partition& out, int64_t most = kPiece);
 
 template <class I>
 static inline bool columns_inside(const I* col, int64_t n, int64_t cols) {

@@ -9,6 +9,7 @@
 // Complex: a tile keeps two sums, real(v) * x and imag(v) * x, over (re, im) pairs, and combines them at the end.
 #pragma once
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "../gemm/driver.h"
@@ -185,10 +186,20 @@ struct PackedRows {  // what for_spread_tiles makes of them: the entries follow 
 template <class S, int U, class Body>
 bool with_rows(const Csr& A, const Piece& piece, int64_t b_row, int64_t b_col, const Body& body) {
   const int64_t row_stride = b_row * U;
-  if (b_col == 1 && !A.wide && A.cols * row_stride * static_cast<int64_t>(sizeof(S)) <= kNear) {
-    const int32_t* col = static_cast<const int32_t*>(A.col) + piece.begin;
-    if (!columns_inside(col, piece.end - piece.begin, A.cols)) return false;
-    body(NearColumns{col, row_stride});
+  const bool fits = A.cols <= std::numeric_limits<int32_t>::max();
+  if (b_col == 1 && fits && A.cols * row_stride * static_cast<int64_t>(sizeof(S)) <= kNear) {
+    const int64_t n = piece.end - piece.begin;
+    if (A.wide) {
+      const int64_t* const col = static_cast<const int64_t*>(A.col) + piece.begin;
+      if (!columns_inside(col, n, A.cols)) return false;
+      alignas(64) int32_t narrow[kPiece];
+      for (int64_t e = 0; e < n; ++e) narrow[e] = static_cast<int32_t>(col[e]);
+      body(NearColumns{narrow, row_stride});
+    } else {
+      const int32_t* const col = static_cast<const int32_t*>(A.col) + piece.begin;
+      if (!columns_inside(col, n, A.cols)) return false;
+      body(NearColumns{col, row_stride});
+    }
     return true;
   }
   alignas(64) int64_t offsets[kPiece + kPrefetch];
@@ -498,22 +509,24 @@ static inline T* make_slots(const Partition& cut, int64_t width, const Runtime& 
   return static_cast<T*>(rt.allocate(rt.cookie, cut.slots * width * static_cast<int64_t>(sizeof(T))));
 }
 
-// The rows of which segments are, each the sum of its slots in their order.
+// The rows of which segments are, each the sum of its slots in their order. Rows of A hold `height` rows of D.
 template <class Isa, class T, class S, bool Cx>
-void add_slots(const SpmmOut<Isa, T, S, Cx>& out, const Partition& cut, const T* slots) {
+void add_slots(const SpmmOut<Isa, T, S, Cx>& out, const Partition& cut, const T* slots, int64_t height = 1) {
   constexpr int L = Isa::template lanes<T>;
-  const int64_t width = out.p.N * (Cx ? 2 : 1);
+  const int64_t width = out.d_row;
   for (int64_t task = 0; task < cut.count && slots != nullptr; ++task) {
     const int64_t first = cut.pieces[task].slot, row = cut.pieces[task].row;
     if (first < 0) continue;
     int64_t count = 1;
     while (task + 1 < cut.count && cut.pieces[task + 1].slot >= 0 && cut.pieces[task + 1].row == row) ++count, ++task;
-    for (int64_t j = 0; j < width; j += L) {
-      const int n = static_cast<int>(min64(L, width - j));
-      typename Isa::template Vec<T> sum = {};
-      for (int64_t s = first; s < first + count; ++s) sum += load_converted<Isa, T, T>(slots + s * width + j, n);
-      out.finish(row, j, {sum}, n);
-    }
+    for (int64_t h = 0; h < height; ++h)
+      for (int64_t j = 0; j < width; j += L) {
+        const int n = static_cast<int>(min64(L, width - j));
+        typename Isa::template Vec<T> sum = {};
+        for (int64_t s = first; s < first + count; ++s)
+          sum += load_converted<Isa, T, T>(slots + (s * height + h) * width + j, n);
+        out.finish(row * height + h, j, {sum}, n);
+      }
   }
 }
 

@@ -35,6 +35,7 @@ struct Avx512Bf16 : Avx512 {
 
 // Gathering needs nothing that this level adds: avx512.cpp has the kernels.
 extern template Status spmm<Avx512>(const Spmm&, const Partition&, const Runtime&);
+extern template Status block_spmm<Avx512>(const BlockSpmm&, const Partition&, const Runtime&);
 extern template Status extremum<Avx512>(const Extremum&, const Partition&, const Runtime&);
 extern template Status sddmm<Avx512>(const Sddmm&, const Partition&, const Runtime&);
 extern template Status spmm_backward<Avx512>(const SpmmBackward&, const Partition&, const Runtime&);

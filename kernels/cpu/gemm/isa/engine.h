@@ -4,6 +4,7 @@
 // own Isa type or has internal linkage, so that no wide instruction leaks into code that other CPUs run.
 #pragma once
 #include "../../elementwise.h"
+#include "../../sparse/blocks.h"
 #include "../../sparse/extremum.h"
 #include "../../sparse/sddmm.h"
 #include "../driver.h"
@@ -18,6 +19,7 @@ struct Engine {
   void (*pack)(const Gemm&, const Plan&, void* panels);  // of a problem with M == 1 and b_panels; B: the weight
   void (*add)(const Add&, const Runtime&);
   Status (*spmm)(const Spmm&, const Partition&, const Runtime&);
+  Status (*block_spmm)(const BlockSpmm&, const Partition&, const Runtime&);
   Status (*extremum)(const Extremum&, const Partition&, const Runtime&);
   Status (*sddmm)(const Sddmm&, const Partition&, const Runtime&);
   Status (*spmm_backward)(const SpmmBackward&, const Partition&, const Runtime&);
@@ -36,6 +38,7 @@ constexpr Engine make_engine() {
           &pack_weight<Isa>,
           &add<Isa>,
           &spmm<typename Isa::Gather>,
+          &block_spmm<typename Isa::Gather>,
           &extremum<typename Isa::Gather>,
           &sddmm<typename Isa::Gather>,
           &spmm_backward<typename Isa::Gather>,
