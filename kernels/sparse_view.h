@@ -13,7 +13,7 @@
 //   * Columns within a row come in any order and may repeat: a repeated entry counts each time.
 //   * crow starts at 0, never falls and ends at nnz, and 0 <= col < K: engines find out while they work and say so
 //     (Status) instead of reading outside; what they have written by then is not used.
-//   * b_col is 1 unless the backend says that it takes others (gathers_spread), or where N is 1.
+//   * b_col is 1 unless the backend says that it takes others (gathers_spread; never for blocks), or where N is 1.
 //   * 16-bit floats accumulate in float32 and round once; integers are modular. The order of every sum depends on the
 //     pattern alone, never on threads.
 #pragma once

@@ -65,9 +65,10 @@ ByColumn sorted_by_row(const Tensor& row, const Tensor& col, int64_t rows, int64
   return {Pattern(t.crow, "crow", t.col, "col", columns), t.perm};
 }
 
-// Of an m x k matrix with `nnz` entries, for which `multiply` runs the problem, set up but for A and perm.
+// Of an m x k matrix, for which `multiply` runs the problem, set up but for A and perm. spread: whether the columns of
+// dense may lie apart.
 template <class Backend, class Multiply>
-Tensor times_dense(int64_t m, int64_t k, int64_t nnz, const Multiply& multiply, const Tensor& values,
+Tensor times_dense(int64_t m, int64_t k, bool spread, const Multiply& multiply, const Tensor& values,
                    const Tensor& dense, const MaybeTensor& input, bool mean, double beta, double alpha) {
   const int64_t n = dense.size(1);
   Spmm p;
@@ -87,7 +88,7 @@ Tensor times_dense(int64_t m, int64_t k, int64_t nnz, const Multiply& multiply, 
   }
   const Tensor out = empty_matrix(m, n, values.scalar_type(), values);
   if (out.numel() == 0) return out;
-  const RowMajor b(dense, Backend::gathers_spread(nnz, k));
+  const RowMajor b(dense, spread);
   p.B = b.data;
   p.b_row = b.row;
   p.b_col = b.col;
@@ -127,7 +128,8 @@ Tensor spmm(const Tensor& crow, const Tensor& col, const Tensor& values, const T
     multiply_entries<Backend>(p, transpose ? by_column<Backend>(A, t_crow, t_col, t_perm) : ByColumn{A, std::nullopt},
                               v);
   };
-  return times_dense<Backend>(transpose ? A.csr.cols : A.csr.rows, dense.size(0), A.csr.nnz, multiply, v, dense, input,
+  const bool spread = Backend::gathers_spread(A.csr.nnz, dense.size(0));
+  return times_dense<Backend>(transpose ? A.csr.cols : A.csr.rows, dense.size(0), spread, multiply, v, dense, input,
                               mean, beta, alpha);
 }
 
@@ -168,7 +170,7 @@ Tensor block_mm(int64_t rows, int64_t columns, const Tensor& crow, const Tensor&
     blocks.spmm.A = A.csr;
     A.check(Backend::run(blocks, values));
   };
-  return times_dense<Backend>(rows, columns, values.numel(), multiply, v, b, input, false, beta, alpha);
+  return times_dense<Backend>(rows, columns, false, multiply, v, b, input, false, beta, alpha);
 }
 
 // spmm of a native CSR, COO or (on the CPU) BSR tensor, for one call of Python's instead of four or more.
@@ -201,7 +203,8 @@ Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, boo
   const ByColumn sorted = sorted_by_row<Backend>(row, col, rows, columns);
   const Tensor v = sorted.pattern.values(values, "spmm", "values");
   const auto multiply = [&](Spmm& p) { multiply_entries<Backend>(p, sorted, v); };
-  return times_dense<Backend>(rows, columns, v.size(0), multiply, v, b, input, mean, beta, alpha);
+  return times_dense<Backend>(rows, columns, Backend::gathers_spread(v.size(0), columns), multiply, v, b, input, mean,
+                              beta, alpha);
 }
 
 template <class Backend>

@@ -63,18 +63,20 @@ def test_values_with_an_addend(dtype: torch.dtype, beta: int) -> None:
         assert torch.equal(myops.sparse.addmm(c, a, x, beta=beta, alpha=0), (beta * c).expand(18, 37).to(dtype))
 
 
-def test_values_of_any_strides(dtype: torch.dtype) -> None:
-    a, dense = blocks(6, 5, 2, 4, dtype)
+@pytest.mark.parametrize("few", [False, True])  # elements, fewer than x has rows
+def test_values_of_any_strides(dtype: torch.dtype, few: bool) -> None:
+    a, dense = blocks(2, 40, 1, 1, dtype, density=0.1) if few else blocks(6, 5, 2, 4, dtype)
+    k = a.shape[1]
     for x in (
-        random_dense(40, 21, dtype)[::2],
-        random_dense(20, 42, dtype)[:, ::2],
-        random_dense(21, 20, dtype).mT,
-        random_dense(1, 21, dtype).expand(20, 21),
-        random_dense(20, 1, dtype).expand(20, 21),
-        random_dense(20, 2, dtype)[:, 1:],
+        random_dense(2 * k, 21, dtype)[::2],
+        random_dense(k, 42, dtype)[:, ::2],
+        random_dense(21, k, dtype).mT,
+        random_dense(1, 21, dtype).expand(k, 21),
+        random_dense(k, 1, dtype).expand(k, 21),
+        random_dense(k, 2, dtype)[:, 1:],
     ):
         assert torch.equal(myops.sparse.mm(a, x), exact_mm(dense, x).to(x))
-    x = random_dense(20, 21, dtype)
+    x = random_dense(k, 21, dtype)
     apart = torch.stack([a.values(), torch.zeros_like(a.values())], -1)[..., 0]
     a = torch.sparse_bsr_tensor(a.crow_indices(), a.col_indices(), apart, a.shape, check_invariants=True)
     assert torch.equal(myops.sparse.mm(a, x), exact_mm(dense, x).to(x))
