@@ -12,37 +12,30 @@ namespace myops::cpu {
 // Columns of A in a run, whose sum is added to those of the others: a third of the error of one long chain.
 constexpr int64_t kRun = 64;
 
-// The columns of D that are summed at once.
-struct BlockTile {
-  int64_t j;  // the first, in real numbers
-  int last;   // lanes of the last vector
-};
-
-// Rows [row, row + H) of a row of blocks, entries as the piece counts them. slot: where the sums go instead of D.
+// Rows [row, row + H) of a row of blocks from real column j on, entries as the piece counts them. slot: where the sums
+// go instead of D.
 template <int H, int NV, class Isa, class T, class S, bool Cx>
 [[gnu::noinline]] void sum_blocks(const SpmmOut<Isa, T, S, Cx>& to, const BlockSpmm& p, const Piece& piece,
-                                  const int64_t* offsets, int64_t begin, int64_t end, int64_t block_row, int64_t row,
-                                  const BlockTile& tile, T* slot) {
+                                  const SpmmTile<T, S, FarRows>& tile, int64_t begin, int64_t end, int64_t block_row,
+                                  int64_t row, int64_t j, T* slot) {
   constexpr int L = Isa::template lanes<T>;
   constexpr int Parts = Cx ? 2 : 1;
   using Vec = typename Isa::template Vec<T>;
   const int64_t a_row = p.width * Parts, a_block = p.height * a_row, b_row = p.spmm.b_row * Parts;
   const S* a = static_cast<const S*>(p.spmm.values) + (piece.begin + begin) * a_block + row * a_row;
-  const S* const b = static_cast<const S*>(p.spmm.B) + tile.j;
-  const S* const b_end = b - tile.j + ((p.spmm.A.cols * p.width - 1) * p.spmm.b_row + p.spmm.N) * Parts;
   const int64_t run = max64(kRun / p.width, 1);
   Vec total[H][Parts][NV] = {};
   for (int64_t e = begin; e < end;) {
     const int64_t stop = min64(end, e + run);
     Vec sums[H][Parts][NV] = {};
     for (; e < stop; ++e, a += a_block) {
-      const S* x = b + offsets[e];
+      const S* x = tile.b + tile.row_of(e);
       for (int64_t c = 0; c < p.width; ++c, x += b_row) {
         Vec xs[NV];
 #pragma GCC unroll 4
         for (int u = 0; u < NV; ++u)
           xs[u] = u + 1 < NV ? load_converted<Isa, T, S>(x + u * L, L)
-                             : load_ragged<Isa, T, S>(x + u * L, tile.last, b_end);
+                             : load_ragged<Isa, T, S>(x + u * L, tile.last, tile.b_end);
 #pragma GCC unroll 8
         for (int h = 0; h < H; ++h)
 #pragma GCC unroll 2
@@ -65,18 +58,18 @@ template <int H, int NV, class Isa, class T, class S, bool Cx>
   for (int h = 0; h < H; ++h) {
     join_parts<Isa, T>(total[h]);
     if (slot == nullptr) {
-      out.finish(block_row * p.height + row + h, tile.j, total[h][0], tile.last);
+      out.finish(block_row * p.height + row + h, j, total[h][0], tile.last);
       continue;
     }
-    T* const at = slot + (row + h) * out.d_row + tile.j;
+    T* const at = slot + (row + h) * out.d_row + j;
     for (int u = 0; u < NV; ++u) store_converted<Isa, T, T>(at + u * L, total[h][0][u], u + 1 < NV ? L : tile.last);
   }
 }
 
 // All rows of a piece, as many at once as there are registers for.
 template <int NV, class Isa, class T, class S, bool Cx>
-void block_tile(const SpmmOut<Isa, T, S, Cx>& out, const BlockSpmm& p, const Piece& piece, const int64_t* offsets,
-                const BlockTile& tile, T* slots) {
+void block_tile(const SpmmOut<Isa, T, S, Cx>& out, const BlockSpmm& p, const Piece& piece,
+                const SpmmTile<T, S, FarRows>& tile, int64_t j, T* slots) {
   constexpr int kSums = (Isa::kBytes == 64 ? 16 : 8) / (Cx ? 2 : 1) / NV;
   constexpr int kMost = kSums < 8 ? kSums : 8, kHalf = kMost < 4 ? kMost : 4;
   T* const slot = piece.slot < 0 ? nullptr : slots + piece.slot * p.height * out.d_row;
@@ -85,7 +78,7 @@ void block_tile(const SpmmOut<Isa, T, S, Cx>& out, const BlockSpmm& p, const Pie
     const int64_t end = slot != nullptr ? piece.end - piece.begin : row_start(p.spmm.A, i + 1) - piece.begin;
     for (int64_t row = 0; row < p.height;) {
       const auto rows = [&](auto count) {
-        sum_blocks<count.value, NV>(out, p, piece, offsets, begin, end, i, row, tile, slot);
+        sum_blocks<count.value, NV>(out, p, piece, tile, begin, end, i, row, j, slot);
         row += count;
       };
       const int64_t left = p.height - row;
@@ -103,27 +96,17 @@ void block_tile(const SpmmOut<Isa, T, S, Cx>& out, const BlockSpmm& p, const Pie
 
 template <class Isa, class T, class S, bool Cx>
 Status block_spmm_typed(const BlockSpmm& p, const Partition& cut, const Runtime& rt) {
-  constexpr int U = Cx ? 2 : 1, L = Isa::template lanes<T>;
-  constexpr int kWidest = (Isa::kBytes == 64 ? 4 : 2) / U;
-  const SpmmOut<Isa, T, S, Cx> out(p.spmm);
+  constexpr int U = Cx ? 2 : 1, kWidest = Isa::kBytes == 64 ? 4 / U : 2;
+  Spmm whole = p.spmm;  // whose columns are those of the blocks
+  whole.A.cols *= p.width;
+  const SpmmOut<Isa, T, S, Cx> out(whole);
   T* const slots = make_slots<T>(cut, p.height * out.d_row, rt);
   const Status status = for_pieces(p.spmm.A, cut, rt, [&](const Piece& piece) {
     alignas(64) int64_t offsets[kPiece + kPrefetch];
     if (!stage_offsets(p.spmm.A, piece.begin, piece.end, p.width * p.spmm.b_row * U, offsets)) return false;
-    for (int64_t j = 0; j < out.d_row;) {
-      const auto columns = [&](auto count) {
-        const int last = static_cast<int>(min64(L, out.d_row - j - (count - 1) * L));
-        block_tile<count.value>(out, p, piece, offsets, BlockTile{j, last}, slots);
-        j += count * L;
-      };
-      const int64_t vectors = ceil_div(out.d_row - j, L);
-      if (vectors >= kWidest)
-        columns(std::integral_constant<int, kWidest>{});
-      else if (vectors >= 2)
-        columns(std::integral_constant < int, kWidest<2 ? 1 : 2>{});
-      else
-        columns(std::integral_constant<int, 1>{});
-    }
+    for_tiles<kWidest>(
+        out, FarRows{offsets}, static_cast<const T*>(nullptr),
+        [&](const auto& tile, auto count, int64_t j) { block_tile<count.value>(out, p, piece, tile, j, slots); });
     return true;
   });
   add_slots(out, cut, slots, p.height);

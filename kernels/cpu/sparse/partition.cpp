@@ -40,8 +40,8 @@ Status cut_rows(const Csr& A, const Runtime& rt, Partition& out, int64_t size) {
 
 }  // namespace
 
-Status cut(const Csr& A, const Runtime& rt, Partition& out, int64_t most) {
-  return A.wide ? cut_rows<int64_t>(A, rt, out, most) : cut_rows<int32_t>(A, rt, out, most);
+Status cut(const Csr& A, const Runtime& rt, Partition& out, int64_t size) {
+  return A.wide ? cut_rows<int64_t>(A, rt, out, size) : cut_rows<int32_t>(A, rt, out, size);
 }
 
 }  // namespace myops::cpu

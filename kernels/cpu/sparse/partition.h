@@ -29,7 +29,7 @@ struct Partition {
 
 // The pieces lie inside the entries, in order; whether the starts of rows inside a piece rise is left to those who take
 // it (for_pieces), of whom there are several. The pieces are rt's scratch.
-Status cut(const Csr& A, const Runtime& rt, Partition& out, int64_t most = kPiece);
+Status cut(const Csr& A, const Runtime& rt, Partition& out, int64_t size = kPiece);
 
 template <class I>
 static inline bool columns_inside(const I* col, int64_t n, int64_t cols) {
