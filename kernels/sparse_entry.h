@@ -69,20 +69,6 @@ struct Pattern {
   }
 };
 
-// A dense operand by its rows, at any distance: the tensor itself, or a copy where its columns lie apart, unless that
-// may stay so (`spread`).
-struct RowMajor {
-  Tensor held;
-  const void* data;
-  int64_t row, col;
-
-  explicit RowMajor(const Tensor& t, bool spread = false)
-      : held(t.stride(1) == 1 || t.size(1) <= 1 || spread ? t : as_contiguous(t)),
-        data(held.const_data_ptr()),
-        row(held.stride(0)),
-        col(held.size(1) <= 1 ? 1 : held.stride(1)) {}
-};
-
 inline void check_matrix(const Tensor& t, const char* name, int64_t rows, const char* of) {
   check_matrix(t, name);
   MYOPS_CHECK(t.size(0) == rows, name, " must have ", rows, " rows, ", of, ", but got shape ",
@@ -95,5 +81,42 @@ inline Tensor empty_matrix(int64_t m, int64_t n, ScalarType type, const Tensor& 
   const int64_t sizes[2] = {m, n};
   return empty(sizes, 2, type, like);
 }
+
+// Whether a backend has an engine for a problem.
+template <class Backend, class Problem, class = void>
+constexpr bool kRuns = false;
+template <class Backend, class Problem>
+constexpr bool
+    kRuns<Backend, Problem,
+          std::void_t<decltype(Backend::run(std::declval<const Problem&>(), std::declval<const Tensor&>()))>> = true;
+
+// The tensor itself where it is contiguous; a column-major one is copied by the backend's own kernel, if it has one.
+template <class Backend>
+Tensor row_major(const Tensor& t) {
+  if constexpr (kRuns<Backend, Turn>) {
+    const int64_t rows = t.size(0), cols = t.size(1), bytes = element_size(dtype_of(t.scalar_type(), "spmm", "dense"));
+    if (rows > 1 && cols > 1 && t.stride(0) == 1 && bytes <= 8) {
+      const Tensor copy = empty_matrix(rows, cols, t.scalar_type(), t);
+      Backend::run(Turn{t.const_data_ptr(), t.stride(1), rows, cols, bytes, copy.mutable_data_ptr()}, t);
+      return copy;
+    }
+  }
+  return as_contiguous(t);
+}
+
+// A dense operand by its rows, at any distance: the tensor itself, or a copy where its columns lie apart, unless that
+// may stay so (`spread`).
+template <class Backend>
+struct RowMajor {
+  Tensor held;
+  const void* data;
+  int64_t row, col;
+
+  explicit RowMajor(const Tensor& t, bool spread = false)
+      : held(t.stride(1) == 1 || t.size(1) <= 1 || spread ? t : row_major<Backend>(t)),
+        data(held.const_data_ptr()),
+        row(held.stride(0)),
+        col(held.size(1) <= 1 ? 1 : held.stride(1)) {}
+};
 
 }  // namespace myops

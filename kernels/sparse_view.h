@@ -5,6 +5,7 @@
 //   Extremum   D[i, j] = max (min) over the entries e of row i of value[e] * B[col[e], j], and which entry it was
 //   Sddmm      value[e] = sum over n of A[i, n] * B[col[e], n], for every entry e = (i, col[e]) of a pattern
 //   SpmmBackward  an Spmm and an Sddmm over one pattern that gather the same rows: both gradients of a product
+//   Turn       a row-major copy of a dense operand
 //   Transpose  the same entries ordered by column: a counting sort, stable
 //   CompressRows  crow of entries that are sorted by row
 //   Spgemm     C = A @ B, all three in CSR; its gradients on the patterns of A and B
@@ -83,9 +84,16 @@ struct SpmmBackward {
   void* dots = nullptr;  // of entry e: at perm[e], where spmm has a perm
 };
 
+// rows x cols elements of 1, 2, 4 or 8 bytes, any of which are `column` elements away from those in the next column.
+struct Turn {
+  const void* from = nullptr;
+  int64_t column = 0, rows = 0, cols = 0, bytes = 0;
+  void* to = nullptr;
+};
+
 struct Transpose {
   Csr A;
-  const void* row = nullptr;  // of each entry, in any order; nullptr: as A.crow has it, which is nullptr otherwise
+  const void* row = nullptr;                              // of each entry, in any order, where A.crow is nullptr
   void *crow = nullptr, *col = nullptr, *perm = nullptr;  // of the width of A's indices; cols + 1, nnz, nnz
 };
 

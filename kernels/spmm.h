@@ -10,18 +10,40 @@ namespace myops {
 
 using MaybeTensor = std::optional<Tensor>;
 
-// The addend as the engine takes it; its shape broadcasts to (m, n).
-inline void set_addend(Spmm& p, const Tensor& c, int64_t m, int64_t n) {
+// What a product takes beside A. turned: the problem is that of the transposes, D.T = alpha * A @ dense + beta *
+// input.T; then dense is turned already, input is not.
+struct Operands {
+  const Tensor& dense;
+  const MaybeTensor& input;
+  bool mean;
+  double beta, alpha;
+  bool turned = false;
+};
+
+// The addend as the engine takes it; its shape broadcasts to (m, n), turned to (n, m). The tensor that is read,
+// unless beta is 0.
+template <class Backend>
+Tensor set_addend(Spmm& p, const Tensor& c, int64_t m, int64_t n, bool turned) {
   const int64_t dims = c.dim();
   const auto fits = [&](int64_t size, int64_t wanted) { return size == 1 || size == wanted; };
   const int64_t rows = dims == 2 ? c.size(0) : 1, cols = dims >= 1 ? c.size(dims - 1) : 1;
-  const int64_t sizes[2] = {m, n};
-  MYOPS_CHECK(dims <= 2 && fits(rows, m) && fits(cols, n), "input of shape ",
+  const int64_t sizes[2] = {turned ? n : m, turned ? m : n};
+  MYOPS_CHECK(dims <= 2 && fits(rows, sizes[0]) && fits(cols, sizes[1]), "input of shape ",
               shape_text(c.sizes().data(), static_cast<int>(dims)), " cannot be broadcast to the result's shape ",
               shape_text(sizes, 2));
-  p.c_row = rows == 1 ? 0 : c.stride(0);
-  p.c_col = cols == 1 ? 0 : c.stride(dims - 1);
-  p.C = c.const_data_ptr();
+  Tensor read = c;
+  if (p.beta == 0) return read;
+  if constexpr (kRuns<Backend, Turn>)  // where whole vectors are read
+    if (rows > 1 && cols > 1) {
+      if (turned) read = torch::stable::transpose(c, 0, 1);
+      if (read.stride(1) > 1) read = row_major<Backend>(read);
+      turned = false;
+    }
+  p.c_row = rows == 1 ? 0 : read.stride(0);
+  p.c_col = cols == 1 ? 0 : read.stride(dims - 1);
+  if (turned) std::swap(p.c_row, p.c_col);
+  p.C = read.const_data_ptr();
+  return read;
 }
 
 // A pattern and where its entries are in another order of them.
@@ -69,31 +91,31 @@ ByColumn sorted_by_row(const Tensor& row, const Tensor& col, int64_t rows, int64
 // dense may lie apart.
 template <class Backend, class Multiply>
 Tensor times_dense(int64_t m, int64_t k, bool spread, const Multiply& multiply, const Tensor& values,
-                   const Tensor& dense, const MaybeTensor& input, bool mean, double beta, double alpha) {
-  const int64_t n = dense.size(1);
+                   const Operands& with) {
+  const int64_t n = with.dense.size(1);
   Spmm p;
   p.type = dtype_of(values.scalar_type(), "spmm", "values");
-  check_scalar(beta, "beta", p.type);
-  check_scalar(alpha, "alpha", p.type);
+  check_scalar(with.alpha, "alpha", p.type);
+  check_scalar(with.beta, "beta", p.type);
   p.N = n;
-  p.alpha = alpha;
-  p.beta = beta;
-  p.mean = mean;
+  p.alpha = with.alpha;
+  p.beta = with.beta;
+  p.mean = with.mean;
   p.values = values.const_data_ptr();
-  if (input) {
-    check_same_dtype(*input, "input", values, "values");
-    check_same_device(*input, "input", values, "values");
-    set_addend(p, *input, m, n);
-    if (beta == 0) p.C = nullptr;
+  MaybeTensor addend;
+  if (with.input) {
+    check_same_dtype(*with.input, "input", values, "values");
+    check_same_device(*with.input, "input", values, "values");
+    addend = set_addend<Backend>(p, *with.input, m, n, with.turned);
   }
   const Tensor out = empty_matrix(m, n, values.scalar_type(), values);
   if (out.numel() == 0) return out;
-  const RowMajor b(dense, spread);
+  const RowMajor<Backend> b(with.dense, spread);
   p.B = b.data;
   p.b_row = b.row;
   p.b_col = b.col;
   p.D = out.mutable_data_ptr();
-  if (alpha == 0) {  // the matrices are not read
+  if (with.alpha == 0) {  // the matrices are not read
     const int64_t starts = m + 1;
     const Tensor zeros = torch::stable::new_zeros(values, {&starts, 1}, ScalarType::Long);
     const Pattern none(zeros, "crow", empty_vector(0, ScalarType::Long, values), "col", k);
@@ -112,6 +134,19 @@ void multiply_entries(Spmm& p, const ByColumn& A, const Tensor& values) {
   A.pattern.check(Backend::run(p, values));
 }
 
+// Of A, or of its transpose, whose pattern may be there already.
+template <class Backend>
+Tensor multiply_pattern(const Pattern& A, const Tensor& values, bool transpose, const MaybeTensor& t_crow,
+                        const MaybeTensor& t_col, const MaybeTensor& t_perm, const Operands& with) {
+  const Tensor v = A.values(values, "spmm", "values");
+  const auto multiply = [&](Spmm& p) {
+    multiply_entries<Backend>(p, transpose ? by_column<Backend>(A, t_crow, t_col, t_perm) : ByColumn{A, std::nullopt},
+                              v);
+  };
+  const int64_t m = transpose ? A.csr.cols : A.csr.rows, k = transpose ? A.csr.rows : A.csr.cols;
+  return times_dense<Backend>(m, k, Backend::gathers_spread(A.csr.nnz, k), multiply, v, with);
+}
+
 template <class Backend>
 Tensor spmm(const Tensor& crow, const Tensor& col, const Tensor& values, const Tensor& dense, const MaybeTensor& input,
             const MaybeTensor& t_crow, const MaybeTensor& t_col, const MaybeTensor& t_perm,
@@ -119,18 +154,11 @@ Tensor spmm(const Tensor& crow, const Tensor& col, const Tensor& values, const T
   check_matrix(dense, "dense");
   MYOPS_CHECK(columns || !transpose, "columns must be given with transpose=True");
   const Pattern A(crow, "crow", col, "col", columns ? *columns : dense.size(0));
-  const Tensor v = A.values(values, "spmm", "values");
   check_same_dtype(dense, "dense", values, "values");
   check_same_device(dense, "dense", values, "values");
   check_matrix(dense, "dense", transpose ? A.csr.rows : A.csr.cols,
                transpose ? "as many as crow counts" : "as many as there are columns");
-  const auto multiply = [&](Spmm& p) {
-    multiply_entries<Backend>(p, transpose ? by_column<Backend>(A, t_crow, t_col, t_perm) : ByColumn{A, std::nullopt},
-                              v);
-  };
-  const bool spread = Backend::gathers_spread(A.csr.nnz, dense.size(0));
-  return times_dense<Backend>(transpose ? A.csr.cols : A.csr.rows, dense.size(0), spread, multiply, v, dense, input,
-                              mean, beta, alpha);
+  return multiply_pattern<Backend>(A, values, transpose, t_crow, t_col, t_perm, {dense, input, mean, beta, alpha});
 }
 
 // What a method of a native sparse tensor returns, "aten::values" and its like.
@@ -141,70 +169,92 @@ T ask(const Tensor& a, const char* getter) {
   return torch::stable::detail::to<T>(stack[0]);
 }
 
-// Whether a backend has an engine for a problem.
-template <class Backend, class Problem, class = void>
-constexpr bool kRuns = false;
-template <class Backend, class Problem>
-constexpr bool
-    kRuns<Backend, Problem,
-          std::void_t<decltype(Backend::run(std::declval<const Problem&>(), std::declval<const Tensor&>()))>> = true;
-
 // The same for blocks: of a rows x columns matrix, values nnz x height x width.
 template <class Backend>
-Tensor block_mm(int64_t rows, int64_t columns, const Tensor& crow, const Tensor& col, const Tensor& values,
-                const Tensor& b, const MaybeTensor& input, double beta, double alpha) {
-  MYOPS_CHECK(values.dim() == 3 && values.size(1) > 0 && values.size(2) > 0, "a must consist of blocks of numbers");
+Tensor multiply_blocks(int64_t rows, int64_t columns, const Tensor& crow, const Tensor& col, const Tensor& values,
+                       const char* name, const Operands& with) {
+  MYOPS_CHECK(values.dim() == 3 && values.size(1) > 0 && values.size(2) > 0, name,
+              " must consist of blocks of numbers");
   BlockSpmm blocks;
   blocks.height = values.size(1);
   blocks.width = values.size(2);
   const Pattern A(crow, "crow", col, "col", columns / blocks.width);
   MYOPS_CHECK(A.csr.rows * blocks.height == rows && A.csr.cols * blocks.width == columns && values.size(0) == A.csr.nnz,
-              "a must consist of whole blocks, one for each entry of col");
+              name, " must consist of whole blocks, one for each entry of col");
   MYOPS_CHECK(values.scalar_type() != ScalarType::Bool, "myops.spmm is not implemented for values of dtype bool");
-  check_matrix(b, "b", columns, "as many as a has columns");
-  check_same_dtype(b, "b", values, "a");
-  check_same_device(b, "b", values, "a");
   const Tensor v = as_contiguous(values);
   const auto multiply = [&](Spmm& p) {
     blocks.spmm = p;
     blocks.spmm.A = A.csr;
     A.check(Backend::run(blocks, values));
   };
-  return times_dense<Backend>(rows, columns, false, multiply, v, b, input, false, beta, alpha);
+  return times_dense<Backend>(rows, columns, false, multiply, v, with);
 }
 
-// spmm of a native CSR, COO or (on the CPU) BSR tensor, for one call of Python's instead of four or more.
+// A native sparse matrix S, or its transpose, times a strided one.
 template <class Backend>
-Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, bool mean, double beta, double alpha) {
+Tensor multiply_native(const Tensor& s, const char* name, bool transpose, const Operands& with) {
   int32_t layout;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(a.get(), &layout));
-  check_matrix(a, "a");
-  const int64_t rows = a.size(0), columns = a.size(1);
-  const auto of_parts = [&](const Tensor& crow, const Tensor& col, const Tensor& values) {
-    return spmm<Backend>(crow, col, values, b, input, {}, {}, {}, columns, false, mean, beta, alpha);
-  };
-  if (layout == aoti_torch_layout_sparse_csr())
-    return of_parts(ask<Tensor>(a, "aten::crow_indices"), ask<Tensor>(a, "aten::col_indices"),
-                    ask<Tensor>(a, "aten::values"));
-  if constexpr (kRuns<Backend, BlockSpmm>)
-    if (layout == aoti_torch_layout_sparse_bsr()) {
-      MYOPS_CHECK(!mean, "mean must be False for a BSR tensor");
-      return block_mm<Backend>(rows, columns, ask<Tensor>(a, "aten::crow_indices"), ask<Tensor>(a, "aten::col_indices"),
-                               ask<Tensor>(a, "aten::values"), b, input, beta, alpha);
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(s.get(), &layout));
+  const int64_t m = s.size(transpose ? 1 : 0), k = s.size(transpose ? 0 : 1);
+  const bool by_row = layout == aoti_torch_layout_sparse_csr() || layout == aoti_torch_layout_sparse_bsr();
+  if (by_row || layout == aoti_torch_layout_sparse_csc() || layout == aoti_torch_layout_sparse_bsc()) {
+    const Tensor outer = ask<Tensor>(s, by_row ? "aten::crow_indices" : "aten::ccol_indices");
+    const Tensor inner = ask<Tensor>(s, by_row ? "aten::col_indices" : "aten::row_indices");
+    const Tensor values = ask<Tensor>(s, "aten::values");
+    const bool crossed = transpose == by_row;  // whether the parts are those of the transpose of what is multiplied
+    if (layout == aoti_torch_layout_sparse_csr() || layout == aoti_torch_layout_sparse_csc()) {
+      const Pattern A(outer, by_row ? "crow" : "ccol", inner, by_row ? "col" : "row", crossed ? m : k);
+      return multiply_pattern<Backend>(A, values, crossed, {}, {}, {}, with);
     }
-  MYOPS_CHECK(layout == aoti_torch_layout_sparse_coo(), "a must be a CSR, a COO or (on the CPU) a BSR tensor");
-  const Tensor indices = ask<Tensor>(a, "aten::_indices"), values = ask<Tensor>(a, "aten::_values");
-  MYOPS_CHECK(indices.size(0) == 2, "a must have scalar entries");
-  const Tensor row = torch::stable::select(indices, 0, 0), col = torch::stable::select(indices, 0, 1);
-  if (ask<bool>(a, "aten::is_coalesced")) return of_parts(csr_rows<Backend>(row, rows), col, values);
-  check_matrix(b, "b", columns, "as many as a has columns");
-  check_same_dtype(b, "b", values, "a");
-  check_same_device(b, "b", values, "a");
-  const ByColumn sorted = sorted_by_row<Backend>(row, col, rows, columns);
+    if constexpr (kRuns<Backend, BlockSpmm>)
+      if (!crossed) {
+        MYOPS_CHECK(!with.mean, "mean must be False for a BSR tensor");
+        return multiply_blocks<Backend>(m, k, outer, inner, transpose ? torch::stable::transpose(values, 1, 2) : values,
+                                        name, with);
+      }
+  }
+  MYOPS_CHECK(
+      layout == aoti_torch_layout_sparse_coo(), name,
+      " must be a CSR, CSC or COO tensor, or (on the CPU) a BSR tensor on the left or a BSC tensor on the right");
+  const Tensor indices = ask<Tensor>(s, "aten::_indices"), values = ask<Tensor>(s, "aten::_values");
+  MYOPS_CHECK(indices.size(0) == 2, name, " must have scalar entries");
+  const Tensor row = torch::stable::select(indices, 0, transpose ? 1 : 0),
+               col = torch::stable::select(indices, 0, transpose ? 0 : 1);
+  if (!transpose && ask<bool>(s, "aten::is_coalesced"))
+    return multiply_pattern<Backend>(Pattern(csr_rows<Backend>(row, m), "crow", col, "col", k), values, false, {}, {},
+                                     {}, with);
+  const ByColumn sorted = sorted_by_row<Backend>(row, col, m, k);
   const Tensor v = sorted.pattern.values(values, "spmm", "values");
   const auto multiply = [&](Spmm& p) { multiply_entries<Backend>(p, sorted, v); };
-  return times_dense<Backend>(rows, columns, Backend::gathers_spread(v.size(0), columns), multiply, v, b, input, mean,
-                              beta, alpha);
+  return times_dense<Backend>(m, k, Backend::gathers_spread(v.size(0), k), multiply, v, with);
+}
+
+// alpha * a @ b + beta * input of which a or b is a native sparse tensor, for one call of Python's instead of four or
+// more. CSR, CSC and COO; on the CPU also a of BSR and b of BSC. The result is row-major, of a COO b column-major, as
+// torch has it.
+template <class Backend>
+Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, bool mean, double beta, double alpha) {
+  check_matrix(a, "a");
+  check_matrix(b, "b");
+  MYOPS_CHECK(a.size(1) == b.size(0), "a and b shapes cannot be multiplied (", a.size(0), "x", a.size(1), " and ",
+              b.size(0), "x", b.size(1), ")");
+  check_same_dtype(b, "b", a, "a");
+  check_same_device(b, "b", a, "a");
+  const auto layout = [](const Tensor& t) {
+    int32_t found;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &found));
+    return found;
+  };
+  const int32_t strided = aoti_torch_layout_strided();
+  const bool turned = layout(a) == strided;  // D.T = b.T @ a.T
+  MYOPS_CHECK(turned || layout(b) == strided, "b must be strided where a is sparse");
+  if (!turned) return multiply_native<Backend>(a, "a", false, {b, input, mean, beta, alpha});
+  MYOPS_CHECK(!mean, "mean must be False where a is strided");
+  const Tensor flipped = torch::stable::transpose(a, 0, 1);
+  const Tensor d = torch::stable::transpose(
+      multiply_native<Backend>(b, "b", true, {flipped, input, false, beta, alpha, true}), 0, 1);
+  return layout(b) == aoti_torch_layout_sparse_coo() ? d : row_major<Backend>(d);
 }
 
 template <class Backend>
@@ -223,7 +273,7 @@ std::tuple<Tensor, Tensor> spmm_extremum(const Tensor& crow, const Tensor& col, 
   const Tensor arg = with_arg ? empty_matrix(A.csr.rows, dense.size(1), crow.scalar_type(), values)
                               : empty_vector(0, crow.scalar_type(), values);
   if (out.numel() == 0) return {out, arg};
-  const RowMajor b(dense);
+  const RowMajor<Backend> b(dense);
   p.A = A.csr;
   p.values = v.const_data_ptr();
   p.N = dense.size(1);
@@ -252,7 +302,7 @@ Tensor sddmm(const Tensor& crow, const Tensor& col, const Tensor& a, const Tenso
   p.type = dtype_of(a.scalar_type(), "sddmm", "a");
   MYOPS_CHECK(p.type != DType::boolean, "myops.sddmm is not implemented for a of dtype bool");
   const Tensor out = empty_vector(A.csr.nnz, a.scalar_type(), a);
-  const RowMajor left(a), right(b, Backend::gathers_spread(A.csr.nnz, A.csr.cols));
+  const RowMajor<Backend> left(a), right(b, Backend::gathers_spread(A.csr.nnz, A.csr.cols));
   p.A = A.csr;
   p.N = a.size(1);
   p.a = left.data;
@@ -294,7 +344,7 @@ std::tuple<Tensor, Tensor> spmm_backward(const Tensor& crow, const Tensor& col, 
       const ByColumn T = transpose ? ByColumn{A, std::nullopt} : by_column<Backend>(A, t_crow, t_col, t_perm);
       const Tensor grad_values = empty_vector(A.csr.nnz, values.scalar_type(), values);
       const Tensor grad_dense = empty_matrix(T.pattern.csr.rows, n, values.scalar_type(), values);
-      const RowMajor held(dense), gathered(grad);
+      const RowMajor<Backend> held(dense), gathered(grad);
       SpmmBackward p;
       p.spmm.A = T.pattern.csr;
       p.spmm.values = v.const_data_ptr();

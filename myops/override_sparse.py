@@ -47,15 +47,14 @@ def _both_sparse(a: Tensor, b: Tensor) -> bool:
 
 
 # A call by way of `myops.sparse` costs 25 to 40 us, by its operator 5; the kernel has the checks. So the common
-# products, of a CSR, COO or (on the CPU) BSR matrix and a strided one, go there straight.
+# products, of a sparse matrix and a strided one, go there straight.
 
 
 def _is_common(a: Tensor, b: Tensor, *scalars: Number) -> bool:
     return (
-        sparse.takes_one_call(a)
-        and b.layout == torch.strided
+        sparse.takes_one_call(a, b)
         and a.dim() == b.dim() == 2
-        and a.dense_dim() == 0
+        and a.dense_dim() + b.dense_dim() == 2  # those of the strided one
         and all(map(fits_float, scalars))
     )
 
@@ -75,8 +74,7 @@ def _any_mm(self: Tensor, mat2: Tensor) -> Tensor:
     result = sparse.mm(self, mat2)
     if both:
         return _like_torchs(result, torch.sparse_coo if self.layout == torch.sparse_coo else torch.sparse_csr)
-    # Column-major for dense @ COO, as torch has it.
-    return result if mat2.layout == torch.sparse_coo else result.contiguous()
+    return result
 
 
 def addmm(self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
@@ -91,7 +89,7 @@ def addmm(self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: 
 def _any_addmm(self: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number, alpha: Number) -> Tensor:
     both = _both_sparse(mat1, mat2)
     if not sparse.is_sparse(self):
-        return sparse.addmm(self, mat1, mat2, beta=beta, alpha=alpha).contiguous()
+        return sparse.addmm(self, mat1, mat2, beta=beta, alpha=alpha)
     # How torch.sparse.mm multiplies two CSR matrices.
     if beta != 0 or alpha != 1 or not both:
         raise RuntimeError("input must be strided")

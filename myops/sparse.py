@@ -26,6 +26,7 @@ __all__ = ["addmm", "bmm", "mm", "sampled_addmm"]
 
 _spmm, _extremum = COMPONENTS["spmm"], COMPONENTS["spmm_extremum"]
 REDUCTIONS = ("sum", "mean", "amax", "amin")
+_BY_ENTRY = (torch.sparse_csr, torch.sparse_csc, torch.sparse_coo)
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
@@ -56,10 +57,11 @@ def is_sparse(t: Any) -> bool:
     return isinstance(t, CSR) or (isinstance(t, Tensor) and t.layout != torch.strided)
 
 
-def takes_one_call(matrix: Tensor) -> bool:
-    """Whether `native_mm` takes the matrix: CSR and COO, and BSR on the CPU."""
-    layout = matrix.layout
-    return layout in (torch.sparse_csr, torch.sparse_coo) or (layout == torch.sparse_bsr and matrix.is_cpu)
+def takes_one_call(a: Tensor, b: Tensor) -> bool:
+    """Whether `native_mm` takes two operands: one strided, one CSR, CSC or COO; on the CPU also BSR @ b and a @ BSC."""
+    if b.layout is torch.strided:
+        return a.layout in _BY_ENTRY or (a.layout is torch.sparse_bsr and a.is_cpu)
+    return a.layout is torch.strided and (b.layout in _BY_ENTRY or (b.layout is torch.sparse_bsc and b.is_cpu))
 
 
 def _describe(t: Any) -> str:
@@ -284,18 +286,17 @@ def _check_types(a: Any, b: Any, names: str = "a and b") -> None:
 
 
 def _native_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
-    """The most common product, of a native CSR, COO or BSR tensor and a strided one, as one operator.
+    """The most common product, of a native sparse tensor and a strided one, as one operator.
 
     None where it is another product, must be recorded, or is wrong: the general path finds that out again and raises
     the proper error. That takes 3 us more, and some 20 us where a product of megabytes has just driven the interpreter
     out of the cache.
     """
-    a, *strided = args
-    if a.__class__ is not Tensor or not takes_one_call(a):
-        return None
-    for t in strided:
-        if (t.__class__ is not Tensor and t.__class__ is not Parameter) or t.layout is not torch.strided:
+    for t in args:
+        if t.__class__ is not Tensor and t.__class__ is not Parameter:
             return None
+    if not takes_one_call(args[0], args[1]) or (len(args) == 3 and args[2].layout is not torch.strided):
+        return None
     args = alive(args)
     if is_recorded(args):
         return None
@@ -317,6 +318,21 @@ def _times_dense(
         _spmm, a.crow, a.col, a.values, dense, input, *a.ready,
         columns=columns, transpose=a.transposed, mean=mean, beta=beta, alpha=alpha,
     )  # fmt: skip
+
+
+def _with_strided(
+    a: Any, b: Any, input: Tensor | None = None, beta: float = 1.0, alpha: Any = 1.0, mean: bool = False
+) -> Tensor:
+    """The product of a sparse matrix, on either side, and a strided one."""
+    if is_sparse(a):
+        parts, scale = _scaled(_parts(a, "a"), alpha)
+        return _times_dense(parts, b, input, beta, scale, mean)
+    parts, scale = _scaled(_parts(b, "b").t(), alpha)
+    if input is not None:
+        input = input.expand(torch.broadcast_shapes(input.shape, (a.shape[0], _shape(b)[1]))).mT
+    result = _times_dense(parts, a.mT, input, beta, scale).mT
+    # As torch has it.
+    return result if not isinstance(b, CSR) and b.layout == torch.sparse_coo else result.contiguous()
 
 
 def _times_sparse(a: Any, b: Any) -> Any:
@@ -376,12 +392,10 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
         raise ValueError(f"reduce={reduce!r} needs a sparse a and a strided b, got {_describe(a)} and {_describe(b)}")
     if left and right:
         return _times_sparse(a, b)
-    if right:
-        return _times_dense(_parts(b, "b").t(), a.mT).mT
-    if not left:
+    if not left and not right:
         return torch.ops.myops.mm(a, b)
     if reduce in ("sum", "mean"):
-        return _times_dense(_parts(a, "a"), b, mean=reduce == "mean")
+        return _with_strided(a, b, mean=reduce == "mean")
     parts = _parts(a, "a").by_rows()
     args = (parts.crow, parts.col, parts.values, b)
     recorded = torch.compiler.is_compiling() or is_recorded(alive(args))
@@ -439,12 +453,7 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
             f"{_describe(input)}, {_describe(a)} and {_describe(b)}"
         )
     _check_types(input, a, "input and a")
-    if is_sparse(a):
-        left, scale = _scaled(_parts(a, "a"), factor)
-        return _times_dense(left, b, input, float(weight), scale)
-    right, scale = _scaled(_parts(b, "b").t(), factor)
-    flipped = input.expand(torch.broadcast_shapes(input.shape, (a.shape[0], b.shape[1]))).mT
-    return _times_dense(right, a.mT, flipped, float(weight), scale).mT
+    return _with_strided(a, b, input, float(weight), factor)
 
 
 def _times(values: Tensor, scalar: Number, name: str) -> Tensor:
@@ -559,11 +568,12 @@ def _native_mm_in_parts(
 ) -> Tensor:
     _check_inner(a, b)
     _check_types(a, b)
-    return _times_dense(_parts(a, "a"), b, input, beta, alpha, mean)
+    return _with_strided(a, b, input, beta, alpha, mean)
 
 
 def _native_mm_flops(a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
-    return 2 * _stored_values(a).numel() * b.shape[1]
+    matrix, n = (a, b.shape[1]) if is_sparse(a) else (b, a.shape[0])
+    return 2 * _stored_values(matrix).numel() * n
 
 
 _native_mm_op = define_front("native_mm", _native_mm_in_parts, _native_mm_flops)

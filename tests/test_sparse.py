@@ -278,9 +278,9 @@ def test_transforms_over_the_dense_argument() -> None:
 
 
 class TestTheOneOperator:
-    """myops::native_mm, which a product of a native CSR or COO and a strided tensor is where nothing is recorded."""
+    """myops::native_mm, which a product of a native and a strided tensor is where nothing is recorded."""
 
-    LAYOUT = pytest.mark.parametrize("layout", ["csr", "coo", "uncoalesced"])
+    LAYOUT = pytest.mark.parametrize("layout", ["csr", "csc", "coo", "uncoalesced"])
 
     def operands(self, layout: str = "csr") -> tuple[Tensor, Tensor, Tensor, Tensor]:
         dense = random_dense(5, 7, torch.float64)
@@ -330,15 +330,57 @@ class TestTheOneOperator:
             with pytest.raises(RuntimeError, match=r"outside \[0, 7\)"):
                 torch.ops.myops.native_mm(a, x)
 
+    @pytest.mark.parametrize("layout", ["csr", "csc", "coo", "uncoalesced", "bsc"])
+    @pytest.mark.parametrize("n", [1, 3, 40])
+    def test_values_on_the_right(self, layout: str, n: int, dtype: torch.dtype) -> None:
+        if layout == "bsc" and torch.get_default_device().type != "cpu":
+            pytest.skip("there blocks take several calls")
+        dense, x = random_dense(6, 9, dtype), random_dense(n, 6, dtype)
+        b = in_layout(dense, layout, torch.int32)
+        row, column, c = random_dense(1, 9, dtype), random_dense(n, 1, dtype), random_dense(n, 9, dtype)
+        addends = (c, c.mT.contiguous().mT, random_dense(2 * n, 18, dtype)[::2, ::2], row, row[0], column, c[0, 0])
+        product = exact_mm(x, dense)
+        for a in (x, x.mT.contiguous().mT, random_dense(n, 12, dtype)[:, ::2].copy_(x)):
+            got = myops.sparse.mm(a, b)
+            assert torch.equal(got, product.to(x))
+            assert (got.mT if layout in ("coo", "uncoalesced") else got).is_contiguous()
+            for addend in addends:
+                got = myops.sparse.addmm(addend, a, b, beta=2, alpha=-3)
+                assert torch.equal(got, (2 * addend.cpu().to(product) - 3 * product).to(x))
+            hidden = torch.full_like(c, float("nan")) if dtype.is_floating_point else c
+            assert torch.equal(myops.sparse.addmm(hidden, a, b, beta=0), product.to(x))
+            assert torch.equal(myops.sparse.addmm(c, a, b, beta=2, alpha=0), 2 * c)
+        assert self.called(lambda: myops.sparse.addmm(c, x, b)) == {"myops::native_mm"}
+
+    def test_bad_operands_on_the_right(self) -> None:
+        b, x = torch.ones(7, 3).to_sparse_csr(), torch.ones(5, 7)
+        for args, message in (
+            ((x[:, :6], b), r"a and b shapes cannot be multiplied \(5x6 and 7x3\)"),
+            ((x.double(), b), "a and b must have the same dtype, but got float64 and float32"),
+            ((x[0], b), "a must be a matrix, got 1-D tensor"),
+            ((x, b, torch.ones(5)), r"input of shape \[5\] cannot be broadcast to the result's shape \[5, 3\]"),
+            ((x, b, torch.ones(3).double()), "values and input must have the same dtype"),
+        ):
+            with pytest.raises(RuntimeError, match=message), torch.inference_mode():
+                torch.ops.myops.native_mm(*args)
+        with pytest.raises(RuntimeError, match="mean must be False where a is strided"), torch.inference_mode():
+            torch.ops.myops.native_mm(x, b, mean=True)
+
     @LAYOUT
     def test_gradients_when_called_by_name(self, layout: str) -> None:
         dense, a, x, c = self.operands(layout)
         leaves = [t.detach().requires_grad_() for t in (a, x, c)]
-        torch.ops.myops.native_mm(*leaves, beta=2, alpha=-3).sum().backward()
-        assert torch.equal(leaves[1].grad, -3 * dense.mT @ torch.ones(5, 3).double())
-        assert torch.equal(leaves[2].grad, torch.full((3,), 10.0).double())
-        assert leaves[0].grad.layout == a.layout
-        assert torch.equal(leaves[0].grad.to_dense(), -9 * dense.bool().double())
+        # Not backward(), which cannot accumulate in CSC.
+        grads = torch.autograd.grad(torch.ops.myops.native_mm(*leaves, beta=2, alpha=-3).sum(), leaves)
+        assert torch.equal(grads[1], -3 * dense.mT @ torch.ones(5, 3).double())
+        assert torch.equal(grads[2], torch.full((3,), 10.0).double())
+        assert grads[0].layout == a.layout
+        assert torch.equal(grads[0].to_dense(), -9 * dense.bool().double())
+        leaves = [t.detach().requires_grad_() for t in (x.mT, in_layout(dense.mT.contiguous(), layout), c[:1])]
+        grads = torch.autograd.grad(torch.ops.myops.native_mm(*leaves, beta=2, alpha=-3).sum(), leaves)
+        assert torch.equal(grads[0], -3 * torch.ones(3, 5).double() @ dense)
+        assert torch.equal(grads[1].to_dense(), -9 * dense.mT.bool().double())
+        assert torch.equal(grads[2], torch.tensor([30.0]).double())
 
     @LAYOUT
     def test_autocast(self, layout: str, device: str) -> None:
@@ -359,8 +401,13 @@ class TestTheOneOperator:
         dense, _, x, _ = self.operands()
         with pytest.raises((RuntimeError, NotImplementedError)), torch.inference_mode():
             torch.ops.myops.native_mm(dense, x)
-        with pytest.raises(RuntimeError, match="a must be a CSR, a COO or"), torch.inference_mode():
-            torch.ops.myops.native_mm(dense.to_sparse_csc(), x)
+        for a, b, message in (
+            (dense.to_sparse_bsc((5, 7)), x, "a must be a CSR, CSC or COO tensor, or"),
+            (x.mT, dense.mT.to_sparse_bsr((7, 5)), "b must be a CSR, CSC or COO tensor, or"),
+            (dense.to_sparse_csr(), x.to_sparse_csr(), "b must be strided where a is sparse"),
+        ):
+            with pytest.raises(RuntimeError, match=message), torch.inference_mode():
+                torch.ops.myops.native_mm(a, b)
         for batched in (torch.stack([dense, dense]).to_sparse_csr(), torch.stack([dense, dense]).to_sparse()):
             with pytest.raises(RuntimeError, match="a must be a matrix, got 3-D tensor"), torch.inference_mode():
                 torch.ops.myops.native_mm(batched, x)

@@ -50,6 +50,21 @@ def test_values(dtype: torch.dtype, n: int) -> None:
         assert torch.equal(myops.sparse.mm(a, x), exact_mm(dense, x).to(x)), (height, width)
 
 
+@pytest.mark.parametrize("n", [1, 3, 16, 33])
+def test_values_on_the_right(dtype: torch.dtype, n: int) -> None:
+    """What a linear layer of a BSR weight is: x @ weight.t(), which is BSC; and BSC whose blocks are row-major."""
+    for height, width in ((1, 5), (2, 3), (3, 2), (8, 8), (16, 16)):
+        weight, dense = blocks(5, 4, height, width, dtype)
+        x, bias = random_dense(n, 4 * width, dtype, 1.0), random_dense(1, 5 * height, dtype)[0]
+        product = exact_mm(x, dense.mT)
+        for b in (weight.t(), weight.t().to_dense().to_sparse_bsc((width, height))):
+            got = myops.sparse.mm(x, b)
+            assert torch.equal(got, product.to(x)), (height, width)
+            assert got.is_contiguous()
+            with_bias = myops.sparse.addmm(bias, x, b, beta=2, alpha=3)
+            assert torch.equal(with_bias, (2 * bias.cpu().to(product) + 3 * product).to(x))
+
+
 @pytest.mark.parametrize("beta", [0, 2])
 def test_values_with_an_addend(dtype: torch.dtype, beta: int) -> None:
     a, dense = blocks(6, 5, 3, 4, dtype)
@@ -121,6 +136,8 @@ def test_is_taken_where_nothing_is_recorded() -> None:
     with myops.use(strict=True):
         assert taken(lambda: torch.mm(a, x))
         assert torch.equal(torch.mm(a, x), dense @ x)
+        assert taken(lambda: torch.nn.functional.linear(x.mT, a, x[:6, 0]))
+        assert torch.equal(torch.nn.functional.linear(x.mT, a), x.mT @ dense.mT)
     assert not taken(lambda: myops.sparse.mm(a, x.requires_grad_()))
 
 
@@ -152,7 +169,7 @@ def test_malformed_blocks_are_errors(index: torch.dtype) -> None:
             product([0, 1, 2], [0, col], ones, (4, 6), x)
     with pytest.raises(RuntimeError, match="a must consist of whole blocks"):
         product([0, 1, 2], [0, 1], ones, (4, 7), torch.ones(7, 4))
-    with pytest.raises(RuntimeError, match="b must have 6 rows, as many as a has columns"):
+    with pytest.raises(RuntimeError, match=r"a and b shapes cannot be multiplied \(4x6 and 7x4\)"):
         product([0, 1, 2], [0, 1], ones, (4, 6), torch.ones(7, 4))
     with pytest.raises(RuntimeError, match="a and b must have the same dtype, but got float32 and float64"):
         product([0, 1, 2], [0, 1], ones, (4, 6), x.double())

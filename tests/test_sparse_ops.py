@@ -153,6 +153,18 @@ def test_columns_that_lie_apart(n: int, dtype: torch.dtype) -> None:
         assert torch.equal(ops.spmm(crow, col, v, x[:, :1].expand(k, n)), exact[:, :1].expand(-1, n).to(dtype))
 
 
+@pytest.mark.parametrize("k", [2, 8, 15, 16, 33, 300])
+def test_values_of_column_major_operands(k: int, dtype: torch.dtype) -> None:
+    """An operand whose columns are contiguous comes out of a product with the identity as it went in."""
+    crow, col, ones = torch.arange(k + 1), torch.arange(k), torch.ones(k, dtype=dtype)
+    for n in (2, 7, 8, 16, 31, 100):
+        stored = integers((n, k + 3), dtype)
+        for x in (stored[:, :k].contiguous().mT, stored[:, 1 : k + 1].mT):
+            assert torch.equal(ops.spmm(crow, col, ones, x), x)
+            twice = ops.spmm(crow, col, ones, x, x)
+            assert torch.equal(twice, x + x)
+
+
 @pytest.mark.usefixtures("on_cpu_only")
 @pytest.mark.parametrize("n", [2, 16, 20, 40, 64, 130, 300])
 def test_width_by_width_a_row_does_not_depend_on_its_neighbours(n: int) -> None:

@@ -136,6 +136,11 @@ Status Cpu::run(const SpmmBackward& p, const Tensor& like) {
   return run_on_pieces(cpu::engine().spmm_backward, p, p.spmm.A, p.spmm.N, like);
 }
 
+void Cpu::run(const Turn& problem, const Tensor& like) {
+  Scratch scratch(like);
+  cpu::engine().turn(problem, runtime(scratch));
+}
+
 Status Cpu::run(const Transpose& problem, const Tensor& like) {
   Scratch scratch(like);
   return cpu::transpose(problem, runtime(scratch));

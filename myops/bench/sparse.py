@@ -2,10 +2,11 @@
 
 Classes: coo and csr (times dense, float32), csr_int64 (64-bit indices), bf16 (COO, natively the only layout that has
 it), scipy (CSR, float32), addmm and sddmm (CSR), bmm (a batch of COO matrices), bsr (2048 x 2048, of dense blocks, a
-tenth of them), csr_grad and coo_grad (both gradients, the forward pass outside the clock), spgemm against COO, CSR
-(MKL) and scipy, spgemm_grad (COO), crossover (a sparse matrix against the same one dense), pruned and pruned_bf16 (a
-linear layer of 768 to 3072 features without 90 % or 98 % of its weights, against the layer with all of them; the width
-is the number of rows of the input).
+tenth of them), linear (of 768 to 3072 features with a bias, whose weight is CSR with a tenth of its entries or BSR with
+a tenth of its 16 x 16 blocks; the width is the number of rows of the input), csr_grad and coo_grad (both gradients, the
+forward pass outside the clock), spgemm against COO, CSR (MKL) and scipy, spgemm_grad (COO), crossover (a sparse matrix
+against the same one dense), pruned and pruned_bf16 (the same layer without 90 % or 98 % of its weights, against the one
+with all of them).
 
 Matrices: generated ones always; real ones where MYOPS_DATA names their folder (they are no part of the product). Bytes
 are those of the gather: a row of the dense matrix for each entry, so percent of the roof is the share of the measured
@@ -41,7 +42,10 @@ GENERATED = ("uniform", "uniform5%", "powerlaw")
 DENSE_GRADIENT_BYTES = 512 << 20
 """Natively, the gradient of a COO operand goes through a dense matrix; where that is larger, the row has no peer."""
 
-OPERATORS = {"addmm": "addmm", "sddmm": "sampled_addmm", "bmm": "bmm", "pruned": "linear", "pruned_bf16": "linear"}
+OPERATORS = {
+    "addmm": "addmm", "sddmm": "sampled_addmm", "bmm": "bmm", "linear": "linear", "pruned": "linear",
+    "pruned_bf16": "linear",
+}  # fmt: skip
 
 Pattern = tuple[np.ndarray, np.ndarray, int]
 
@@ -138,6 +142,12 @@ def _blocks() -> Iterable[Case]:
             yield Case("bsr", f"{size}x{size}", width, size == 16 and width in (1, 64))
 
 
+def _linear() -> Iterable[Case]:
+    for layout in ("CSR", "BSR"):
+        for rows in (1, 8, 64, 512):
+            yield Case("linear", layout, rows, rows == 8)
+
+
 def _crossover() -> Iterable[Case]:
     for percent in (0.1, 0.5, 1, 2, 5, 10, 20, 40):
         yield Case("crossover", f"{percent:g}%", 64, percent == 5)
@@ -148,6 +158,7 @@ CLASSES: dict[str, Callable[[], Iterable[Case]]] = {
     **{name: _two_widths(name) for name in ("csr_int64", "addmm", "sddmm")},
     "bmm": _batches,
     "bsr": _blocks,
+    "linear": _linear,
     **{name: _times_itself(name) for name in ("spgemm_coo", "spgemm_csr", "spgemm_scipy", "spgemm_grad")},
     "crossover": _crossover,
     **{name: _pruned(name) for name in ("pruned", "pruned_bf16")},
@@ -303,6 +314,25 @@ def build_blocks_job(case: Case) -> runner.Job:
                 functools.partial(_relative_error, reference), "BSR")  # fmt: skip
 
 
+def build_linear_job(case: Case) -> runner.Job:
+    """A linear layer with a sparse weight."""
+    outputs, inputs, rows = 3072, 768, case.width
+    size = 16 if case.matrix == "BSR" else 1
+    generator = torch.Generator().manual_seed(0)
+    there = torch.rand(outputs // size, inputs // size, generator=generator) < 0.1
+    dense = torch.randn(outputs, inputs, generator=generator) * torch.kron(there, torch.ones(size, size))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse .*")
+        weight = dense.to_sparse_bsr((size, size)) if size > 1 else dense.to_sparse_csr()
+    x, bias = torch.randn(rows, inputs, generator=generator), torch.randn(outputs, generator=generator)
+    reference = (x.double() @ dense.double().mT + bias.double()).numpy()
+    sides = Side(torch.nn.functional.linear), Side(lambda x, w, bias: myops.sparse.addmm(bias, x, w.t()))
+    nnz = weight.values().numel()
+    moved = nnz * 4 + nnz // size * (4 * rows + 8) + rows * (inputs + outputs) * 4
+    return _job(case, "float32", (outputs, inputs, rows), nnz, sides, (x, weight, bias), 2 * nnz * rows, moved,
+                functools.partial(_relative_error, reference), case.matrix)  # fmt: skip
+
+
 def build_pruned_job(case: Case) -> runner.Job:
     """A linear layer with few weights left, against the same one with all of them in their places."""
     outputs, inputs, rows = 3072, 768, case.width
@@ -367,8 +397,10 @@ def build_crossover_job(case: Case) -> runner.Job:
 
 def build_job(case: Case) -> runner.Job:
     """Operands, callables and counts of one case."""
-    builders = {"crossover": build_crossover_job, "sddmm": build_sampled_job, "bmm": build_batch_job,
-                "bsr": build_blocks_job, "pruned": build_pruned_job, "pruned_bf16": build_pruned_job}  # fmt: skip
+    builders = {
+        "crossover": build_crossover_job, "sddmm": build_sampled_job, "bmm": build_batch_job, "bsr": build_blocks_job,
+        "linear": build_linear_job, "pruned": build_pruned_job, "pruned_bf16": build_pruned_job,
+    }  # fmt: skip
     if case.group in builders:
         return builders[case.group](case)
     return build_dense_job(case) if case.width else build_square_job(case)

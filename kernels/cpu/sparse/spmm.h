@@ -49,8 +49,9 @@ struct SpmmOut {
   T alpha, beta;
   const S* c;  // nullptr: none
   int64_t c_row;
-  bool plain;  // neither a mean nor an addend
-  bool usual;  // no mean, an addend with columns of unit stride
+  bool plain;   // neither a mean nor an addend
+  bool usual;   // no mean, an addend with columns of unit stride
+  bool column;  // no mean, one addend for all of a row
 
   explicit SpmmOut(const Spmm& spmm)
       : p(spmm),
@@ -61,7 +62,8 @@ struct SpmmOut {
         c(static_cast<const S*>(p.C)),
         c_row(p.c_row * U),
         plain(!p.mean && c == nullptr),
-        usual(!p.mean && c != nullptr && p.c_col == 1) {}
+        usual(!p.mean && c != nullptr && p.c_col == 1),
+        column(!p.mean && c != nullptr && p.c_col == 0) {}
 
   // The sums of row i from real column j on, of the last vector n lanes. The usual cases have no call in their loop,
   // nor a lambda, which would take the sums out of their registers.
@@ -71,6 +73,13 @@ struct SpmmOut {
     if (plain) {
 #pragma GCC unroll 8
       for (int u = 0; u < NV; ++u) store_exact<Isa, T, S>(to + u * L, sums[u] * alpha, u + 1 < NV ? L : n);
+      return;
+    }
+    if (column) {
+      const S* const at = c + i * c_row;
+      const Vec added = alternating<Isa, T>(load_scalar<T>(at[0]) * beta, load_scalar<T>(at[U - 1]) * beta);
+#pragma GCC unroll 8
+      for (int u = 0; u < NV; ++u) store_exact<Isa, T, S>(to + u * L, sums[u] * alpha + added, u + 1 < NV ? L : n);
       return;
     }
     const T count = p.mean && std::is_floating_point_v<T> ? static_cast<T>(entries(i)) : T(1);

@@ -37,7 +37,7 @@ Status transpose_typed(const Transpose& p, const Runtime& rt) {
   I* const perm = static_cast<I*>(p.perm);
   const I* const rows = static_cast<const I*>(p.row);
   const int64_t nnz = p.A.nnz, cols = p.A.cols;
-  if (rows == nullptr && !rows_cover(crow, p.A.rows, nnz)) return Status::bad_crow;
+  if (crow != nullptr && !rows_cover(crow, p.A.rows, nnz)) return Status::bad_crow;
 
   // Counting is split by entries, with a table for each share where that is small against the entries.
   const int64_t shares = std::max<int64_t>(1, std::min({int64_t(rt.threads), nnz / kGrain, nnz / (cols + 1)}));
@@ -72,8 +72,8 @@ Status transpose_typed(const Transpose& p, const Runtime& rt) {
     int64_t row = 0;
     for (int64_t begin = 0; begin < nnz; begin += kBlock) {
       const int64_t n = std::min(nnz - begin, kBlock);
-      if (rows == nullptr) expand_rows(crow, p.A.rows, begin, begin + n, row, expanded);
-      const I* const row_of = rows == nullptr ? expanded : rows + begin;
+      if (crow != nullptr) expand_rows(crow, p.A.rows, begin, begin + n, row, expanded);
+      const I* const row_of = crow != nullptr ? expanded : rows + begin;
       int64_t count = 0;
       for (int64_t e = 0; e < n; ++e) {
         mine[count] = static_cast<int32_t>(e);

@@ -285,7 +285,7 @@ template <class Key>
 cudaError_t transpose_by(const Transpose& p, const SparseSession& session) {
   Passes passes = plan_passes<Key>(p.A.nnz, bits_for(p.A.cols));
   Key* const sorted = session.array<Key>(p.A.nnz);
-  Key* const rows = p.row == nullptr ? session.array<Key>(p.A.nnz) : nullptr;
+  Key* const rows = p.A.crow != nullptr ? session.array<Key>(p.A.nnz) : nullptr;
   MYOPS_CUDA_TRY(allocate_words(&passes, session));
   const int64_t row_blocks = blocks_of(p.A.rows, kTileKeys<Key>);
   MYOPS_CUDA_TRY(launch_kernel(&look_at_pattern<Key>, grid_of(passes.tiles > row_blocks ? passes.tiles : row_blocks),
@@ -295,7 +295,7 @@ cudaError_t transpose_by(const Transpose& p, const SparseSession& session) {
         launch_passes(static_cast<const Key*>(p.A.col), p.A.nnz, passes, sorted, static_cast<Key*>(p.perm), session));
   const int64_t items = p.A.nnz > p.A.cols + 1 ? p.A.nnz : p.A.cols + 1;
   return launch_kernel(&finish_transpose<Key>, grid_of(blocks_of(items, kThreads)), dim3(kThreads), 0, session.stream,
-                       p, sorted, p.row == nullptr ? rows : static_cast<const Key*>(p.row));
+                       p, sorted, p.A.crow != nullptr ? rows : static_cast<const Key*>(p.row));
 }
 
 }  // namespace

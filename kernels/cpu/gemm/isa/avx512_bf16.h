@@ -39,5 +39,6 @@ extern template Status block_spmm<Avx512>(const BlockSpmm&, const Partition&, co
 extern template Status extremum<Avx512>(const Extremum&, const Partition&, const Runtime&);
 extern template Status sddmm<Avx512>(const Sddmm&, const Partition&, const Runtime&);
 extern template Status spmm_backward<Avx512>(const SpmmBackward&, const Partition&, const Runtime&);
+extern template void turn<Avx512>(const Turn&, const Runtime&);
 
 }  // namespace myops::cpu

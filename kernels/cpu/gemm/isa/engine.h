@@ -7,6 +7,7 @@
 #include "../../sparse/blocks.h"
 #include "../../sparse/extremum.h"
 #include "../../sparse/sddmm.h"
+#include "../../sparse/turn.h"
 #include "../driver.h"
 #include "../peak.h"
 #include "../plan.h"
@@ -23,6 +24,7 @@ struct Engine {
   Status (*extremum)(const Extremum&, const Partition&, const Runtime&);
   Status (*sddmm)(const Sddmm&, const Partition&, const Runtime&);
   Status (*spmm_backward)(const SpmmBackward&, const Partition&, const Runtime&);
+  void (*turn)(const Turn&, const Runtime&);
   double (*peak_rate)(DType type, double seconds);  // GFLOP/s of one core, the roof of the benchmarks
 };
 
@@ -42,6 +44,7 @@ constexpr Engine make_engine() {
           &extremum<typename Isa::Gather>,
           &sddmm<typename Isa::Gather>,
           &spmm_backward<typename Isa::Gather>,
+          &turn<typename Isa::Gather>,
           &peak_rate<Isa>};
 }
 
