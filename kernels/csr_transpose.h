@@ -41,8 +41,9 @@ std::tuple<Tensor, Tensor, Tensor> csr_transpose(const Tensor& crow, const Tenso
   return {t.crow, t.col, t.perm};
 }
 
+// crow of the rows, and whether they were sorted and inside.
 template <class Backend>
-Tensor csr_rows(const Tensor& row, int64_t rows) {
+std::pair<Tensor, Status> compressed(const Tensor& row, int64_t rows) {
   check_vector(row, "row");
   check_index_dtype(row, "row");
   MYOPS_CHECK(rows >= 0, "rows must not be negative, but got ", rows);
@@ -57,7 +58,12 @@ Tensor csr_rows(const Tensor& row, int64_t rows) {
   problem.rows = rows;
   problem.wide = wide;
   problem.crow = crow.mutable_data_ptr();
-  const Status status = Backend::run(problem, row);
+  return {crow, Backend::run(problem, row)};
+}
+
+template <class Backend>
+Tensor csr_rows(const Tensor& row, int64_t rows) {
+  const auto [crow, status] = compressed<Backend>(row, rows);
   MYOPS_CHECK(status != Status::bad_crow, "row must be sorted; csr_transpose sorts");
   MYOPS_CHECK(status != Status::bad_col, "row holds an index outside [0, ", rows, ")");
   return crow;

@@ -221,9 +221,12 @@ Tensor multiply_native(const Tensor& s, const char* name, bool transpose, const 
   MYOPS_CHECK(indices.size(0) == 2, name, " must have scalar entries");
   const Tensor row = torch::stable::select(indices, 0, transpose ? 1 : 0),
                col = torch::stable::select(indices, 0, transpose ? 0 : 1);
-  if (!transpose && ask<bool>(s, "aten::is_coalesced"))
-    return multiply_pattern<Backend>(Pattern(csr_rows<Backend>(row, m), "crow", col, "col", k), values, false, {}, {},
-                                     {}, with);
+  const auto in_order = [&](const Tensor& crow) {
+    return multiply_pattern<Backend>(Pattern(crow, "crow", col, "col", k), values, false, {}, {}, {}, with);
+  };
+  if (!transpose && ask<bool>(s, "aten::is_coalesced")) return in_order(csr_rows<Backend>(row, m));
+  if constexpr (Backend::kReports)  // the transpose of the transpose of a coalesced one
+    if (const auto [crow, status] = compressed<Backend>(row, m); status == Status::ok) return in_order(crow);
   const ByColumn sorted = sorted_by_row<Backend>(row, col, m, k);
   const Tensor v = sorted.pattern.values(values, "spmm", "values");
   const auto multiply = [&](Spmm& p) { multiply_entries<Backend>(p, sorted, v); };
