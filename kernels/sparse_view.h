@@ -49,10 +49,12 @@ struct Spmm {
   bool mean = false;  // divide each row's sum by its number of entries, 1 at least
 };
 
-// The same where the entries of A, its rows and its columns are of dense blocks.
+// The same where the entries of A, its rows and its columns are of dense blocks, height x width. Steps: elements from
+// a block to the next, from a row of a block and from a column to the next.
 struct BlockSpmm {
-  Spmm spmm;  // values: nnz x height x width, no perm; no mean
+  Spmm spmm;  // no mean
   int64_t height = 1, width = 1;
+  int64_t block_step = 1, row_step = 1, col_step = 1;
 };
 
 struct Extremum {

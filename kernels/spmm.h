@@ -169,26 +169,29 @@ T ask(const Tensor& a, const char* getter) {
   return torch::stable::detail::to<T>(stack[0]);
 }
 
-// The same for blocks: of a rows x columns matrix, values nnz x height x width.
+// The same for an m x k matrix of blocks, whose parts are given, or with `crossed` those of its transpose. values: the
+// blocks of the matrix, or with `turned` their transposes.
 template <class Backend>
-Tensor multiply_blocks(int64_t rows, int64_t columns, const Tensor& crow, const Tensor& col, const Tensor& values,
+Tensor multiply_blocks(const Pattern& A, const Tensor& values, bool crossed, bool turned, int64_t m, int64_t k,
                        const char* name, const Operands& with) {
-  MYOPS_CHECK(values.dim() == 3 && values.size(1) > 0 && values.size(2) > 0, name,
-              " must consist of blocks of numbers");
   BlockSpmm blocks;
-  blocks.height = values.size(1);
-  blocks.width = values.size(2);
-  const Pattern A(crow, "crow", col, "col", columns / blocks.width);
-  MYOPS_CHECK(A.csr.rows * blocks.height == rows && A.csr.cols * blocks.width == columns && values.size(0) == A.csr.nnz,
-              name, " must consist of whole blocks, one for each entry of col");
+  blocks.height = values.size(turned ? 2 : 1);
+  blocks.width = values.size(turned ? 1 : 2);
+  blocks.block_step = values.stride(0);
+  blocks.row_step = values.stride(turned ? 2 : 1);
+  blocks.col_step = values.stride(turned ? 1 : 2);
+  const int64_t rows = crossed ? A.csr.cols : A.csr.rows, cols = crossed ? A.csr.rows : A.csr.cols;
+  MYOPS_CHECK(rows * blocks.height == m && cols * blocks.width == k && values.size(0) == A.csr.nnz, name,
+              " must consist of whole blocks, one for each entry of ", A.col_name);
   MYOPS_CHECK(values.scalar_type() != ScalarType::Bool, "myops.spmm is not implemented for values of dtype bool");
-  const Tensor v = as_contiguous(values);
   const auto multiply = [&](Spmm& p) {
+    const ByColumn by_row = crossed ? by_column<Backend>(A, {}, {}, {}) : ByColumn{A, std::nullopt};
     blocks.spmm = p;
-    blocks.spmm.A = A.csr;
-    A.check(Backend::run(blocks, values));
+    blocks.spmm.A = by_row.pattern.csr;
+    blocks.spmm.perm = by_row.perm ? by_row.perm->const_data_ptr() : nullptr;
+    by_row.pattern.check(Backend::run(blocks, values));
   };
-  return times_dense<Backend>(rows, columns, false, multiply, v, with);
+  return times_dense<Backend>(m, k, false, multiply, values, with);
 }
 
 // A native sparse matrix S, or its transpose, times a strided one.
@@ -203,20 +206,20 @@ Tensor multiply_native(const Tensor& s, const char* name, bool transpose, const 
     const Tensor inner = ask<Tensor>(s, by_row ? "aten::col_indices" : "aten::row_indices");
     const Tensor values = ask<Tensor>(s, "aten::values");
     const bool crossed = transpose == by_row;  // whether the parts are those of the transpose of what is multiplied
-    if (layout == aoti_torch_layout_sparse_csr() || layout == aoti_torch_layout_sparse_csc()) {
-      const Pattern A(outer, by_row ? "crow" : "ccol", inner, by_row ? "col" : "row", crossed ? m : k);
-      return multiply_pattern<Backend>(A, values, crossed, {}, {}, {}, with);
+    const char *outer_name = by_row ? "crow" : "ccol", *inner_name = by_row ? "col" : "row";
+    if (layout == aoti_torch_layout_sparse_csr() || layout == aoti_torch_layout_sparse_csc())
+      return multiply_pattern<Backend>(Pattern(outer, outer_name, inner, inner_name, crossed ? m : k), values, crossed,
+                                       {}, {}, {}, with);
+    if constexpr (kRuns<Backend, BlockSpmm>) {
+      MYOPS_CHECK(!with.mean, "mean must be False for blocks");
+      MYOPS_CHECK(values.dim() == 3 && values.size(1) > 0 && values.size(2) > 0, name,
+                  " must consist of blocks of numbers");
+      const Pattern A(outer, outer_name, inner, inner_name, s.size(by_row ? 1 : 0) / values.size(by_row ? 2 : 1));
+      return multiply_blocks<Backend>(A, values, crossed, transpose, m, k, name, with);
     }
-    if constexpr (kRuns<Backend, BlockSpmm>)
-      if (!crossed) {
-        MYOPS_CHECK(!with.mean, "mean must be False for a BSR tensor");
-        return multiply_blocks<Backend>(m, k, outer, inner, transpose ? torch::stable::transpose(values, 1, 2) : values,
-                                        name, with);
-      }
   }
-  MYOPS_CHECK(
-      layout == aoti_torch_layout_sparse_coo(), name,
-      " must be a CSR, CSC or COO tensor, or (on the CPU) a BSR tensor on the left or a BSC tensor on the right");
+  MYOPS_CHECK(layout == aoti_torch_layout_sparse_coo(), name,
+              " must be a CSR, CSC or COO tensor, or (on the CPU) a BSR or BSC tensor");
   const Tensor indices = ask<Tensor>(s, "aten::_indices"), values = ask<Tensor>(s, "aten::_values");
   MYOPS_CHECK(indices.size(0) == 2, name, " must have scalar entries");
   const Tensor row = torch::stable::select(indices, 0, transpose ? 1 : 0),
@@ -234,8 +237,8 @@ Tensor multiply_native(const Tensor& s, const char* name, bool transpose, const 
 }
 
 // alpha * a @ b + beta * input of which a or b is a native sparse tensor, for one call of Python's instead of four or
-// more. CSR, CSC and COO; on the CPU also a of BSR and b of BSC. The result is row-major, of a COO b column-major, as
-// torch has it.
+// more: CSR, CSC and COO, on the CPU also BSR and BSC. The result is row-major, of a COO b column-major, as torch has
+// it.
 template <class Backend>
 Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, bool mean, double beta, double alpha) {
   check_matrix(a, "a");

@@ -1,8 +1,9 @@
 """What the switch runs at the sparse keys: aten's products with sparse arguments, by `myops.sparse`.
 
 At a backend key no graph is recorded, and what comes back looks as torch's own result does: its layout, its strides,
-its index dtype. Layouts that torch does not multiply are left to it, whose gradients have no formula for them either;
-dtypes that it lacks, and CSC times CSC, of which it makes zeros, are not.
+its index dtype. Pairs of sparse layouts that torch does not multiply are left to it, whose gradients have no formula
+for them either. Not left to it are dtypes that it lacks, CSC times CSC, of which it makes zeros, and BSC @ dense and
+dense @ BSR, which its gradients of BSR @ dense and of a linear layer with a BSR weight call.
 
 Not here: which overloads at which keys, and what becomes of a call that is refused (override.py).
 """
@@ -38,10 +39,9 @@ def _like_torchs(result: Tensor, layout: torch.layout) -> Tensor:
 
 def _both_sparse(a: Tensor, b: Tensor) -> bool:
     """Whether both are sparse, which needs layouts that torch multiplies."""
-    both = sparse.is_sparse(a) and sparse.is_sparse(b)
-    if not both and a.layout != torch.sparse_bsc and b.layout != torch.sparse_bsr:
+    if not sparse.is_sparse(a) or not sparse.is_sparse(b):
         return False
-    if both and (a.layout == b.layout == torch.sparse_coo or {a.layout, b.layout} <= _BY_ROW_OR_COLUMN):
+    if a.layout == b.layout == torch.sparse_coo or {a.layout, b.layout} <= _BY_ROW_OR_COLUMN:
         return True
     raise RuntimeError(f"torch does not multiply {a.layout} by {b.layout}")
 

@@ -58,10 +58,11 @@ def is_sparse(t: Any) -> bool:
 
 
 def takes_one_call(a: Tensor, b: Tensor) -> bool:
-    """Whether `native_mm` takes two operands: one strided, one CSR, CSC or COO; on the CPU also BSR @ b and a @ BSC."""
-    if b.layout is torch.strided:
-        return a.layout in _BY_ENTRY or (a.layout is torch.sparse_bsr and a.is_cpu)
-    return a.layout is torch.strided and (b.layout in _BY_ENTRY or (b.layout is torch.sparse_bsc and b.is_cpu))
+    """Whether `native_mm` takes two operands: one strided, one CSR, CSC or COO, on the CPU also BSR or BSC."""
+    if b.layout is not torch.strided:
+        a, b = b, a
+    layout = a.layout
+    return b.layout is torch.strided and layout is not torch.strided and (a.is_cpu or layout in _BY_ENTRY)
 
 
 def _describe(t: Any) -> str:

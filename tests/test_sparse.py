@@ -401,13 +401,8 @@ class TestTheOneOperator:
         dense, _, x, _ = self.operands()
         with pytest.raises((RuntimeError, NotImplementedError)), torch.inference_mode():
             torch.ops.myops.native_mm(dense, x)
-        for a, b, message in (
-            (dense.to_sparse_bsc((5, 7)), x, "a must be a CSR, CSC or COO tensor, or"),
-            (x.mT, dense.mT.to_sparse_bsr((7, 5)), "b must be a CSR, CSC or COO tensor, or"),
-            (dense.to_sparse_csr(), x.to_sparse_csr(), "b must be strided where a is sparse"),
-        ):
-            with pytest.raises(RuntimeError, match=message), torch.inference_mode():
-                torch.ops.myops.native_mm(a, b)
+        with pytest.raises(RuntimeError, match="b must be strided where a is sparse"), torch.inference_mode():
+            torch.ops.myops.native_mm(dense.to_sparse_csr(), x.to_sparse_csr())
         for batched in (torch.stack([dense, dense]).to_sparse_csr(), torch.stack([dense, dense]).to_sparse()):
             with pytest.raises(RuntimeError, match="a must be a matrix, got 3-D tensor"), torch.inference_mode():
                 torch.ops.myops.native_mm(batched, x)

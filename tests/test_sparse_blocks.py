@@ -51,13 +51,26 @@ def test_values(dtype: torch.dtype, n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, 16, 33])
+def test_values_of_bsc(dtype: torch.dtype, n: int) -> None:
+    for height, width in ((1, 5), (2, 3), (3, 2), (8, 8), (16, 16)):
+        a, dense = blocks(5, 4, height, width, dtype)
+        x, addend = random_dense(4 * width, n, dtype, 1.0), random_dense(5 * height, n, dtype)
+        product = exact_mm(dense, x)
+        for made in (a.to_dense().to_sparse_bsc((height, width)), a.t().to_dense().to_sparse_bsr((width, height)).t()):
+            assert torch.equal(myops.sparse.mm(made, x), product.to(x)), (height, width)
+            added = myops.sparse.addmm(addend, made, x, beta=2, alpha=3)
+            assert torch.equal(added, (2 * addend.cpu().to(product) + 3 * product).to(x))
+
+
+@pytest.mark.parametrize("n", [1, 3, 16, 33])
 def test_values_on_the_right(dtype: torch.dtype, n: int) -> None:
-    """What a linear layer of a BSR weight is: x @ weight.t(), which is BSC; and BSC whose blocks are row-major."""
+    """x @ weight.t() of a BSR weight, a linear layer, is dense @ BSC; its gradient is dense @ BSR."""
     for height, width in ((1, 5), (2, 3), (3, 2), (8, 8), (16, 16)):
         weight, dense = blocks(5, 4, height, width, dtype)
         x, bias = random_dense(n, 4 * width, dtype, 1.0), random_dense(1, 5 * height, dtype)[0]
         product = exact_mm(x, dense.mT)
-        for b in (weight.t(), weight.t().to_dense().to_sparse_bsc((width, height))):
+        stored = weight.t().to_dense()
+        for b in (weight.t(), stored.to_sparse_bsc((width, height)), stored.to_sparse_bsr((width, height))):
             got = myops.sparse.mm(x, b)
             assert torch.equal(got, product.to(x)), (height, width)
             assert got.is_contiguous()
@@ -175,7 +188,7 @@ def test_malformed_blocks_are_errors(index: torch.dtype) -> None:
         product([0, 1, 2], [0, 1], ones, (4, 6), x.double())
     with pytest.raises(RuntimeError, match="not implemented for values of dtype bool"):
         product([0, 1, 2], [0, 1], ones.bool(), (4, 6), x.bool())
-    with pytest.raises(RuntimeError, match="mean must be False for a BSR tensor"):
+    with pytest.raises(RuntimeError, match="mean must be False for blocks"):
         product([0, 1, 2], [0, 1], ones, (4, 6), x, mean=True)
     with pytest.raises(RuntimeError, match=r"input of shape \[3\] cannot be broadcast"):
         product([0, 1, 2], [0, 1], ones, (4, 6), x, input=torch.ones(3))

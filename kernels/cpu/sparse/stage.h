@@ -54,9 +54,10 @@ static inline bool stage_values(const Csr& A, const void* values, const void* pe
   return true;
 }
 
-static inline int64_t row_start(const Csr& A, int64_t i) {
-  return A.wide ? static_cast<const int64_t*>(A.crow)[i] : static_cast<const int32_t*>(A.crow)[i];
+static inline int64_t index_at(const void* indices, bool wide, int64_t i) {
+  return wide ? static_cast<const int64_t*>(indices)[i] : static_cast<const int32_t*>(indices)[i];
 }
+static inline int64_t row_start(const Csr& A, int64_t i) { return index_at(A.crow, A.wide, i); }
 
 // The first n lanes at p, the rest 0. Without masks a whole vector is read and cut off, unless it would pass `end`.
 template <class Isa, class T, class S>
