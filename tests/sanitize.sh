@@ -29,6 +29,6 @@ run() {
 export -f run
 # The longest first.
 printf '%s\n' cuda_tiles cuda_sparse_emulation cuda_emulation sparse_ops packed activation semantics batch_invariance sparse \
-  fuzz threads | xargs -P "$(nproc)" -I{} bash -c 'run {} "$@"' run "${@:2}"
+  sparse_blocks fuzz threads | xargs -P "$(nproc)" -I{} bash -c 'run {} "$@"' run "${@:2}"
 if cat "$folder/failed" 2>/dev/null; then exit 1; fi
 echo "sanitize: nothing found"
