@@ -34,7 +34,13 @@ def main() -> None:
         expected = (
             torch.full((), k + 1, dtype=torch.int64).to(torch.float32 if dtype.itemsize == 2 else dtype).to(dtype)
         )
-        for x, y in itertools.product((a, a_t.t()), (b, b_t.t())):
+        every_second = [
+            guarded(one.expand(rows, 2 * cols), at_end)[:, int(at_end) :: 2]
+            for rows, cols in ((m, k), (k, m), (k, n), (n, k))
+        ]
+        for x, y in itertools.product(
+            (a, a_t.t(), every_second[0], every_second[1].t()), (b, b_t.t(), every_second[2], every_second[3].t())
+        ):
             print("addmm", dtype, at_end, (m, n, k), x.stride(), y.stride(), flush=True)
             myops.addmm(c, x, y, out=out)
             assert bool((out == expected).all())

@@ -190,6 +190,16 @@ def test_batches_of_a_few_elements(device: str, dtype: torch.dtype) -> None:
         assert torch.equal(myops.bmm(a[:1].expand(7, m, k), b).cpu(), torch.matmul(widen(a[:1]), widen(b)).to(dtype))
 
 
+def test_every_second_element(device: str, dtype: torch.dtype) -> None:
+    """Operands as the real and imaginary parts of complex numbers lie, row- and column-major."""
+    for m, n, k in [(3, 40, 70), (40, 3, 33), (37, 70, 50), (130, 150, 300)]:
+        a, b = whole_numbers((m, k), device, dtype), whole_numbers((k, n), device, dtype)
+        product = (widen(a) @ widen(b)).to(dtype)
+        x, x_t, y, y_t = (torch.stack([t + 1, t], -1)[..., 1] for t in (a, a.mT, b, b.mT))
+        for left, right in itertools.product((a, x, x_t.mT), (b, y, y_t.mT)):
+            assert torch.equal(myops.mm(left, right).cpu(), product), (m, n, k, left.stride(), right.stride())
+
+
 @pytest.mark.parametrize("dtype_", [torch.float32, torch.bfloat16, torch.float16])
 def test_packed_rows_of_a_that_are_kept(device: str, dtype_: torch.dtype) -> None:
     """More rows than are kept at once, several blocks of panels and of k: what is kept is of this block and this part."""

@@ -77,6 +77,37 @@ inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, const Load
     }
 }
 
+// Every second element from p on, as the real parts of complex numbers lie: of the second vector the odd lanes, so that
+// nothing behind the last element is read.
+template <class Isa, class E>
+inline typename Isa::template Vec<E> load_every_second(const E* p) {
+  constexpr int L = Isa::template lanes<E>;
+  typename Isa::template Vec<std::conditional_t<sizeof(E) == 4, int32_t, int64_t>> lanes;
+  for (int l = 0; l < L; ++l) lanes[l] = l < L / 2 ? 2 * l : 2 * l + 1;
+  return __builtin_shuffle(Isa::template load<E>(p), Isa::template load<E>(p + L - 1), lanes);
+}
+
+// The first n of them.
+template <class Isa, class E>
+inline typename Isa::template Vec<E> load_every_second(const E* p, int n) {
+  constexpr int L = Isa::template lanes<E>;
+  if (n == L) return load_every_second<Isa>(p);
+  E first[L] = {};
+  for (int l = 0; l < n; ++l) first[l] = p[2 * l];
+  return Isa::template load<E>(first);
+}
+
+// n elements of a row, `stride` apart.
+template <class Isa, class E, class S>
+inline void copy_spread(const S* src, int64_t stride, int64_t n, E* dst) {
+  constexpr int L = Isa::template lanes<E>;
+  int64_t j = 0;
+  if constexpr (std::is_same_v<E, S>)
+    if (stride == 2)
+      for (; j + L <= n; j += L) Isa::template store<E>(dst + j, load_every_second<Isa>(src + 2 * j));
+  for (; j < n; ++j) dst[j] = load_scalar<E>(src[j * stride]);
+}
+
 // B[k, n] at src[k * k_stride + n * n_stride] to dst[k * width + n], columns [n, width) zero.
 template <class Isa, class E, class S>
 void pack_b_panel(const S* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width, E* dst) {
@@ -103,9 +134,17 @@ void pack_b_panel(const S* src, int64_t k_stride, int64_t n_stride, int64_t k, i
     });
     return;
   }
-  for (int64_t p = 0; p < k; ++p)
-    for (int64_t j = 0; j < width; ++j)
-      dst[p * width + j] = j < n ? load_scalar<E>(src[p * k_stride + j * n_stride]) : E{};
+  if constexpr (std::is_same_v<E, S>)
+    if (k_stride == 2 && n_stride != 2) {
+      turn_columns<Isa, E>(n, k, width, dst, [&](int64_t j, int64_t p, int rows) {
+        return load_every_second<Isa>(src + j * n_stride + 2 * p, rows);
+      });
+      return;
+    }
+  for (int64_t p = 0; p < k; ++p) {
+    copy_spread<Isa>(src + p * k_stride, n_stride, n, dst + p * width);
+    for (int64_t j = n; j < width; ++j) dst[p * width + j] = E{};
+  }
 }
 
 // The same for elements that no vector lane holds (complex128).
@@ -192,23 +231,27 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
 template <class Isa, class T, class S>
 void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t width, T* dst) {
   constexpr int L = Isa::template lanes<T>;
-  if (m_stride == 1 && k_stride != 1) {
+  const auto turn = [&](const auto& load) {
     for (int64_t p = 0; p < k; p += L) {
       const int steps = static_cast<int>(k - p < L ? k - p : L);
       for (int64_t i0 = 0; i0 < m; i0 += L) {
         const int rows = static_cast<int>(m - i0 < L ? m - i0 : L);
         typename Isa::template Vec<T> block[L] = {};
         for (int r = 0; r < steps; ++r) {
-          const S* from = src + i0 + (p + r) * k_stride;
+          const S* from = src + i0 * m_stride + (p + r) * k_stride;
           __builtin_prefetch(from + L * k_stride);
-          block[r] = load_converted<Isa, T, S>(from, rows);
+          block[r] = load(from, rows);
         }
         transpose<Isa, T>(block);
         for (int r = 0; r < rows; ++r) store_converted<Isa, T, T>(dst + (i0 + r) * width + p, block[r], steps);
       }
     }
-    return;
-  }
+  };
+  if (m_stride == 1 && k_stride != 1)
+    return turn([](const S* from, int rows) { return load_converted<Isa, T, S>(from, rows); });
+  if constexpr (std::is_same_v<T, S>)
+    if (m_stride == 2 && k_stride > 2)
+      return turn([](const S* from, int rows) { return load_every_second<Isa>(from, rows); });
   for (int64_t i = 0; i < m; ++i) {
     const S* row = src + i * m_stride;
     T* out = dst + i * width;
@@ -216,7 +259,7 @@ void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, in
       for (int64_t p = 0; p < k; p += L)  // what lies behind the last element is the padding between rows
         Isa::template store<T>(out + p, load_converted<Isa, T, S>(row + p, static_cast<int>(k - p < L ? k - p : L)));
     else
-      for (int64_t p = 0; p < k; ++p) out[p] = load_scalar<T>(row[p * k_stride]);
+      copy_spread<Isa>(row, k_stride, k, out);
   }
 }
 
