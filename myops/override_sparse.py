@@ -51,12 +51,7 @@ def _both_sparse(a: Tensor, b: Tensor) -> bool:
 
 
 def _is_common(a: Tensor, b: Tensor, *scalars: Number) -> bool:
-    return (
-        sparse.takes_one_call(a, b)
-        and a.dim() == b.dim() == 2
-        and a.dense_dim() + b.dense_dim() == 2  # those of the strided one
-        and all(map(fits_float, scalars))
-    )
+    return sparse.takes_one_call(a, b) and a.dim() == b.dim() == 2 and all(map(fits_float, scalars))
 
 
 def _common(*args: Tensor, **scalars: Any) -> Tensor:
