@@ -71,6 +71,18 @@ ByColumn by_column(const Pattern& A, const MaybeTensor& t_crow, const MaybeTenso
   return {T, as_contiguous(*t_perm)};
 }
 
+// The pattern of A by rows, or of its transpose.
+template <class Backend>
+ByColumn pattern_of(const Pattern& A, bool transpose, const MaybeTensor& t_crow = {}, const MaybeTensor& t_col = {},
+                    const MaybeTensor& t_perm = {}) {
+  return transpose ? by_column<Backend>(A, t_crow, t_col, t_perm) : ByColumn{A, std::nullopt};
+}
+
+inline void set_pattern(Spmm& p, const ByColumn& A) {
+  p.A = A.pattern.csr;
+  p.perm = A.perm ? A.perm->const_data_ptr() : nullptr;
+}
+
 // Entries in any order, by their rows.
 template <class Backend>
 ByColumn sorted_by_row(const Tensor& row, const Tensor& col, int64_t rows, int64_t columns) {
@@ -127,24 +139,25 @@ Tensor times_dense(int64_t m, int64_t k, bool spread, const Multiply& multiply, 
   return out;
 }
 
-template <class Backend>
-void multiply_entries(Spmm& p, const ByColumn& A, const Tensor& values) {
-  p.A = A.pattern.csr;
-  p.perm = A.perm ? A.perm->const_data_ptr() : nullptr;
-  A.pattern.check(Backend::run(p, values));
+// Of entries whose pattern `pattern` gives, by rows, when it is needed.
+template <class Backend, class PatternOf>
+Tensor multiply_entries(int64_t m, int64_t k, const Tensor& values, const PatternOf& pattern, const Operands& with) {
+  const auto multiply = [&](Spmm& p) {
+    const ByColumn& A = pattern();
+    set_pattern(p, A);
+    A.pattern.check(Backend::run(p, values));
+  };
+  return times_dense<Backend>(m, k, Backend::gathers_spread(values.size(0), k), multiply, values, with);
 }
 
 // Of A, or of its transpose, whose pattern may be there already.
 template <class Backend>
 Tensor multiply_pattern(const Pattern& A, const Tensor& values, bool transpose, const MaybeTensor& t_crow,
                         const MaybeTensor& t_col, const MaybeTensor& t_perm, const Operands& with) {
-  const Tensor v = A.values(values, "spmm", "values");
-  const auto multiply = [&](Spmm& p) {
-    multiply_entries<Backend>(p, transpose ? by_column<Backend>(A, t_crow, t_col, t_perm) : ByColumn{A, std::nullopt},
-                              v);
-  };
   const int64_t m = transpose ? A.csr.cols : A.csr.rows, k = transpose ? A.csr.rows : A.csr.cols;
-  return times_dense<Backend>(m, k, Backend::gathers_spread(A.csr.nnz, k), multiply, v, with);
+  return multiply_entries<Backend>(
+      m, k, A.values(values, "spmm", "values"),
+      [&] { return pattern_of<Backend>(A, transpose, t_crow, t_col, t_perm); }, with);
 }
 
 template <class Backend>
@@ -185,20 +198,23 @@ Tensor multiply_blocks(const Pattern& A, const Tensor& values, bool crossed, boo
               " must consist of whole blocks, one for each entry of ", A.col_name);
   MYOPS_CHECK(values.scalar_type() != ScalarType::Bool, "myops.spmm is not implemented for values of dtype bool");
   const auto multiply = [&](Spmm& p) {
-    const ByColumn by_row = crossed ? by_column<Backend>(A, {}, {}, {}) : ByColumn{A, std::nullopt};
+    const ByColumn rows_of_blocks = pattern_of<Backend>(A, crossed);
     blocks.spmm = p;
-    blocks.spmm.A = by_row.pattern.csr;
-    blocks.spmm.perm = by_row.perm ? by_row.perm->const_data_ptr() : nullptr;
-    by_row.pattern.check(Backend::run(blocks, values));
+    set_pattern(blocks.spmm, rows_of_blocks);
+    rows_of_blocks.pattern.check(Backend::run(blocks, values));
   };
   return times_dense<Backend>(m, k, false, multiply, values, with);
 }
 
+inline int32_t layout_of(const Tensor& t) {
+  int32_t layout;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &layout));
+  return layout;
+}
+
 // A native sparse matrix S, or its transpose, times a strided one.
 template <class Backend>
-Tensor multiply_native(const Tensor& s, const char* name, bool transpose, const Operands& with) {
-  int32_t layout;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(s.get(), &layout));
+Tensor multiply_native(const Tensor& s, const char* name, int32_t layout, bool transpose, const Operands& with) {
   const int64_t m = s.size(transpose ? 1 : 0), k = s.size(transpose ? 0 : 1);
   const bool by_row = layout == aoti_torch_layout_sparse_csr() || layout == aoti_torch_layout_sparse_bsr();
   if (by_row || layout == aoti_torch_layout_sparse_csc() || layout == aoti_torch_layout_sparse_bsc()) {
@@ -231,9 +247,8 @@ Tensor multiply_native(const Tensor& s, const char* name, bool transpose, const 
   if constexpr (Backend::kReports)  // the transpose of the transpose of a coalesced one
     if (const auto [crow, status] = compressed<Backend>(row, m); status == Status::ok) return in_order(crow);
   const ByColumn sorted = sorted_by_row<Backend>(row, col, m, k);
-  const Tensor v = sorted.pattern.values(values, "spmm", "values");
-  const auto multiply = [&](Spmm& p) { multiply_entries<Backend>(p, sorted, v); };
-  return times_dense<Backend>(m, k, Backend::gathers_spread(v.size(0), k), multiply, v, with);
+  return multiply_entries<Backend>(
+      m, k, sorted.pattern.values(values, "spmm", "values"), [&]() -> const ByColumn& { return sorted; }, with);
 }
 
 // alpha * a @ b + beta * input of which a or b is a native sparse tensor, for one call of Python's instead of four or
@@ -247,20 +262,15 @@ Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, boo
               b.size(0), "x", b.size(1), ")");
   check_same_dtype(b, "b", a, "a");
   check_same_device(b, "b", a, "a");
-  const auto layout = [](const Tensor& t) {
-    int32_t found;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &found));
-    return found;
-  };
-  const int32_t strided = aoti_torch_layout_strided();
-  const bool turned = layout(a) == strided;  // D.T = b.T @ a.T
-  MYOPS_CHECK(turned || layout(b) == strided, "b must be strided where a is sparse");
-  if (!turned) return multiply_native<Backend>(a, "a", false, {b, input, mean, beta, alpha});
+  const int32_t a_layout = layout_of(a), b_layout = layout_of(b), strided = aoti_torch_layout_strided();
+  const bool turned = a_layout == strided;  // D.T = b.T @ a.T
+  MYOPS_CHECK(turned || b_layout == strided, "b must be strided where a is sparse");
+  if (!turned) return multiply_native<Backend>(a, "a", a_layout, false, {b, input, mean, beta, alpha});
   MYOPS_CHECK(!mean, "mean must be False where a is strided");
   const Tensor flipped = torch::stable::transpose(a, 0, 1);
   const Tensor d = torch::stable::transpose(
-      multiply_native<Backend>(b, "b", true, {flipped, input, false, beta, alpha, true}), 0, 1);
-  return layout(b) == aoti_torch_layout_sparse_coo() ? d : row_major<Backend>(d);
+      multiply_native<Backend>(b, "b", b_layout, true, {flipped, input, false, beta, alpha, true}), 0, 1);
+  return b_layout == aoti_torch_layout_sparse_coo() ? d : row_major<Backend>(d);
 }
 
 template <class Backend>
@@ -347,14 +357,13 @@ std::tuple<Tensor, Tensor> spmm_backward(const Tensor& crow, const Tensor& col, 
   const DType type = dtype_of(values.scalar_type(), "spmm_backward", "values");
   if constexpr (kRuns<Backend, SpmmBackward>) {
     if (n * element_size(type) >= kOneWalkRow && !is_integral(type) && A.csr.nnz > 0) {
-      const ByColumn T = transpose ? ByColumn{A, std::nullopt} : by_column<Backend>(A, t_crow, t_col, t_perm);
+      const ByColumn T = pattern_of<Backend>(A, !transpose, t_crow, t_col, t_perm);
       const Tensor grad_values = empty_vector(A.csr.nnz, values.scalar_type(), values);
       const Tensor grad_dense = empty_matrix(T.pattern.csr.rows, n, values.scalar_type(), values);
       const RowMajor<Backend> held(dense), gathered(grad);
       SpmmBackward p;
-      p.spmm.A = T.pattern.csr;
+      set_pattern(p.spmm, T);
       p.spmm.values = v.const_data_ptr();
-      p.spmm.perm = transpose ? nullptr : T.perm->const_data_ptr();
       p.spmm.type = type;
       p.spmm.N = n;
       p.spmm.B = gathered.data;
