@@ -247,8 +247,7 @@ Tensor multiply_native(const Tensor& s, const char* name, int32_t layout, bool t
   if constexpr (Backend::kReports)  // the transpose of the transpose of a coalesced one
     if (const auto [crow, status] = compressed<Backend>(row, m); status == Status::ok) return in_order(crow);
   const ByColumn sorted = sorted_by_row<Backend>(row, col, m, k);
-  return multiply_entries<Backend>(
-      m, k, sorted.pattern.values(values, "spmm", "values"), [&]() -> const ByColumn& { return sorted; }, with);
+  return multiply_entries<Backend>(m, k, sorted.pattern.values(values, "spmm", "values"), [&] { return sorted; }, with);
 }
 
 // alpha * a @ b + beta * input of which a or b is a native sparse tensor, for one call of Python's instead of four or
