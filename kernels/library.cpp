@@ -68,8 +68,11 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
       "spmm(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor? input=None, Tensor? t_crow=None, Tensor? "
       "t_col=None, Tensor? t_perm=None, *, SymInt? columns=None, bool transpose=False, bool mean=False, float beta=1, "
       "float alpha=1) -> Tensor");
-  // spmm of a native CSR or COO tensor; its autograd kernel takes it apart instead (myops/sparse.py).
+  // Of native sparse tensors; their autograd kernels take them apart instead (myops/sparse.py).
   m.def("native_mm(Tensor a, Tensor b, Tensor? input=None, *, bool mean=False, float beta=1, float alpha=1) -> Tensor");
+  m.def("native_bmm(Tensor a, Tensor b) -> Tensor");
+  m.def("native_sampled_addmm(Tensor input, Tensor mat1, Tensor mat2, *, float beta=1, float alpha=1) -> Tensor");
+  m.def("native_spgemm(Tensor a, Tensor b) -> Tensor");
   m.def(
       "spmm_backward(Tensor crow, Tensor col, Tensor values, Tensor dense, Tensor grad, Tensor? t_crow=None, Tensor? "
       "t_col=None, Tensor? t_perm=None, *, SymInt? columns=None, bool transpose=False) -> (Tensor, Tensor)");

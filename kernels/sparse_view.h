@@ -3,9 +3,10 @@
 //   Spmm       D = alpha * A @ B + beta * C             A is M x K in CSR, B is K x N, C and D are M x N
 //   BlockSpmm  the same for A in BSR
 //   Extremum   D[i, j] = max (min) over the entries e of row i of value[e] * B[col[e], j], and which entry it was
-//   Sddmm      value[e] = sum over n of A[i, n] * B[col[e], n], for every entry e = (i, col[e]) of a pattern
+//   Sddmm      value[e] = alpha * sum over n of A[i, n] * B[col[e], n] + beta * C[e], for every entry e = (i, col[e])
 //   SpmmBackward  an Spmm and an Sddmm over one pattern that gather the same rows: both gradients of a product
 //   Turn       a row-major copy of a dense operand
+//   Join       the entries of a batch of matrices as those of one block-diagonal matrix
 //   Transpose  the same entries ordered by column: a counting sort, stable
 //   CompressRows  crow of entries that are sorted by row
 //   Spgemm     C = A @ B, all three in CSR; its gradients on the patterns of A and B
@@ -75,6 +76,8 @@ struct Sddmm {
   int64_t N = 0;
   const void *a = nullptr, *b = nullptr;  // columns of a have unit stride (or N == 1)
   int64_t a_row = 0, b_row = 0, b_col = 1;
+  const void* C = nullptr;  // of the entries; nullptr: never read
+  double alpha = 1, beta = 1;
   void* values = nullptr;
 };
 
@@ -91,6 +94,13 @@ struct Turn {
   const void* from = nullptr;
   int64_t column = 0, rows = 0, cols = 0, bytes = 0;
   void* to = nullptr;
+};
+
+// batch matrices, rows x cols; bad_crow where a row is outside, bad_col where a column is.
+struct Join {
+  const int64_t *item = nullptr, *row = nullptr, *col = nullptr;
+  int64_t nnz = 0, batch = 0, rows = 0, cols = 0;
+  int64_t *to_row = nullptr, *to_col = nullptr;
 };
 
 struct Transpose {

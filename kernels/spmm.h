@@ -174,104 +174,6 @@ Tensor spmm(const Tensor& crow, const Tensor& col, const Tensor& values, const T
   return multiply_pattern<Backend>(A, values, transpose, t_crow, t_col, t_perm, {dense, input, mean, beta, alpha});
 }
 
-// What a method of a native sparse tensor returns, "aten::values" and its like.
-template <class T>
-T ask(const Tensor& a, const char* getter) {
-  StableIValue stack[1] = {torch::stable::detail::from(a)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(getter, "", stack, TORCH_ABI_VERSION));
-  return torch::stable::detail::to<T>(stack[0]);
-}
-
-// The same for an m x k matrix of blocks, whose parts are given, or with `crossed` those of its transpose. values: the
-// blocks of the matrix, or with `turned` their transposes.
-template <class Backend>
-Tensor multiply_blocks(const Pattern& A, const Tensor& values, bool crossed, bool turned, int64_t m, int64_t k,
-                       const char* name, const Operands& with) {
-  BlockSpmm blocks;
-  blocks.height = values.size(turned ? 2 : 1);
-  blocks.width = values.size(turned ? 1 : 2);
-  blocks.block_step = values.stride(0);
-  blocks.row_step = values.stride(turned ? 2 : 1);
-  blocks.col_step = values.stride(turned ? 1 : 2);
-  const int64_t rows = crossed ? A.csr.cols : A.csr.rows, cols = crossed ? A.csr.rows : A.csr.cols;
-  MYOPS_CHECK(rows * blocks.height == m && cols * blocks.width == k && values.size(0) == A.csr.nnz, name,
-              " must consist of whole blocks, one for each entry of ", A.col_name);
-  MYOPS_CHECK(values.scalar_type() != ScalarType::Bool, "myops.spmm is not implemented for values of dtype bool");
-  const auto multiply = [&](Spmm& p) {
-    const ByColumn rows_of_blocks = pattern_of<Backend>(A, crossed);
-    blocks.spmm = p;
-    set_pattern(blocks.spmm, rows_of_blocks);
-    rows_of_blocks.pattern.check(Backend::run(blocks, values));
-  };
-  return times_dense<Backend>(m, k, false, multiply, values, with);
-}
-
-inline int32_t layout_of(const Tensor& t) {
-  int32_t layout;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &layout));
-  return layout;
-}
-
-// A native sparse matrix S, or its transpose, times a strided one.
-template <class Backend>
-Tensor multiply_native(const Tensor& s, const char* name, int32_t layout, bool transpose, const Operands& with) {
-  const int64_t m = s.size(transpose ? 1 : 0), k = s.size(transpose ? 0 : 1);
-  const bool by_row = layout == aoti_torch_layout_sparse_csr() || layout == aoti_torch_layout_sparse_bsr();
-  if (by_row || layout == aoti_torch_layout_sparse_csc() || layout == aoti_torch_layout_sparse_bsc()) {
-    const Tensor outer = ask<Tensor>(s, by_row ? "aten::crow_indices" : "aten::ccol_indices");
-    const Tensor inner = ask<Tensor>(s, by_row ? "aten::col_indices" : "aten::row_indices");
-    const Tensor values = ask<Tensor>(s, "aten::values");
-    const bool crossed = transpose == by_row;  // whether the parts are those of the transpose of what is multiplied
-    const char *outer_name = by_row ? "crow" : "ccol", *inner_name = by_row ? "col" : "row";
-    if (layout == aoti_torch_layout_sparse_csr() || layout == aoti_torch_layout_sparse_csc())
-      return multiply_pattern<Backend>(Pattern(outer, outer_name, inner, inner_name, crossed ? m : k), values, crossed,
-                                       {}, {}, {}, with);
-    if constexpr (kRuns<Backend, BlockSpmm>) {
-      MYOPS_CHECK(!with.mean, "mean must be False for blocks");
-      MYOPS_CHECK(values.dim() == 3 && values.size(1) > 0 && values.size(2) > 0, name,
-                  " must consist of blocks of numbers");
-      const Pattern A(outer, outer_name, inner, inner_name, s.size(by_row ? 1 : 0) / values.size(by_row ? 2 : 1));
-      return multiply_blocks<Backend>(A, values, crossed, transpose, m, k, name, with);
-    }
-  }
-  MYOPS_CHECK(layout == aoti_torch_layout_sparse_coo(), name,
-              " must be a CSR, CSC or COO tensor, or (on the CPU) a BSR or BSC tensor");
-  const Tensor indices = ask<Tensor>(s, "aten::_indices"), values = ask<Tensor>(s, "aten::_values");
-  MYOPS_CHECK(indices.size(0) == 2, name, " must have scalar entries");
-  const Tensor row = torch::stable::select(indices, 0, transpose ? 1 : 0),
-               col = torch::stable::select(indices, 0, transpose ? 0 : 1);
-  const auto in_order = [&](const Tensor& crow) {
-    return multiply_pattern<Backend>(Pattern(crow, "crow", col, "col", k), values, false, {}, {}, {}, with);
-  };
-  if (!transpose && ask<bool>(s, "aten::is_coalesced")) return in_order(csr_rows<Backend>(row, m));
-  if constexpr (Backend::kReports)  // the transpose of the transpose of a coalesced one
-    if (const auto [crow, status] = compressed<Backend>(row, m); status == Status::ok) return in_order(crow);
-  const ByColumn sorted = sorted_by_row<Backend>(row, col, m, k);
-  return multiply_entries<Backend>(m, k, sorted.pattern.values(values, "spmm", "values"), [&] { return sorted; }, with);
-}
-
-// alpha * a @ b + beta * input of which a or b is a native sparse tensor, for one call of Python's instead of four or
-// more: CSR, CSC and COO, on the CPU also BSR and BSC. The result is row-major, of a COO b column-major, as torch has
-// it.
-template <class Backend>
-Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, bool mean, double beta, double alpha) {
-  check_matrix(a, "a");
-  check_matrix(b, "b");
-  MYOPS_CHECK(a.size(1) == b.size(0), "a and b shapes cannot be multiplied (", a.size(0), "x", a.size(1), " and ",
-              b.size(0), "x", b.size(1), ")");
-  check_same_dtype(b, "b", a, "a");
-  check_same_device(b, "b", a, "a");
-  const int32_t a_layout = layout_of(a), b_layout = layout_of(b), strided = aoti_torch_layout_strided();
-  const bool turned = a_layout == strided;  // D.T = b.T @ a.T
-  MYOPS_CHECK(turned || b_layout == strided, "b must be strided where a is sparse");
-  if (!turned) return multiply_native<Backend>(a, "a", a_layout, false, {b, input, mean, beta, alpha});
-  MYOPS_CHECK(!mean, "mean must be False where a is strided");
-  const Tensor flipped = torch::stable::transpose(a, 0, 1);
-  const Tensor d = torch::stable::transpose(
-      multiply_native<Backend>(b, "b", b_layout, true, {flipped, input, false, beta, alpha, true}), 0, 1);
-  return b_layout == aoti_torch_layout_sparse_coo() ? d : row_major<Backend>(d);
-}
-
 template <class Backend>
 std::tuple<Tensor, Tensor> spmm_extremum(const Tensor& crow, const Tensor& col, const Tensor& values,
                                          const Tensor& dense, bool minimum, bool with_arg) {
@@ -301,13 +203,11 @@ std::tuple<Tensor, Tensor> spmm_extremum(const Tensor& crow, const Tensor& col, 
   return {out, arg};
 }
 
+// alpha * the products of rows of a and b at the entries of A, plus beta * input, which is read unless beta is 0.
 template <class Backend>
-Tensor sddmm(const Tensor& crow, const Tensor& col, const Tensor& a, const Tensor& b, const MaybeTensor&,
-             const MaybeTensor&, const MaybeTensor&) {
-  check_matrix(a, "a");
-  check_matrix(b, "b");
-  const Pattern A(crow, "crow", col, "col", b.size(0));
-  check_same_device(a, "a", crow, "crow");
+Tensor sampled(const Pattern& A, const Tensor& a, const Tensor& b, const MaybeTensor& input, double beta,
+               double alpha) {
+  check_same_device(a, "a", A.crow, A.crow_name);
   check_same_device(b, "b", a, "a");
   check_same_dtype(b, "b", a, "a");
   check_matrix(a, "a", A.csr.rows, "as many as crow counts");
@@ -316,18 +216,36 @@ Tensor sddmm(const Tensor& crow, const Tensor& col, const Tensor& a, const Tenso
   Sddmm p;
   p.type = dtype_of(a.scalar_type(), "sddmm", "a");
   MYOPS_CHECK(p.type != DType::boolean, "myops.sddmm is not implemented for a of dtype bool");
+  check_scalar(alpha, "alpha", p.type);
+  check_scalar(beta, "beta", p.type);
+  MaybeTensor added;
+  if (input && beta != 0) {
+    check_same_dtype(*input, "input", a, "a");
+    added = A.values(*input, "sddmm", "input");
+    p.C = added->const_data_ptr();
+  }
   const Tensor out = empty_vector(A.csr.nnz, a.scalar_type(), a);
   const RowMajor<Backend> left(a), right(b, Backend::gathers_spread(A.csr.nnz, A.csr.cols));
   p.A = A.csr;
-  p.N = a.size(1);
+  p.N = alpha == 0 ? 0 : a.size(1);  // then the matrices are not read
   p.a = left.data;
   p.a_row = left.row;
   p.b = right.data;
   p.b_row = right.row;
   p.b_col = right.col;
+  p.alpha = alpha;
+  p.beta = beta;
   p.values = out.mutable_data_ptr();
   A.check(Backend::run(p, a));
   return out;
+}
+
+template <class Backend>
+Tensor sddmm(const Tensor& crow, const Tensor& col, const Tensor& a, const Tensor& b, const MaybeTensor&,
+             const MaybeTensor&, const MaybeTensor&) {
+  check_matrix(a, "a");
+  check_matrix(b, "b");
+  return sampled<Backend>(Pattern(crow, "crow", col, "col", b.size(0)), a, b, std::nullopt, 0, 1);
 }
 
 // One walk stores the gradient of every value at a distant place, 10 ns an entry on a Sapphire Rapids whose two threads
@@ -388,11 +306,6 @@ void register_spmm(torch::stable::detail::StableLibrary& m) {
   m.impl("spmm_backward", TORCH_BOX(&spmm_backward<Backend>));
   m.impl("spmm_extremum", TORCH_BOX(&spmm_extremum<Backend>));
   m.impl("sddmm", TORCH_BOX(&sddmm<Backend>));
-}
-
-template <class Backend>
-void register_native_mm(torch::stable::detail::StableLibrary& m) {
-  m.impl("native_mm", TORCH_BOX(&native_mm<Backend>));
 }
 
 }  // namespace myops

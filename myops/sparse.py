@@ -286,25 +286,39 @@ def _check_types(a: Any, b: Any, names: str = "a and b") -> None:
         )
 
 
-def _native_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
-    """The most common product, of a native sparse tensor and a strided one, as one operator.
+def _one_call(op: Any, args: tuple[Any, ...], **scalars: float) -> Tensor | None:
+    """A product of native sparse tensors as one operator.
 
-    None where it is another product, must be recorded, or is wrong: the general path finds that out again and raises
-    the proper error. That takes 3 us more, and some 20 us where a product of megabytes has just driven the interpreter
-    out of the cache.
+    None where it must be recorded or is wrong: the general path finds that out again and raises the proper error. That
+    takes 3 us more, and some 20 us where a product of megabytes has just driven the interpreter out of the cache.
     """
     for t in args:
         if t.__class__ is not Tensor and t.__class__ is not Parameter:
             return None
-    if not takes_one_call(args[0], args[1]) or (len(args) == 3 and args[2].layout is not torch.strided):
-        return None
     args = alive(args)
     if is_recorded(args):
         return None
     try:
-        return call_unrecorded(_native_mm_op, args, scalars)
+        return call_unrecorded(op, args, scalars)
     except RuntimeError:
         return None
+
+
+def _native_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
+    """The most common products: of a native sparse tensor and a strided one, and of two sparse ones of one layout."""
+    a, b, *rest = args
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return None
+    if takes_one_call(a, b) and (not rest or getattr(rest[0], "layout", None) is torch.strided):
+        return _one_call(_native_mm_op, args, **scalars)
+    alike = a.layout is b.layout and not rest and not scalars
+    if alike and (a.layout is torch.sparse_csr or (a.layout is torch.sparse_coo and _are_coalesced(a, b))):
+        return _one_call(_native_spgemm_op, args)
+    return None
+
+
+def _are_coalesced(*matrices: Tensor) -> bool:
+    return all(matrix.is_coalesced() for matrix in matrices)
 
 
 def _times_dense(
@@ -485,11 +499,19 @@ def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, a
         TypeError: a matrix that is no tensor, a scalar that is no number.
         RuntimeError: another layout of `input`, or shapes, dtypes or devices that do not fit.
     """
+    factor, weight = _number(alpha, "alpha", mat1), _number(beta, "beta", mat1)
+    if fits_float(factor) and fits_float(weight):
+        result = _one_call(_native_sampled_addmm_op, (input, mat1, mat2), beta=float(weight), alpha=float(factor))
+        if result is not None:
+            return result
+    return _sampled_addmm_in_parts(input, mat1, mat2, beta=weight, alpha=factor)
+
+
+def _sampled_addmm_in_parts(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
     if not is_sparse(input) or getattr(input, "layout", None) in (torch.sparse_bsr, torch.sparse_bsc):
         raise RuntimeError(f"input must be COO, CSR, CSC or myops.CSR, got {_describe(input)}")
     if not isinstance(input, CSR) and input.layout == torch.sparse_coo and not input.is_coalesced():
         raise RuntimeError("input must be coalesced: call input.coalesce() first")
-    alpha, beta = _number(alpha, "alpha", mat1), _number(beta, "beta", mat1)
     _check_inner(mat1, mat2, ("mat1", "mat2"))
     _check_types(mat1, mat2, "mat1 and mat2")
     _check_types(input, mat1, "input and mat1")
@@ -528,6 +550,13 @@ def bmm(a: Tensor, b: Tensor) -> Tensor:
     Raises:
         RuntimeError: other ranks or layouts, or shapes, dtypes or devices that do not fit.
     """
+    coo = isinstance(a, Tensor) and a.layout is torch.sparse_coo and a.is_cpu
+    if coo and (product := _one_call(_native_bmm_op, (a, b))) is not None:
+        return product
+    return _bmm_in_parts(a, b)
+
+
+def _bmm_in_parts(a: Tensor, b: Tensor) -> Tensor:
     if not is_sparse(a) or isinstance(a, CSR) or a.layout not in (torch.sparse_coo, torch.sparse_csr):
         raise RuntimeError(f"a must be a 3-D COO or a batched CSR tensor, got {_describe(a)}")
     if a.dim() != 3 or not isinstance(b, Tensor) or b.dim() != 3 or is_sparse(b):
@@ -572,10 +601,34 @@ def _native_mm_in_parts(
     return _with_strided(a, b, input, beta, alpha, mean)
 
 
+def _spgemm_in_parts(a: Tensor, b: Tensor) -> Tensor:
+    _check_inner(a, b)
+    _check_types(a, b)
+    if not is_sparse(a) or not is_sparse(b):
+        raise RuntimeError(f"a and b must be sparse, got {_describe(a)} and {_describe(b)}")
+    product: Tensor = _times_sparse(a, b)
+    return product
+
+
 def _native_mm_flops(a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
     matrix, n = (a, b.shape[1]) if is_sparse(a) else (b, a.shape[0])
     return 2 * _stored_values(matrix).numel() * n
 
 
+def _native_bmm_flops(a: Tensor, b: Tensor, **_: Any) -> int:
+    return 2 * _stored_values(a).numel() * b.shape[2]
+
+
+def _sampled_addmm_flops(input: Tensor, mat1: Tensor, *_: Any, **__: Any) -> int:
+    return 2 * _stored_values(input).numel() * mat1.shape[1]
+
+
+def _spgemm_flops(*_: Any, **__: Any) -> int:
+    return 0  # the number depends on the patterns, as in ops/spgemm.py
+
+
 _native_mm_op = define_front("native_mm", _native_mm_in_parts, _native_mm_flops)
+_native_bmm_op = define_front("native_bmm", _bmm_in_parts, _native_bmm_flops)
+_native_sampled_addmm_op = define_front("native_sampled_addmm", _sampled_addmm_in_parts, _sampled_addmm_flops)
+_native_spgemm_op = define_front("native_spgemm", _spgemm_in_parts, _spgemm_flops)
 define_composite("sparse_mm(Tensor a, Tensor b) -> Tensor", lambda a, b: mm(a, b))

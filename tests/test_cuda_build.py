@@ -24,7 +24,7 @@ STATIC_SHARED_LIMIT = 48 * 1024
 
 # The launchers and entry points hold no kernel: one architecture is enough, and they cost as much as a kernel each.
 HOST_ONLY = {"addmm.cu", "bmm.cu", "matmul.cu", "linear.cu", "add.cu", "spmm.cu", "spgemm.cu", "backend.cu"}
-HOST_ONLY |= {"tensor_map.cu", "gemm/gemm.cu", "gemm/by_name.cu", "sparse/spmm.cu"}
+HOST_ONLY |= {"native_sparse.cu", "tensor_map.cu", "gemm/gemm.cu", "gemm/by_name.cu", "sparse/spmm.cu"}
 UNITS = sorted(str(p.relative_to(CUDA)) for p in CUDA.rglob("*.cu"))
 
 

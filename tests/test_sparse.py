@@ -277,6 +277,13 @@ def test_transforms_over_the_dense_argument() -> None:
         torch.testing.assert_close(torch.func.grad(loss)(b[0]), expected)
 
 
+def operators_of(run: Any) -> set[str]:
+    """The operators of myops that a call takes."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return {event.name for event in profile.events() if event.name.startswith("myops::")}
+
+
 class TestTheOneOperator:
     """myops::native_mm, which a product of a native and a strided tensor is where nothing is recorded."""
 
@@ -288,10 +295,7 @@ class TestTheOneOperator:
 
     @staticmethod
     def called(run: Any) -> set[str]:
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            run()
-        names = [event.name for event in profile.events()]
-        return {name for name in names if name in ("myops::native_mm", "myops::spmm")}
+        return operators_of(run) & {"myops::native_mm", "myops::spmm"}
 
     @LAYOUT
     def test_is_taken_where_nothing_is_recorded(self, layout: str) -> None:
@@ -410,6 +414,164 @@ class TestTheOneOperator:
         for a in (hybrid, hybrid.coalesce()):
             with pytest.raises(RuntimeError, match="a must have scalar entries"), torch.inference_mode():
                 torch.ops.myops.native_mm(a, x)
+
+
+class TestOneOperatorEach:
+    """myops::native_bmm, native_sampled_addmm and native_spgemm, where nothing is recorded."""
+
+    @staticmethod
+    def batch(dtype: torch.dtype, uncoalesced: bool) -> tuple[Tensor, Tensor]:
+        a = torch.stack([random_dense(6, 9, dtype), random_dense(6, 9, dtype)])
+        sparse = a.to_sparse_coo()
+        if uncoalesced:
+            order = torch.randperm(sparse._nnz())
+            indices, values = sparse.indices()[:, order], sparse.values()[order]
+            sparse = torch.sparse_coo_tensor(indices, values, sparse.shape)
+        return a, sparse
+
+    @pytest.mark.usefixtures("on_cpu_only")
+    @pytest.mark.parametrize("uncoalesced", [False, True])
+    def test_bmm(self, uncoalesced: bool, dtype: torch.dtype) -> None:
+        a, sparse = self.batch(dtype, uncoalesced)
+        b = torch.stack([random_dense(9, 4, dtype), random_dense(9, 4, dtype)])
+        expected = torch.stack([exact_mm(x, y) for x, y in zip(a, b, strict=True)]).to(dtype)
+        for dense in (b, b.mT.contiguous().mT, b.transpose(0, 1).contiguous().transpose(0, 1), b[:, :, ::2]):
+            got = myops.sparse.bmm(sparse, dense)
+            assert torch.equal(got, expected[:, :, :: b.shape[2] // dense.shape[2]])
+            assert got.is_contiguous()
+        first = myops.sparse.bmm(sparse, b[:1].expand_as(b))
+        assert torch.equal(first[1], exact_mm(a[1], b[0]).to(dtype))
+        assert "myops::native_bmm" in operators_of(lambda: myops.sparse.bmm(sparse, b))
+
+    @pytest.mark.usefixtures("on_cpu_only")
+    def test_bmm_of_many_entries(self) -> None:
+        item, row, col = (torch.randint(n, (100_000,)) for n in (50, 70, 90))
+        a = torch.sparse_coo_tensor(torch.stack([item, row, col]), torch.ones(100_000), (50, 70, 90))
+        b = torch.randint(-3, 4, (50, 90, 3)).float()
+        assert torch.equal(myops.sparse.bmm(a, b), a.to_dense() @ b)
+
+    @pytest.mark.parametrize("layout", ["csr", "csc", "coo"])
+    @pytest.mark.parametrize("k", [0, 1, 5, 70])
+    @pytest.mark.parametrize("scalars", [{}, {"beta": 0}, {"alpha": 0, "beta": -2}, {"alpha": 3, "beta": 2}], ids=str)
+    def test_sampled_addmm(self, layout: str, k: int, scalars: dict[str, int], dtype: torch.dtype) -> None:
+        s, a, b = random_dense(6, 9, dtype), random_dense(6, k, dtype), random_dense(k, 9, dtype)
+        pattern = in_layout(s, layout, torch.int32)
+        product = exact_mm(a, b)
+        alpha, beta = scalars.get("alpha", 1), scalars.get("beta", 1)
+        expected = torch.where(s.cpu() != 0, beta * s.cpu().to(product) + alpha * product, 0).to(dtype)
+        for left, right in ((a, b), (a.mT.contiguous().mT, b.mT.contiguous().mT)):
+            got = myops.sparse.sampled_addmm(pattern, left, right, **scalars)
+            assert torch.equal(dense_of(got), expected)
+            assert got.layout == pattern.layout
+            assert got.dtype == dtype
+            assert got.shape == pattern.shape
+        if layout == "coo":
+            assert got.is_coalesced()
+        else:
+            assert index_dtype(got) == torch.int32
+        run = lambda: myops.sparse.sampled_addmm(pattern, a, b, **scalars)  # noqa: E731
+        assert operators_of(run) == {"myops::native_sampled_addmm"}
+
+    def test_sampled_addmm_of_a_long_row(self) -> None:
+        """Its entries are shared out; every one has its own addend."""
+        s, a = torch.arange(1, 9001.0).view(1, -1), torch.ones(1, 40)
+        got = myops.sparse.sampled_addmm(s.to_sparse_csr(), a, torch.ones(40, 9000), beta=2, alpha=3)
+        assert torch.equal(got.values(), 2 * s[0] + 120)
+
+    @pytest.mark.parametrize("layout", ["csr", "coo"])
+    def test_spgemm(self, layout: str, dtype: torch.dtype) -> None:
+        a, b = random_dense(6, 9, dtype), random_dense(9, 7, dtype)
+        x, y = in_layout(a, layout, torch.int32), in_layout(b, layout, torch.int32)
+        got = myops.sparse.mm(x, y)
+        assert torch.equal(dense_of(got), exact_mm(dense_of(x), dense_of(y)).to(dtype))
+        assert operators_of(lambda: myops.sparse.mm(x, y)) == {"myops::native_spgemm"}
+        assert torch.equal(dense_of(torch.ops.myops.native_spgemm(x, y)), dense_of(got))
+        if layout == "coo":
+            assert got.is_coalesced()
+        else:
+            assert index_dtype(got) == torch.int32
+
+    def test_int32_with_int64(self) -> None:
+        a = random_dense(6, 6, torch.float32)
+        x, y = in_layout(a, "csr", torch.int32), in_layout(a, "csr", torch.int64)
+        got = myops.sparse.mm(x, y)
+        assert index_dtype(got) == torch.int64
+        assert torch.equal(dense_of(got), exact_mm(a, a).float())
+
+    @pytest.mark.usefixtures("on_cpu_only")
+    def test_recorded_calls_by_name(self) -> None:
+        ops = torch.ops.myops
+        a = random_dense(6, 6, torch.float64)
+        batch, c = torch.stack([a, 2 * a]), torch.randn(2, 6, 3, dtype=torch.float64, requires_grad=True)
+        (grad,) = torch.autograd.grad(ops.native_bmm(batch.to_sparse_coo(), c).sum(), c)
+        torch.testing.assert_close(grad, batch.mT @ torch.ones_like(c))
+        x = torch.randn(6, 6, dtype=torch.float64, requires_grad=True)
+        for layout in ("csr", "csc", "coo"):
+            s = in_layout(a, layout).requires_grad_()
+            product = ops.native_sampled_addmm(s, x, x, beta=2, alpha=3)
+            grads = torch.autograd.grad(product.to_dense().sum(), (s, x))
+            torch.testing.assert_close(grads[0].to_dense(), 2 * (a != 0).double())
+            (expected,) = torch.autograd.grad(torch.where(a != 0, 3 * (x @ x), 0).sum(), x)
+            torch.testing.assert_close(grads[1], expected)
+        for layout in ("csr", "coo"):
+            s = in_layout(a, layout).requires_grad_()
+            (grad,) = torch.autograd.grad(ops.native_spgemm(s, in_layout(a, layout)).to_dense().sum(), s)
+            ones = (exact_mm((a != 0).double().cpu(), (a != 0).double().cpu()) != 0).double()
+            torch.testing.assert_close(grad.to_dense().cpu(), torch.where(a.cpu() != 0, ones @ a.cpu().mT, 0))
+
+    @pytest.mark.usefixtures("on_cpu_only")
+    def test_flops(self) -> None:
+        a, batch = self.batch(torch.float32, False)
+        for run, flops in (
+            (lambda: myops.sparse.bmm(batch, torch.ones(2, 9, 3)), 2 * batch._nnz() * 3),
+            (lambda: myops.sparse.sampled_addmm(a[0].to_sparse_csr(), torch.ones(6, 5), torch.ones(5, 9)), 10 * int((a[0] != 0).sum())),
+        ):  # fmt: skip
+            with FlopCounterMode(display=False) as counter:
+                run()
+            assert counter.get_total_flops() == flops
+
+    @pytest.mark.usefixtures("on_cpu_only")
+    def test_bad_operands(self) -> None:
+        ops, x = torch.ops.myops, torch.ones(6, 6)
+        csr, coo, bsr = x.to_sparse_csr(), x.to_sparse_coo(), x.to_sparse_bsr((2, 2))
+        batch, y = torch.ones(2, 6, 6).to_sparse_coo(), torch.ones(2, 6, 3)
+        hybrid = torch.ones(2, 6, 6).to_sparse(2)
+        cases: list[tuple[Any, tuple[Any, ...], str]] = [
+            (ops.native_bmm, (batch, y[0]), "a and b must be 3-D, got 3-D and 2-D"),
+            (ops.native_bmm, (batch, y[:, :5]), "b must have shape [2, 6, N], but got [2, 5, 3]"),
+            (ops.native_bmm, (batch, y[:1]), "b must have shape [2, 6, N], but got [1, 6, 3]"),
+            (ops.native_bmm, (batch, y.double()), "a and b must have the same dtype, but got float32 and float64"),
+            (ops.native_bmm, (hybrid, y), "a must have scalar entries"),
+            (ops.native_bmm, (torch.ones(2, 6, 6).to_sparse_csr(), y), "a must be COO and b strided"),
+            (ops.native_bmm, (y, torch.ones(2, 3, 6).to_sparse_coo()), "a must be COO and b strided"),
+            (ops.native_bmm, (batch.bool(), y.bool()), "not implemented for values of dtype bool"),
+            (ops.native_sampled_addmm, (csr, x, x[:5]), "mat1 and mat2 shapes cannot be multiplied (6x6 and 5x6)"),
+            (ops.native_sampled_addmm, (csr, x[:5], x), "input must have the shape of mat1 @ mat2, [5, 6], but got [6, 6]"),
+            (ops.native_sampled_addmm, (csr, x, x[:, :4]), "input must have the shape of mat1 @ mat2, [6, 4], but got [6, 6]"),
+            (ops.native_sampled_addmm, (csr, x.double(), x.double()), "mat1 and input must have the same dtype, but got float64 and float32"),
+            (ops.native_sampled_addmm, (csr, x, x.double()), "mat1 and mat2 must have the same dtype, but got float32 and float64"),
+            (ops.native_sampled_addmm, (csr, x, csr), "mat1 and mat2 must be strided"),
+            (ops.native_sampled_addmm, (csr, x, x[0]), "mat2 must be a matrix, got 1-D tensor"),
+            (ops.native_sampled_addmm, (bsr, x, x), "input must be COO, CSR or CSC"),
+            (ops.native_sampled_addmm, (torch.ones(6, 6, 2).to_sparse_csr(dense_dim=1), x, x), "input must be a matrix"),
+            (ops.native_sampled_addmm, (coo.t(), x, x), "input must be coalesced"),
+            (ops.native_spgemm, (csr, torch.ones(5, 6).to_sparse_csr()), "a and b shapes cannot be multiplied (6x6 and 5x6)"),
+            (ops.native_spgemm, (csr, coo), "a and b must have one layout"),
+            (ops.native_spgemm, (bsr, bsr), "a and b must be CSR or COO"),
+            (ops.native_spgemm, (coo, coo.t()), "a and b must be coalesced"),
+            (ops.native_spgemm, (csr, csr.double()), "a_values and b_values must have the same dtype"),
+        ]  # fmt: skip
+        for op, args, words in cases:
+            with pytest.raises(RuntimeError, match=re.escape(words)), torch.inference_mode():
+                op(*args)
+        for scalars in ({"alpha": 1.5}, {"beta": 1.5}):
+            (name,) = scalars
+            with pytest.raises(RuntimeError, match=f"argument {name} must not be"), torch.inference_mode():
+                ops.native_sampled_addmm(csr.long(), x.long(), x.long(), **scalars)
+        for at, words in (((2, 0, 0), "row"), ((0, 6, 0), "row"), ((0, 0, -1), "col")):
+            wrong = torch.sparse_coo_tensor([[0, i] for i in at], torch.ones(2), (2, 6, 6), check_invariants=False)
+            with pytest.raises(RuntimeError, match=f"{words} holds an index outside"), torch.inference_mode():
+                ops.native_bmm(wrong, y)
 
 
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc"])

@@ -141,6 +141,11 @@ void Cpu::run(const Turn& problem, const Tensor& like) {
   cpu::engine().turn(problem, runtime(scratch));
 }
 
+Status Cpu::run(const Join& problem, const Tensor& like) {
+  Scratch scratch(like);
+  return cpu::join(problem, runtime(scratch));
+}
+
 Status Cpu::run(const Transpose& problem, const Tensor& like) {
   Scratch scratch(like);
   return cpu::transpose(problem, runtime(scratch));

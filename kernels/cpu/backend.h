@@ -20,6 +20,7 @@ struct Cpu {
   static Status run(const Sddmm& problem, const Tensor& like);
   static Status run(const SpmmBackward& problem, const Tensor& like);
   static void run(const Turn& problem, const Tensor& like);
+  static Status run(const Join& problem, const Tensor& like);
   static Status run(const Transpose& problem, const Tensor& like);
   static Status run(const CompressRows& problem, const Tensor& like);
   static Status run(const Spgemm& problem, const Tensor& like, const SpgemmSink& sink);

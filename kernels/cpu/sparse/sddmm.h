@@ -1,5 +1,5 @@
-// value[e] = sum over n of A[i, n] * B[col[e], n]: a row of A in registers, rows of B gathered. And the same walk with
-// the product D = A @ B of SpmmBackward, which gathers the same rows.
+// value[e] = alpha * sum over n of A[i, n] * B[col[e], n] + beta * C[e]: a row of A in registers, rows of B gathered.
+// And the same walk with the product D = A @ B of SpmmBackward, which gathers the same rows.
 //
 // Bound: as in spmm.h, the gather of B. A dot product ends in a sum over the lanes of a vector, which takes as many
 // steps as a narrow row takes loads: vectors of partial sums are put aside in L1 and a square of them is added up at
@@ -161,6 +161,20 @@ void dot_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_
   });
 }
 
+// The values of n real entries from `begin` on.
+template <class S, class T>
+static inline void store_dots(const Sddmm& p, int64_t begin, int64_t n, const T* dots) {
+  S* const to = static_cast<S*>(p.values) + begin;
+  const T alpha = scalar<T>(p.alpha), beta = scalar<T>(p.beta);
+  if (p.C == nullptr) {
+    for (int64_t e = 0; e < n; ++e) to[e] = store_scalar<S>(static_cast<T>(dots[e] * alpha));
+    return;
+  }
+  const S* const c = static_cast<const S*>(p.C) + begin;
+  for (int64_t e = 0; e < n; ++e)
+    to[e] = store_scalar<S>(static_cast<T>(dots[e] * alpha + load_scalar<T>(c[e]) * beta));
+}
+
 // One column: the elements of A are spread over the entries of their rows, then all products are one loop.
 template <class Isa, class T, class S, class I>
 bool sddmm_column(const Sddmm& p, const Piece& piece) {
@@ -178,9 +192,8 @@ bool sddmm_column(const Sddmm& p, const Piece& piece) {
     begin = end;
   }
   const S* b = static_cast<const S*>(p.b);
-  S* values = static_cast<S*>(p.values) + piece.begin;
   gather_products(left, b, col, p.b_row, n, left);
-  for (int64_t e = 0; e < n; ++e) values[e] = store_scalar<S>(left[e]);
+  store_dots<S>(p, piece.begin, n, left);
   return true;
 }
 
@@ -204,8 +217,7 @@ Status sddmm_typed(const Sddmm& p, const Partition& cut, const Runtime& rt) {
       dot_piece<Isa, T, S, Cx, false>(out, piece, row_of, nullptr, held, dots, nullptr);
     });
     if (!ok) return false;
-    S* values = static_cast<S*>(p.values) + piece.begin * U;
-    for (int64_t e = 0; e < (piece.end - piece.begin) * U; ++e) values[e] = store_scalar<S>(dots[e]);
+    store_dots<S>(p, piece.begin * U, (piece.end - piece.begin) * U, dots);
     return true;
   });
 }

@@ -132,4 +132,20 @@ Status compress_rows(const CompressRows& p, const Runtime& rt) {
   return p.wide ? compress_typed<int64_t>(p, rt) : compress_typed<int32_t>(p, rt);
 }
 
+Status join(const Join& p, const Runtime& rt) {
+  Flag bad_row, bad_col;
+  const int64_t shares = (p.nnz + kGrain - 1) / kGrain;
+  take_turns(rt, shares, [&](int64_t share) {
+    const int64_t begin = share * kGrain, n = std::min(p.nnz - begin, kGrain);
+    if (!columns_inside(p.item + begin, n, p.batch) || !columns_inside(p.row + begin, n, p.rows))
+      return bad_row.raise();
+    if (!columns_inside(p.col + begin, n, p.cols)) return bad_col.raise();
+    for (int64_t e = begin; e < begin + n; ++e) {
+      p.to_row[e] = p.item[e] * p.rows + p.row[e];
+      p.to_col[e] = p.item[e] * p.cols + p.col[e];
+    }
+  });
+  return bad_row.is_raised() ? Status::bad_crow : bad_col.is_raised() ? Status::bad_col : Status::ok;
+}
+
 }  // namespace myops::cpu

@@ -1,4 +1,5 @@
-// value[e] = sum over n of A[row(e), n] * B[col[e], n]: a team of lanes for kDots entries of a row at a time.
+// value[e] = alpha * sum over n of A[row(e), n] * B[col[e], n] + beta * C[e]: a team of lanes for kDots entries of a
+// row at a time.
 //
 // Work is shared out by entries, so no row is too long: a team walks a span of them, in batches that stay within a row.
 // Its lanes lie along the columns; the row of A is read once a batch, kDots rows of B are in flight, and the sums of
@@ -140,10 +141,14 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename Element<kType>::Acc)
       if (lane < n) {
         Acc* const sum = sums + e + lane;
         if (tile > 0) dot = plus(shared_load(sum), dot);
-        if (columns == p.N)
-          static_cast<T*>(p.values)[begin + e + lane] = narrow<T>(dot);
-        else
+        if (columns != p.N) {
           shared_store(sum, dot);
+        } else {
+          const int64_t at = begin + e + lane;
+          dot = scale(Scalar<Acc>::of(p.alpha), dot);
+          if (p.C != nullptr) dot = scale_add(Scalar<Acc>::of(p.beta), widen<Acc>(static_cast<const T*>(p.C)[at]), dot);
+          static_cast<T*>(p.values)[at] = narrow<T>(dot);
+        }
       }
       e += n;
     }
