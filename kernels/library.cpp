@@ -70,6 +70,7 @@ MYOPS_LIBRARY(MYOPS_NAMESPACE, m) {
       "float alpha=1) -> Tensor");
   // Of native sparse tensors; their autograd kernels take them apart instead (myops/sparse.py).
   m.def("native_mm(Tensor a, Tensor b, Tensor? input=None, *, bool mean=False, float beta=1, float alpha=1) -> Tensor");
+  m.def("native_extremum(Tensor a, Tensor b, *, bool minimum=False) -> Tensor");
   m.def("native_bmm(Tensor a, Tensor b) -> Tensor");
   m.def("native_sampled_addmm(Tensor input, Tensor mat1, Tensor mat2, *, float beta=1, float alpha=1) -> Tensor");
   m.def("native_spgemm(Tensor a, Tensor b) -> Tensor");

@@ -1,5 +1,5 @@
-// Products of native sparse tensors, for one call of Python's instead of four to ten: native_mm, native_bmm,
-// native_sampled_addmm and native_spgemm take the tensors apart, multiply, and put sparse results together.
+// Products of native sparse tensors, for one call of Python's instead of four to ten: native_mm, native_extremum,
+// native_bmm, native_sampled_addmm and native_spgemm take the tensors apart, multiply, and put sparse results together.
 //
 // Not here: gradients and autocast. The autograd kernels of these operators take the tensors apart in Python and call
 // the operators on parts (myops/sparse.py).
@@ -15,6 +15,13 @@ namespace myops {
 using torch::headeronly::Layout;
 
 // ---- Native sparse tensors ------------------------------------------------------------------------------------------
+
+inline void check_inner(const Tensor& a, const char* a_name, const Tensor& b, const char* b_name) {
+  check_matrix(a, a_name);
+  check_matrix(b, b_name);
+  MYOPS_CHECK(a.size(1) == b.size(0), a_name, " and ", b_name, " shapes cannot be multiplied (", a.size(0), "x",
+              a.size(1), " and ", b.size(0), "x", b.size(1), ")");
+}
 
 template <class T, class... Args>
 T call_aten(const char* name, const Args&... args) {
@@ -144,10 +151,7 @@ Tensor multiply_native(const Tensor& s, const char* name, Layout layout, bool tr
 // BSC. The result is row-major, of a COO b column-major, as torch has it.
 template <class Backend>
 Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, bool mean, double beta, double alpha) {
-  check_matrix(a, "a");
-  check_matrix(b, "b");
-  MYOPS_CHECK(a.size(1) == b.size(0), "a and b shapes cannot be multiplied (", a.size(0), "x", a.size(1), " and ",
-              b.size(0), "x", b.size(1), ")");
+  check_inner(a, "a", b, "b");
   check_same_dtype(b, "b", a, "a");
   check_same_device(b, "b", a, "a");
   const Layout a_layout = layout_of(a), b_layout = layout_of(b);
@@ -159,6 +163,23 @@ Tensor native_mm(const Tensor& a, const Tensor& b, const MaybeTensor& input, boo
   const Tensor d = torch::stable::transpose(
       multiply_native<Backend>(b, "b", b_layout, true, {flipped, input, false, beta, alpha, true}), 0, 1);
   return b_layout == Layout::Sparse ? d : row_major<Backend>(d);
+}
+
+// The largest (smallest) products of the rows of a CSR or coalesced COO matrix with the columns of a strided one.
+template <class Backend>
+Tensor native_extremum(const Tensor& a, const Tensor& b, bool minimum) {
+  check_inner(a, "a", b, "b");
+  MYOPS_CHECK(layout_of(b) == Layout::Strided, "b must be strided");
+  const Layout layout = layout_of(a);
+  if (layout == Layout::Sparse) {
+    const CooParts coo(a, "a");
+    MYOPS_CHECK(coo.coalesced, "a must be coalesced");
+    const Tensor crow = csr_rows<Backend>(coo.index(0), a.size(0));
+    return std::get<0>(spmm_extremum<Backend>(crow, coo.index(1), coo.values, b, minimum, false));
+  }
+  MYOPS_CHECK(layout == Layout::SparseCsr, "a must be CSR or COO");
+  const CompressedParts parts(a, layout);
+  return std::get<0>(spmm_extremum<Backend>(parts.outer, parts.inner, parts.values, b, minimum, false));
 }
 
 // ---- native_bmm -----------------------------------------------------------------------------------------------------
@@ -196,11 +217,8 @@ Tensor native_bmm(const Tensor& a, const Tensor& b) {
 template <class Backend>
 Tensor native_sampled_addmm(const Tensor& input, const Tensor& mat1, const Tensor& mat2, double beta, double alpha) {
   check_matrix(input, "input");
-  check_matrix(mat1, "mat1");
-  check_matrix(mat2, "mat2");
+  check_inner(mat1, "mat1", mat2, "mat2");
   const int64_t m = input.size(0), n = input.size(1);
-  MYOPS_CHECK(mat1.size(1) == mat2.size(0), "mat1 and mat2 shapes cannot be multiplied (", mat1.size(0), "x",
-              mat1.size(1), " and ", mat2.size(0), "x", mat2.size(1), ")");
   MYOPS_CHECK(mat1.size(0) == m && mat2.size(1) == n, "input must have the shape of mat1 @ mat2, [", mat1.size(0), ", ",
               mat2.size(1), "], but got [", m, ", ", n, "]");
   check_same_dtype(input, "input", mat1, "mat1");
@@ -226,10 +244,8 @@ Tensor native_sampled_addmm(const Tensor& input, const Tensor& mat1, const Tenso
 // a @ b of two CSR or two coalesced COO matrices: one of the same layout.
 template <class Backend>
 Tensor native_spgemm(const Tensor& a, const Tensor& b) {
-  check_matrix(a, "a");
-  check_matrix(b, "b");
+  check_inner(a, "a", b, "b");
   const int64_t m = a.size(0), k = a.size(1), n = b.size(1);
-  MYOPS_CHECK(k == b.size(0), "a and b shapes cannot be multiplied (", m, "x", k, " and ", b.size(0), "x", n, ")");
   check_same_device(b, "b", a, "a");
   const Layout layout = layout_of(a);
   MYOPS_CHECK(layout == layout_of(b), "a and b must have one layout");
@@ -253,6 +269,7 @@ Tensor native_spgemm(const Tensor& a, const Tensor& b) {
 template <class Backend>
 void register_native_sparse(torch::stable::detail::StableLibrary& m) {
   m.impl("native_mm", TORCH_BOX(&native_mm<Backend>));
+  m.impl("native_extremum", TORCH_BOX(&native_extremum<Backend>));
   if constexpr (kRuns<Backend, Join>) m.impl("native_bmm", TORCH_BOX(&native_bmm<Backend>));
   m.impl("native_sampled_addmm", TORCH_BOX(&native_sampled_addmm<Backend>));
   m.impl("native_spgemm", TORCH_BOX(&native_spgemm<Backend>));

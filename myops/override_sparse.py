@@ -59,6 +59,11 @@ def _common(*args: Tensor, **scalars: Any) -> Tensor:
     return result
 
 
+def _extremum(*args: Tensor, minimum: bool) -> Tensor:
+    result: Tensor = without_wrapper(torch.ops.myops.native_extremum.default)(*args, minimum=minimum)
+    return result
+
+
 def mm(self: Tensor, mat2: Tensor) -> Tensor:
     return _common(self, mat2) if _is_common(self, mat2) else _any_mm(self, mat2)
 
@@ -157,10 +162,12 @@ def sparse_mm_reduce(self: Tensor, other: Tensor, reduce: str) -> tuple[Tensor, 
         raise RuntimeError(f"a matrix and a strided matrix are needed, got {self.dim()}-D and {other.layout}")
     if reduce in ("sum", "mean"):
         return _common(self, other, mean=reduce == "mean"), self.col_indices().new_empty(0)
+    minimum = reduce == "amin"
+    if not torch.is_grad_enabled() or not (self.requires_grad or other.requires_grad):
+        return _extremum(self, other, minimum=minimum), self.col_indices().new_empty(0)
     sparse._check_inner(self, other)
     parts = (self.crow_indices(), self.col_indices(), self.values())
-    recorded = torch.is_grad_enabled() and (self.requires_grad or other.requires_grad)
-    result, winner = torch.ops.myops.spmm_extremum(*parts, other, minimum=reduce == "amin", with_arg=recorded)
+    result, winner = torch.ops.myops.spmm_extremum(*parts, other, minimum=minimum)
     return result, winner
 
 

@@ -311,14 +311,19 @@ def _native_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
         return None
     if takes_one_call(a, b) and (not rest or getattr(rest[0], "layout", None) is torch.strided):
         return _one_call(_native_mm_op, args, **scalars)
-    alike = a.layout is b.layout and not rest and not scalars
-    if alike and (a.layout is torch.sparse_csr or (a.layout is torch.sparse_coo and _are_coalesced(a, b))):
+    if a.layout is b.layout and not rest and not scalars and _is_by_row(a) and _is_by_row(b):
         return _one_call(_native_spgemm_op, args)
     return None
 
 
-def _are_coalesced(*matrices: Tensor) -> bool:
-    return all(matrix.is_coalesced() for matrix in matrices)
+def _native_extremum(a: Any, b: Any, minimum: bool) -> Tensor | None:
+    return _one_call(_native_extremum_op, (a, b), minimum=minimum) if _is_by_row(a) else None
+
+
+def _is_by_row(t: Any) -> bool:
+    """Whether `t` is a CSR tensor or a COO tensor whose entries are in order."""
+    layout = getattr(t, "layout", None)
+    return layout is torch.sparse_csr or (layout is torch.sparse_coo and t.is_coalesced())
 
 
 def _times_dense(
@@ -400,6 +405,8 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
         return product
     if reduce == "mean" and (product := _native_mm((a, b), mean=True)) is not None:
         return product
+    if reduce in ("amax", "amin") and (product := _native_extremum(a, b, reduce == "amin")) is not None:
+        return product
     _check_inner(a, b)
     _check_types(a, b)
     left, right = is_sparse(a), is_sparse(b)
@@ -411,10 +418,17 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
         return torch.ops.myops.mm(a, b)
     if reduce in ("sum", "mean"):
         return _with_strided(a, b, mean=reduce == "mean")
+    return _extremum_in_parts(a, b, minimum=reduce == "amin")
+
+
+def _extremum_in_parts(a: Any, b: Tensor, *, minimum: bool = False) -> Tensor:
+    _check_inner(a, b)
+    _check_types(a, b)
     parts = _parts(a, "a").by_rows()
     args = (parts.crow, parts.col, parts.values, b)
     recorded = torch.compiler.is_compiling() or is_recorded(alive(args))
-    return call(_extremum, *args, minimum=reduce == "amin", with_arg=recorded)[0]
+    result: Tensor = call(_extremum, *args, minimum=minimum, with_arg=recorded)[0]
+    return result
 
 
 def _number(value: Any, name: str, like: Any) -> Any:
@@ -628,6 +642,7 @@ def _spgemm_flops(*_: Any, **__: Any) -> int:
 
 
 _native_mm_op = define_front("native_mm", _native_mm_in_parts, _native_mm_flops)
+_native_extremum_op = define_front("native_extremum", _extremum_in_parts, _native_mm_flops)
 _native_bmm_op = define_front("native_bmm", _bmm_in_parts, _native_bmm_flops)
 _native_sampled_addmm_op = define_front("native_sampled_addmm", _sampled_addmm_in_parts, _sampled_addmm_flops)
 _native_spgemm_op = define_front("native_spgemm", _spgemm_in_parts, _spgemm_flops)

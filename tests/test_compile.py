@@ -712,7 +712,7 @@ myops::matmul.out(Tensor input, Tensor other, *, Tensor(a!) out) -> ()""",
         names = {str(op._schema).partition("(")[0].removeprefix("myops::") for op in ops}
         # Without a gradient of their own: indices, a composite, and fronts of others.
         names |= {"csr_transpose", "csr_rows", "sparse_mm"}
-        names |= {"native_mm", "native_bmm", "native_sampled_addmm", "native_spgemm"}
+        names |= {"native_mm", "native_extremum", "native_bmm", "native_sampled_addmm", "native_spgemm"}
         names |= {"linear_packed", "pack_weight", "unpack_weight"}  # outside the tables; tests/test_packed.py
         assert {re.sub(r"\.$", "", name) for name in registered} == names
 

@@ -491,6 +491,26 @@ class TestOneOperatorEach:
         else:
             assert index_dtype(got) == torch.int32
 
+    @pytest.mark.parametrize("reduce", ["amax", "amin"])
+    @pytest.mark.parametrize("layout", ["csr", "coo"])
+    def test_extremum(self, layout: str, reduce: str) -> None:
+        a, x = random_dense(6, 9, torch.float32), random_dense(9, 5, torch.float32)
+        a[2] = 0
+        s = in_layout(a, layout, torch.int32)
+        products = (a.unsqueeze(2) * x).masked_fill(
+            (a == 0).unsqueeze(2), -torch.inf if reduce == "amax" else torch.inf
+        )
+        expected = getattr(products, reduce)(1)
+        expected[2] = 0
+        for dense in (x, x.mT.contiguous().mT):
+            assert torch.equal(myops.sparse.mm(s, dense, reduce=reduce), expected)
+        assert operators_of(lambda: myops.sparse.mm(s, x, reduce=reduce)) == {"myops::native_extremum"}
+        leaf = s.detach().requires_grad_()
+        product = torch.ops.myops.native_extremum(leaf, x, minimum=reduce == "amin")
+        assert torch.equal(product, expected)
+        (grad,) = torch.autograd.grad(product.sum(), leaf)
+        assert (grad.values() * s.values()).sum() == product.sum()  # of degree one in the values
+
     def test_int32_with_int64(self) -> None:
         a = random_dense(6, 6, torch.float32)
         x, y = in_layout(a, "csr", torch.int32), in_layout(a, "csr", torch.int64)
@@ -537,6 +557,11 @@ class TestOneOperatorEach:
         batch, y = torch.ones(2, 6, 6).to_sparse_coo(), torch.ones(2, 6, 3)
         hybrid = torch.ones(2, 6, 6).to_sparse(2)
         cases: list[tuple[Any, tuple[Any, ...], str]] = [
+            (ops.native_extremum, (csr, x[:5]), "a and b shapes cannot be multiplied (6x6 and 5x6)"),
+            (ops.native_extremum, (csr, csr), "b must be strided"),
+            (ops.native_extremum, (bsr, x), "a must be CSR or COO"),
+            (ops.native_extremum, (coo.t(), x), "a must be coalesced"),
+            (ops.native_extremum, (csr, x.double()), "values and dense must have the same dtype"),
             (ops.native_bmm, (batch, y[0]), "a and b must be 3-D, got 3-D and 2-D"),
             (ops.native_bmm, (batch, y[:, :5]), "b must have shape [2, 6, N], but got [2, 5, 3]"),
             (ops.native_bmm, (batch, y[:1]), "b must have shape [2, 6, N], but got [1, 6, 3]"),

@@ -22,6 +22,6 @@ for _name in SPARSE:
     _library.impl(_name, getattr(torch.ops.myops_emulated, _name).default, allow_override=True)
 _sparse_libraries = [torch.library.Library("myops", "IMPL", key) for key in ("SparseCsrCPU", "SparseCPU")]
 for _each in _sparse_libraries:
-    for _name in ("native_mm", "native_sampled_addmm", "native_spgemm"):
+    for _name in ("native_mm", "native_extremum", "native_sampled_addmm", "native_spgemm"):
         _each.impl(_name, getattr(torch.ops.myops_emulated, _name).default, allow_override=True)
     _each.impl("native_bmm", myops.sparse._bmm_in_parts, allow_override=True)  # which has no kernel on CUDA
