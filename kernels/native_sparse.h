@@ -130,21 +130,21 @@ Tensor multiply_native(const Tensor& s, const char* name, Layout layout, bool tr
     return multiply_coo<Backend>(coo.index(transpose ? 1 : 0), coo.index(transpose ? 0 : 1), coo.values,
                                  !transpose && coo.coalesced, m, k, with);
   }
-  const bool blocked = layout == Layout::SparseBsr || layout == Layout::SparseBsc;
-  MYOPS_CHECK(layout == Layout::SparseCsr || layout == Layout::SparseCsc || (blocked && kRuns<Backend, BlockSpmm>),
-              name, " must be a CSR, CSC or COO tensor, or (on the CPU) a BSR or BSC tensor");
+  constexpr bool kBlocks = kRuns<Backend, BlockSpmm>;
+  const bool blocked = kBlocks && (layout == Layout::SparseBsr || layout == Layout::SparseBsc);
+  MYOPS_CHECK(blocked || layout == Layout::SparseCsr || layout == Layout::SparseCsc, name,
+              " must be a CSR, CSC or COO tensor, or (on the CPU) a BSR or BSC tensor");
   const CompressedParts parts(s, layout);
   const bool crossed = transpose == parts.by_row;  // whether the parts are those of the transpose of what is multiplied
-  if (!blocked)
-    return multiply_pattern<Backend>(parts.pattern(crossed ? m : k), parts.values, crossed, {}, {}, {}, with);
-  if constexpr (kRuns<Backend, BlockSpmm>) {
-    MYOPS_CHECK(!with.mean, "mean must be False for blocks");
-    MYOPS_CHECK(parts.values.dim() == 3 && parts.values.size(1) > 0 && parts.values.size(2) > 0, name,
-                " must consist of blocks of numbers");
-    const Pattern A = parts.pattern(s.size(parts.by_row ? 1 : 0) / parts.values.size(parts.by_row ? 2 : 1));
-    return multiply_blocks<Backend>(A, parts.values, crossed, transpose, m, k, name, with);
-  }
-  return s;  // not reached
+  if constexpr (kBlocks)
+    if (blocked) {
+      MYOPS_CHECK(!with.mean, "mean must be False for blocks");
+      MYOPS_CHECK(parts.values.dim() == 3 && parts.values.size(1) > 0 && parts.values.size(2) > 0, name,
+                  " must consist of blocks of numbers");
+      const Pattern A = parts.pattern(s.size(parts.by_row ? 1 : 0) / parts.values.size(parts.by_row ? 2 : 1));
+      return multiply_blocks<Backend>(A, parts.values, crossed, transpose, m, k, name, with);
+    }
+  return multiply_pattern<Backend>(parts.pattern(crossed ? m : k), parts.values, crossed, {}, {}, {}, with);
 }
 
 // alpha * a @ b + beta * input of which a or b is a native sparse tensor: CSR, CSC and COO, on the CPU also BSR and
