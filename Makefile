@@ -25,8 +25,9 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 	$(BIN)/python -c "import myops; print('myops:', myops.build_info())"
 	touch $@
 
+# A file of tests for each process at a time. Threads that wait must not spin on the cores that the others need.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

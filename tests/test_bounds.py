@@ -63,6 +63,6 @@ def test_accesses_stay_inside_the_operands(level: str) -> None:
     code = "import sys; sys.path.insert(0, sys.argv[1]); import test_bounds; test_bounds.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, str(Path(__file__).resolve().parent)], cwd=Path(myops.__file__).parents[1],
-        env={**os.environ, "MYOPS_ISA": level}, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "MYOPS_ISA": level}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout[-300:]}{done.stderr[-2000:]}"

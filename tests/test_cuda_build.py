@@ -74,7 +74,7 @@ def machine_code(unit: str, object_file: Path) -> str | None:
         return None
     environment = {**os.environ, "PATH": f"{cuobjdump.parent}:{os.environ.get('PATH', '')}"}
     command = [str(cuobjdump), "-sass", "-arch", INSTRUCTIONS[unit][0], str(object_file)]
-    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=120).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=600).stdout
 
 
 def compile_unit(unit: str, output: Path) -> str:
@@ -87,7 +87,7 @@ def compile_unit(unit: str, output: Path) -> str:
     for path in include_paths():
         command += ["-isystem", path]
     result = subprocess.run(
-        [*command, "-c", str(CUDA / unit), "-o", str(output)], capture_output=True, text=True, timeout=300
+        [*command, "-c", str(CUDA / unit), "-o", str(output)], capture_output=True, text=True, timeout=1200
     )
     log = result.stdout + result.stderr
     assert result.returncode == 0, f"{' '.join(command)}\n{log}"

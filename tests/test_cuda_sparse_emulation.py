@@ -501,7 +501,7 @@ def test_everything_above_the_kernels(library: Any, file: str) -> None:
     tests = Path(__file__).resolve().parent
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "emulation.stand_in", "-p", "no:cacheprovider", file]
     result = subprocess.run(
-        [*command, "-k", ABOVE[file]], cwd=tests, capture_output=True, text=True, timeout=900, env=ON_KERNELS
+        [*command, "-k", ABOVE[file]], cwd=tests, capture_output=True, text=True, timeout=1800, env=ON_KERNELS
     )
     assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]  # 5 where no test ran
 

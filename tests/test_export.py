@@ -169,7 +169,7 @@ def test_aot_inductor(tmp_path: Path) -> None:
     data = tmp_path / "data.pt"
     torch.save((inputs, expected), data)
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(package), str(data)], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", LOAD, str(package), str(data)], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.stdout.strip() == "loaded", done.stderr
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(REPOSITORY))  # benchmarks/ is not an installed package
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(REPOSITORY / "benchmarks" / "gpu.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=REPOSITORY)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=REPOSITORY)
 
 
 @pytest.mark.parametrize(("phase", "family"), [("smoke", "all"), ("kernels", "tiny"), ("timing", "epilogue")])

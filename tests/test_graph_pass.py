@@ -484,6 +484,6 @@ def test_backend_by_name(tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path), str(Path(myops.__file__).parents[1])])
     done = subprocess.run(
         [sys.executable, "-c", BY_NAME],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=240,
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.stdout.strip() == "True", done.stderr

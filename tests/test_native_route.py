@@ -20,7 +20,7 @@ import myops
 def run(mode: str, code: str, *arguments: str) -> None:
     environment = {**os.environ, "MYOPS_CPU_GEMM": mode}
     command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -239,7 +239,7 @@ def test_conv1d_is_loaded_where_transformers_is_not_imported_yet(tmp_path: Path)
         "print(torch.load(sys.argv[1], weights_only=False)[0].__class__.__module__)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "model.pt")]
-    done = subprocess.run(command, cwd=Path(myops.__file__).parents[1], capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=Path(myops.__file__).parents[1], capture_output=True, text=True, timeout=600)
     assert done.stdout.split() == ["False", "myops.nn"], done.stderr
 
 

@@ -575,7 +575,7 @@ def in_process(code: str, **environment: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(Path(myops.__file__).parents[1]), **environment},
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -835,10 +835,10 @@ def test_threads() -> None:
         for worker in workers:
             worker.start()
         for worker in workers[2:]:
-            worker.join(timeout=120)
+            worker.join(timeout=600)
         stop.set()
         for worker in workers:
-            worker.join(timeout=120)
+            worker.join(timeout=600)
         assert not any(worker.is_alive() for worker in workers)
     assert not failures
     assert hits("mm") == sum(steps) > 60
@@ -867,7 +867,7 @@ def test_threads_while_the_kernels_come_and_go() -> None:
             torch.mm(a, a)
     stop.set()
     for worker in workers:
-        worker.join(timeout=120)
+        worker.join(timeout=600)
     assert not failures
     assert hits("mm") >= 100
     assert tables() == native
@@ -1071,7 +1071,7 @@ assert myops.stats()["mm"]["myops"] > 0
 def test_prints_nothing() -> None:
     for flags in (["-W", "error::UserWarning"], []):
         done = subprocess.run(
-            [sys.executable, *flags, "-c", SILENT], cwd=ROOT, capture_output=True, text=True, timeout=240
+            [sys.executable, *flags, "-c", SILENT], cwd=ROOT, capture_output=True, text=True, timeout=600
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -140,7 +140,7 @@ def test_panels_from_another_instruction_set(level: str, tmp_path: Path) -> None
     paths = [str(tmp_path / name) for name in ("weights", "packed", "panels")]
     torch.save(made, paths[0])
     environment = {**os.environ, "MYOPS_ISA": level}
-    subprocess.run([sys.executable, "-c", script, *paths], env=environment, check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", script, *paths], env=environment, check=True, timeout=600)
     refused = 0
     for weight, packed, panels in zip(made, torch.load(paths[1]), torch.load(paths[2]), strict=True):
         here = myops.pack_weight(weight)

@@ -700,7 +700,7 @@ except MemoryError:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits memory")
 def test_an_error_of_a_thread_keeps_its_type(on_cpu_only: None) -> None:
-    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", OUT_OF_MEMORY], capture_output=True, text=True, timeout=600)
     assert done.stdout == "MemoryError\n", done.stdout + done.stderr
 
 

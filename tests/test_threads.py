@@ -33,7 +33,7 @@ SMALL = [(1, 1, 1), (8, 8, 8), (32, 32, 32), (1, 64, 200), (40, 1, 40), (3, 17, 
 
 
 def run(script: str) -> None:
-    done = subprocess.run([sys.executable, "-c", PREAMBLE + script], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", PREAMBLE + script], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
