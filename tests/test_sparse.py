@@ -653,7 +653,6 @@ def csr(m: int, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
         (lambda: myops.sparse.sampled_addmm(csr(3, 3), torch.ones(3, 4), torch.ones(4, 2)), RuntimeError, "input must have the shape of mat1 @ mat2, [3, 2], but got [3, 3]"),
         (lambda: myops.sparse.bmm(csr(3, 4), torch.ones(1, 4, 2)), RuntimeError, "a and b must be 3-D, a sparse and b strided"),
     ],
-    ids=str,
 )  # fmt: skip
 def test_bad_calls(call: Any, exception: type[Exception], words: str) -> None:
     with pytest.raises(exception, match=re.escape(words)) as raised:
