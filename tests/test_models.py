@@ -35,7 +35,10 @@ def check(ours: dict[str, Tensor], native: dict[str, Tensor], exact: dict[str, T
         floor = eps * max(float(reference.abs().max()), 0.1 * scale if name != "output" else 0.0)
         theirs = float((native[name] - reference).abs().max())
         error = float((ours[name] - reference).abs().max())
-        assert error <= 2 * theirs + floor, f"{name}: myops {error:.3g}, torch {theirs:.3g}"
+        # Where torch has not one digit right the error is one draw of noise (0.6 to 4.5 times torch's over 16 seeds):
+        # the mean square of what ViT ends with, a layernorm, depends on nothing before it.
+        factor = 2 if theirs < float(reference.abs().max()) else 8
+        assert error <= factor * theirs + floor, f"{name}: myops {error:.3g}, torch {theirs:.3g}"
 
 
 def made(name: str, dtype: torch.dtype) -> tuple[Family, nn.Module, dict[str, Tensor]]:
