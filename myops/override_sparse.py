@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from . import sparse
-from .autograd import without_wrapper
 from .calls import Number
 from .registration import COMPONENTS, fits_float
 
@@ -54,14 +53,8 @@ def _is_common(a: Tensor, b: Tensor, *scalars: Number) -> bool:
     return sparse.takes_one_call(a, b) and a.dim() == b.dim() == 2 and all(map(fits_float, scalars))
 
 
-def _common(*args: Tensor, **scalars: Any) -> Tensor:
-    result: Tensor = without_wrapper(torch.ops.myops.native_mm.default)(*args, **scalars)
-    return result
-
-
-def _extremum(*args: Tensor, minimum: bool) -> Tensor:
-    result: Tensor = without_wrapper(torch.ops.myops.native_extremum.default)(*args, minimum=minimum)
-    return result
+_common: Callable[..., Tensor] = sparse._native_mm_op
+_extremum: Callable[..., Tensor] = sparse._native_extremum_op
 
 
 def mm(self: Tensor, mat2: Tensor) -> Tensor:

@@ -407,6 +407,10 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
         return product
     if reduce in ("amax", "amin") and (product := _native_extremum(a, b, reduce == "amin")) is not None:
         return product
+    return _mm_in_parts(a, b, reduce)
+
+
+def _mm_in_parts(a: Any, b: Any, reduce: str = "sum") -> Any:
     _check_inner(a, b)
     _check_types(a, b)
     left, right = is_sparse(a), is_sparse(b)
@@ -418,16 +422,14 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
         return torch.ops.myops.mm(a, b)
     if reduce in ("sum", "mean"):
         return _with_strided(a, b, mean=reduce == "mean")
-    return _extremum_in_parts(a, b, minimum=reduce == "amin")
-
-
-def _extremum_in_parts(a: Any, b: Tensor, *, minimum: bool = False) -> Tensor:
-    _check_inner(a, b)
-    _check_types(a, b)
     parts = _parts(a, "a").by_rows()
     args = (parts.crow, parts.col, parts.values, b)
     recorded = torch.compiler.is_compiling() or is_recorded(alive(args))
-    result: Tensor = call(_extremum, *args, minimum=minimum, with_arg=recorded)[0]
+    return call(_extremum, *args, minimum=reduce == "amin", with_arg=recorded)[0]
+
+
+def _extremum_in_parts(a: Tensor, b: Tensor, *, minimum: bool = False) -> Tensor:
+    result: Tensor = _mm_in_parts(a, b, "amin" if minimum else "amax")
     return result
 
 
@@ -616,11 +618,9 @@ def _native_mm_in_parts(
 
 
 def _spgemm_in_parts(a: Tensor, b: Tensor) -> Tensor:
-    _check_inner(a, b)
-    _check_types(a, b)
     if not is_sparse(a) or not is_sparse(b):
         raise RuntimeError(f"a and b must be sparse, got {_describe(a)} and {_describe(b)}")
-    product: Tensor = _times_sparse(a, b)
+    product: Tensor = _mm_in_parts(a, b)
     return product
 
 
@@ -637,13 +637,9 @@ def _sampled_addmm_flops(input: Tensor, mat1: Tensor, *_: Any, **__: Any) -> int
     return 2 * _stored_values(input).numel() * mat1.shape[1]
 
 
-def _spgemm_flops(*_: Any, **__: Any) -> int:
-    return 0  # the number depends on the patterns, as in ops/spgemm.py
-
-
 _native_mm_op = define_front("native_mm", _native_mm_in_parts, _native_mm_flops)
 _native_extremum_op = define_front("native_extremum", _extremum_in_parts, _native_mm_flops)
 _native_bmm_op = define_front("native_bmm", _bmm_in_parts, _native_bmm_flops)
 _native_sampled_addmm_op = define_front("native_sampled_addmm", _sampled_addmm_in_parts, _sampled_addmm_flops)
-_native_spgemm_op = define_front("native_spgemm", _spgemm_in_parts, _spgemm_flops)
+_native_spgemm_op = define_front("native_spgemm", _spgemm_in_parts, COMPONENTS["spgemm"].flops)
 define_composite("sparse_mm(Tensor a, Tensor b) -> Tensor", lambda a, b: mm(a, b))

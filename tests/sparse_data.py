@@ -72,6 +72,13 @@ def pairs(layouts: list[str] | None = None) -> Iterator[tuple[str, str]]:
                 yield a, b
 
 
+def operators_of(run: Any) -> set[str]:
+    """The operators of myops that a call takes."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run()
+    return {event.name for event in profile.events() if event.name.startswith("myops::")}
+
+
 # Samples of the operators on parts, and what they are compared with.
 
 

@@ -13,7 +13,7 @@ import numpy
 import pytest
 import torch
 from conftest import wide
-from sparse_data import LAYOUTS, exact_mm, in_layout, pairs, random_dense, real_matrix
+from sparse_data import LAYOUTS, exact_mm, in_layout, operators_of, pairs, random_dense, real_matrix
 from torch import Tensor
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
@@ -275,13 +275,6 @@ def test_transforms_over_the_dense_argument() -> None:
         loss = lambda x, a=a: myops.sparse.mm(a, x).sin().sum()  # noqa: E731
         expected = torch.func.grad(lambda x, dense=dense: (dense @ x).sin().sum())(b[0])
         torch.testing.assert_close(torch.func.grad(loss)(b[0]), expected)
-
-
-def operators_of(run: Any) -> set[str]:
-    """The operators of myops that a call takes."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        run()
-    return {event.name for event in profile.events() if event.name.startswith("myops::")}
 
 
 class TestTheOneOperator:
