@@ -23,13 +23,6 @@ inline void check_inner(const Tensor& a, const char* a_name, const Tensor& b, co
               a.size(1), " and ", b.size(0), "x", b.size(1), ")");
 }
 
-template <class T, class... Args>
-T call_aten(const char* name, const Args&... args) {
-  StableIValue stack[] = {torch::stable::detail::from(args)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
-  return torch::stable::detail::to<T>(stack[0]);
-}
-
 inline Layout layout_of(const Tensor& t) {
   int32_t layout;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &layout));

@@ -144,6 +144,14 @@ inline void check_dims(const Tensor& t, const char* op, const char* name) {
               " dimensions, but ", name, " has ", t.dim());
 }
 
+// The result of an operator of aten whose arguments are all given.
+template <class T, class... Args>
+T call_aten(const char* name, const Args&... args) {
+  StableIValue stack[] = {torch::stable::detail::from(args)...};
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
+  return torch::stable::detail::to<T>(stack[0]);
+}
+
 // The conjugate bit has no stable accessor, and below the Autograd keys aten::is_conj is answered for a resolved copy.
 // What tells it everywhere: resolving a view of one element gives new memory only where there is a bit to resolve.
 inline bool is_conj(const Tensor& t) {
@@ -153,9 +161,7 @@ inline bool is_conj(const Tensor& t) {
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_as_strided(t.get(), ones, ones, &handle));
   const Tensor element(handle);
-  StableIValue stack[1] = {torch::stable::detail::from(element)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::resolve_conj", "", stack, TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]).data_ptr() != element.data_ptr();
+  return call_aten<Tensor>("aten::resolve_conj", element).data_ptr() != element.data_ptr();
 }
 
 inline Operand operand_of(const Tensor& t, const char* op, const char* name) {

@@ -69,7 +69,7 @@ avx512_bf16 int8 1x1x4096x4096 NN: tiled compute=byte_dot tile=1x256 pack= chain
 avx512_bf16 uint8 1x16x4096x4096 NT: dot compute=byte_dot tile=6x64 pack= chain=4096 kc=4096 mc=18 nc=192 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 int16 1x16x4096x4096 NN: tiled compute=i16_dot tile=6x64 pack= chain=2048 kc=64 mc=18 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
 amx int8 1x6x4096x4096 NT: dot compute=matrix_unit tile=6x64 pack= chain=4096 kc=4096 mc=6 nc=192 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
-avx2 int8 1x1x4096x4096 NN: tiled compute=u32 tile=1x64 pack=A keep-a chain=384 kc=64 mc=6 nc=3072 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
+avx2 int8 1x1x4096x4096 NN: tiled compute=i16_dot tile=1x64 pack=A chain=2048 kc=64 mc=6 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
 avx512_bf16 float32 10000x4x4x4 NN: tiled compute=f32 tile=4x16 pack= chain=4 kc=4 mc=6 nc=64 direct_d=1 parts=1x1 parallel rule="B in place: few rows"
 amx bfloat16 1x1024x1024x1024 NN: tiled compute=matrix_unit tile=32x32 pack=B chain=1024 kc=1024 mc=128 nc=384 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 amx bfloat16 1x16x4096x4096 NT: tiled compute=matrix_unit tile=32x16 pack=B chain=2048 kc=2048 mc=128 nc=32 direct_d=0 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"

@@ -493,18 +493,32 @@ def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
 
 def test_every_layout_pair(device: str) -> None:
     """All pairs of layouts of both operands, of an addend and of out."""
-    for dtype in (torch.float32, torch.bfloat16, torch.complex64, torch.int32):
+    for dtype in (torch.float32, torch.bfloat16, torch.complex64, torch.int32, torch.int8):
         lefts = list(layouts((9, 20), device, dtype))
         rights = list(layouts((20, 37), device, dtype))
         for (a_name, a), (b_name, b) in itertools.product(lefts, rights):
             expected = widen(a) @ widen(b)
             got = myops.mm(a, b).cpu()
-            if dtype == torch.int32:
-                assert torch.equal(got, expected.to(dtype)), (a_name, b_name)
+            if not (dtype.is_floating_point or dtype.is_complex):
+                assert torch.equal(got, expected.to(dtype)), (dtype, a_name, b_name)
             else:
                 scale = widen(a).abs() @ widen(b).abs()
                 bound = torch.finfo(dtype).eps * expected.abs() + 1e-6 * scale
                 assert bool(((got.to(expected.dtype) - expected).abs() <= bound).all()), (dtype, a_name, b_name)
+
+
+@pytest.mark.parametrize("dtype_", [torch.bfloat16, torch.float16], ids=["bf16", "f16"])
+@pytest.mark.parametrize("alpha", [1, -0.5, 0, float("inf"), float("nan")])
+def test_add_of_every_16_bit_float(alpha: float, dtype_: torch.dtype, device: str) -> None:
+    """Infinities, NaNs of every payload and subnormals among them, against each other and against one number."""
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16, device=device).view(dtype_)
+    terms = [every.roll(shift) for shift in (1, 127, 2**14 + 3, 2**15 + 1)] + [
+        every[i : i + 1] for i in range(0, 2**16, 4099)
+    ]
+    for y in terms:
+        expected = torch.add(every.float(), y.float(), alpha=alpha).to(dtype_)
+        got = myops.add(every, y, alpha=alpha)
+        assert bool(((got == expected) | (got.isnan() & expected.isnan())).all())
 
 
 @pytest.mark.parametrize("level", OTHER_LEVELS)

@@ -61,6 +61,7 @@ struct Scratch {
 cpu::Runtime runtime(Scratch& scratch) {
   cpu::Runtime rt;
   rt.threads = static_cast<int>(torch::stable::get_num_threads());
+  rt.long_columns = cpu::long_columns();
   rt.parallel = &parallel;
   rt.allocate = &Scratch::allocate;
   rt.cookie = &scratch;

@@ -114,6 +114,24 @@ static inline Complex<T> add_scaled(Complex<T> x, Complex<T> alpha, Complex<T> y
   return {x.re + alpha.re * y.re, x.im + alpha.re * y.im};
 }
 
+// The sum of bfloat16 neighbours that share a lane of 32 bits: even ones shifted up, odd ones in place, so that nothing
+// is shuffled. Rounded like to_bf16, which has more to do: a NaN here has a zero low half, and no carry spoils it.
+template <class Isa, bool OneY>
+inline void add_bf16_pairs(const bf16* x, const bf16* y, typename Isa::template Vec<float> one, float alpha, bf16* d) {
+  using Vec = typename Isa::template Vec<float>;
+  using Bits = typename Isa::template Vec<uint32_t>;
+  const auto sum = [&](Bits xs, Bits ys) {
+    const Vec terms = OneY ? one : reinterpret_cast<Vec>(ys) * alpha;
+    const Bits bits = reinterpret_cast<Bits>(reinterpret_cast<Vec>(xs) + terms);
+    return bits + 0x7fffu + ((bits >> 16) & 1u);
+  };
+  const Bits xs = reinterpret_cast<Bits>(Isa::template load<uint16_t>(&x->bits));
+  const Bits ys = OneY ? Bits{} : reinterpret_cast<Bits>(Isa::template load<uint16_t>(&y->bits));
+  constexpr uint32_t kOdd = 0xffff0000u;
+  const Bits pairs = (sum(xs << 16, ys << 16) >> 16) | (sum(xs & kOdd, ys & kOdd) & kOdd);
+  Isa::template store<uint16_t>(&d->bits, reinterpret_cast<typename Isa::template Vec<uint16_t>>(pairs));
+}
+
 constexpr int64_t kAddGrain = 16384;  // elements a task: below, a second thread does not pay
 
 // All three of S, unit stride (or one y for all), computed in T: S itself, or float for a 16-bit float. Complex is left
@@ -125,6 +143,9 @@ inline void add_direct(const S* x, const S* y, T alpha, S* d, int64_t n) {
     using Vec = typename Isa::template Vec<T>;
     constexpr int L = Isa::template lanes<T>;
     const Vec one = (load_scalar<T>(*y) - Vec{}) * alpha;  // which leaves -0 what it is
+    if constexpr (std::is_same_v<S, bf16>)
+      if (alpha == alpha)
+        for (; i + 2 * L <= n; i += 2 * L) add_bf16_pairs<Isa, OneY>(x + i, y + i, one, alpha, d + i);
     for (; i + L <= n; i += L) {
       const Vec term = OneY ? one : load_converted<Isa, T, S>(y + i, L) * alpha;
       store_exact<Isa, T, S>(d + i, load_converted<Isa, T, S>(x + i, L) + term, L);

@@ -63,4 +63,15 @@ const Engine& engine() {
   return chosen;
 }
 
+// The prefetcher of a Zen prefers one long stream: 1x4096x4096 from memory takes 0.70 ms in float16 on two threads of a
+// Zen 5, 0.80 with four columns side by side. A Golden Cove takes 5.8 and 4.4 in float32.
+int long_columns() {
+#if defined(__x86_64__) || defined(_M_X64)
+  static const int columns = __builtin_cpu_is("amd") ? 1 : 4;
+  return columns;
+#else
+  return 4;
+#endif
+}
+
 }  // namespace myops::cpu

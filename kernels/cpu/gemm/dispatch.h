@@ -8,5 +8,6 @@ namespace myops::cpu {
 
 std::vector<const Engine*> available_engines();  // best first; what this CPU and this build have
 const Engine& engine();                          // throws where MYOPS_ISA names a level that is not available
+int long_columns();                              // Runtime::long_columns of this CPU
 
 }  // namespace myops::cpu

@@ -200,15 +200,17 @@ struct Tiled {
     const Gemm q = g;  // a copy, which stores to D cannot change
     const T scale = alpha, scale_c = beta;
     for (int64_t item = begin; item < end; ++item) {
-      const T* const a = at<T>(q.A.data, batch_offset(q, q.A, item));
-      const T* const b = at<T>(q.B.data, batch_offset(q, q.B, item));
-      const T* const c = q.C.data == nullptr ? nullptr : at<T>(q.C.data, batch_offset(q, q.C, item));
-      T* const d = at<T>(q.D.data, batch_offset(q, q.D, item));
+      const S* const a = at<S>(q.A.data, batch_offset(q, q.A, item));
+      const S* const b = at<S>(q.B.data, batch_offset(q, q.B, item));
+      const S* const c = q.C.data == nullptr ? nullptr : at<S>(q.C.data, batch_offset(q, q.C, item));
+      S* const d = at<S>(q.D.data, batch_offset(q, q.D, item));
       for (int64_t i = 0; i < q.M; ++i) {
         T sum{};
-        for (int64_t k = 0; k < q.K; ++k) sum += a[i * q.A.row_stride + k * q.A.col_stride] * b[k * q.B.row_stride];
+        for (int64_t k = 0; k < q.K; ++k)
+          sum += load_scalar<T>(a[i * q.A.row_stride + k * q.A.col_stride]) * load_scalar<T>(b[k * q.B.row_stride]);
         sum = rounded(sum * scale);
-        d[i * q.D.row_stride] = c == nullptr ? sum : sum + rounded(c[i * q.C.row_stride] * scale_c);
+        if (c != nullptr) sum += rounded(load_scalar<T>(c[i * q.C.row_stride]) * scale_c);
+        d[i * q.D.row_stride] = store_scalar<S>(sum);
       }
     }
   }
@@ -219,7 +221,7 @@ struct Tiled {
     BE* const b_packed = reinterpret_cast<BE*>(scratch);
     AE* const a_packed = reinterpret_cast<AE*>(scratch + b_bytes);
     T* const shifts = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
-    if constexpr (std::is_same_v<S, Out> && std::is_same_v<S, T>)
+    if constexpr (std::is_same_v<S, Out>)
       if (p.cols == 1 && !g.batch_invariant && g.activation == Activation::none) return run_columns(begin, end);
     Tile<C> t{};
     t.k = steps_of(g.K);
@@ -470,6 +472,8 @@ struct Tiled {
     if constexpr (C::kGroup == 4 && !std::is_same_v<BE, S>) {
       pack_b_quads<Isa, C::kShift>(reinterpret_cast<const int8_t*>(src), g.B.row_stride, g.B.col_stride, kb, n, width,
                                    dst);
+    } else if constexpr (C::kGroup == 2 && sizeof(S) == 1 && !std::is_same_v<BE, S>) {
+      pack_b_byte_pairs<Isa>(reinterpret_cast<const uint8_t*>(src), g.B.row_stride, g.B.col_stride, kb, n, width, dst);
     } else if constexpr (C::kGroup == 2 && !std::is_same_v<BE, S>) {
       pack_b_pairs<Isa>(reinterpret_cast<const uint16_t*>(src), g.B.row_stride, g.B.col_stride, kb, n, width, dst);
     } else if constexpr (std::is_same_v<BE, T>) {
@@ -583,8 +587,7 @@ struct Dot {
         }
         const S* b = at<S>(g.B.data, batch_offset(g, g.B, item) * kUnit + col * b_col);
         const int tiles = static_cast<int>(ceil_div(g.M, kRows));
-        const int together =
-            g.M == 1 && g.K * static_cast<int64_t>(sizeof(S)) >= kLongColumn ? Isa::kRowColumns : kCols;
+        const int together = g.M == 1 && g.K * static_cast<int64_t>(sizeof(S)) >= kLongColumn ? rt.long_columns : kCols;
         for (int j = 0; j < cols; j += together) {
           const int nc = cols - j < together ? cols - j : together;
           for (int i = 0; i < tiles; ++i) {
@@ -624,10 +627,10 @@ void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
       if (narrow_d) return use(Tiled<Isa, PairDot<Isa, S, S>, S>(g, p, finish));
       return use(Tiled<Isa, PairDot<Isa, S, T>, S>(g, p, finish));
     }
-  if constexpr (std::is_same_v<S, int16_t>)
+  if constexpr (std::is_same_v<S, int16_t> || (sizeof(S) == 1 && !Isa::kInt8Dot))
     if (p.compute == Compute::i16_dot) {
-      if (in_place) return use(Tiled<Isa, PairDot<Isa, S, T, true>, S>(g, p, finish));
-      return use(Tiled<Isa, PairDot<Isa, S, T>, S>(g, p, finish));
+      if (in_place) return use(Tiled<Isa, PairDot<Isa, int16_t, T, true, S>, S>(g, p, finish));
+      return use(Tiled<Isa, PairDot<Isa, int16_t, T, false, S>, S>(g, p, finish));
     }
   if constexpr (Isa::kMatrixUnit && (std::is_same_v<S, bf16> || sizeof(S) == 1))
     if (p.compute == Compute::matrix_unit) {
@@ -662,8 +665,8 @@ struct RunGemm {
   template <class T, class S, class W>
   void typed() const {
     if (p.driver == Driver::dot) {
-      constexpr bool pairs = (std::is_same_v<S, bf16> && Isa::kBf16Dot) || std::is_same_v<S, int16_t>;
       constexpr bool bytes = sizeof(S) == 1 && Isa::kInt8Dot;
+      constexpr bool pairs = !bytes && (std::is_same_v<S, bf16> || (std::is_integral_v<S> && sizeof(S) < 4));
       using Step = std::conditional_t<pairs, PairDotStep<Isa, S>,
                                       std::conditional_t<bytes, ByteDotStep<Isa, S>, DotStep<Isa, T, S>>>;
       const FinishFn<T> finish = choose_finish<Isa, T, S, W>(g);

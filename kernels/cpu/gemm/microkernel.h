@@ -72,14 +72,14 @@ inline void store_converted(S* p, typename Isa::template Vec<T> v, int n) {
     Rounding::narrow(whole, v);
     Isa::copy_partial(p, whole, n);
   } else {
-    using Narrow = typename VectorOf<S, L * sizeof(S)>::type;
-    const Narrow narrow = __builtin_convertvector(v, Narrow);
-    if (n == L)
-      std::memcpy(p, &narrow, sizeof(narrow));
-    else if constexpr (sizeof(S) == sizeof(T))
-      Isa::template store_partial<S>(p, narrow, n);
-    else
-      Isa::copy_partial(p, reinterpret_cast<const S*>(&narrow), n);
+    if (n == L) return Isa::template narrow_integers<S, T>(p, v);
+    if constexpr (sizeof(S) == sizeof(T)) {
+      Isa::template store_partial<S>(p, reinterpret_cast<typename Isa::template Vec<S>>(v), n);
+    } else {
+      S whole[L];
+      Isa::template narrow_integers<S, T>(whole, v);
+      Isa::copy_partial(p, whole, n);
+    }
   }
 }
 
@@ -117,7 +117,8 @@ template <class Isa>
 struct RegisterTile {
   static constexpr bool kMatrixUnit = false, kShift = false;
   static constexpr int kRows = kMaxRows, kVectors = Isa::kPanelVectors, kDepth = 1;
-  struct Session {};  // lives as long as a thread computes tiles
+  static constexpr int kRowsOfB = 1;  // that a step reads, `step` elements in all
+  struct Session {};                  // lives as long as a thread computes tiles
 };
 
 template <class Isa, class T, class S, class O = T, bool ComplexRows = false>
@@ -159,35 +160,48 @@ inline typename Isa::template Vec<uint32_t> group_rows(const Load& load) {
     group |= load(r) << (8 * static_cast<int>(sizeof(Bits)) * r);
   return group;
 }
-template <class Isa, class Bits>
-inline typename Isa::template Vec<uint32_t> load_group(const Bits* p, int64_t row) {
-  return group_rows<Isa, Bits>([&](int r) { return load_converted<Isa, uint32_t>(p + r * row); });
+// n elements of a row, for groups of Bits; bytes that become 16-bit elements keep their sign. Masked: in a loop.
+template <class Isa, class Bits, bool kMasked = false, class S>
+inline typename Isa::template Vec<uint32_t> load_row(const S* p, int n = Isa::template lanes<uint32_t>) {
+  using From = std::conditional_t<sizeof(S) < sizeof(Bits), S, Bits>;
+  const From* const from = reinterpret_cast<const From*>(p);
+  const auto v = kMasked ? load_first<Isa, uint32_t>(from, n) : load_converted<Isa, uint32_t>(from, n);
+  if constexpr (std::is_signed_v<From>)
+    return v & 0xffffu;
+  else
+    return v;
+}
+template <class Isa, class Bits, class S>
+inline typename Isa::template Vec<uint32_t> load_group(const S* p, int64_t row) {
+  return group_rows<Isa, Bits>([&](int r) { return load_row<Isa, Bits>(p + r * row); });
 }
 
 // Neighbours along k in the lanes of 32 bits that the dot products of an ISA multiply. InPlace: B is read as it lies,
-// a group of its rows a step. Otherwise it has been packed.
-template <class Isa, class S, class T, class O, bool InPlace>
+// a group of its rows a step. Otherwise it has been packed. Stored: what B consists of; bytes become int16.
+template <class Isa, class S, class T, class O, bool InPlace, class Stored = S>
 struct Grouped : RegisterTile<Isa> {
   using Scalar = T;
   using Out = O;
   using A = S;  // at any address
-  using B = std::conditional_t<InPlace, S, uint32_t>;
+  static constexpr bool kWidens = sizeof(Stored) < sizeof(S);
+  using B = std::conditional_t<InPlace, Stored, std::conditional_t<kWidens, uint16_t, uint32_t>>;
   using Vec = typename Isa::template Vec<T>;
   using Operand = typename Isa::template Vec<uint32_t>;
-  static constexpr int kGroup = 4 / sizeof(S), kLanes = Isa::template lanes<T>;
+  static constexpr int kGroup = 4 / sizeof(S), kLanes = Isa::template lanes<T>, kRowsOfB = InPlace ? kGroup : 1;
   using Bits = std::conditional_t<sizeof(S) == 1, uint8_t, uint16_t>;
   static inline Operand load(const B* p, int64_t step) {
     if constexpr (InPlace)
-      return load_group<Isa>(reinterpret_cast<const Bits*>(p), step / kGroup);
+      return load_group<Isa, Bits>(p, step / kGroup);
+    else if constexpr (kWidens)
+      return reinterpret_cast<Operand>(load_converted<Isa, S>(reinterpret_cast<const Stored*>(p)));
     else
       return Isa::template load<uint32_t>(p);
   }
   static inline Operand load_last(const B* p, int64_t step, int n) {
-    if constexpr (InPlace && Isa::kMaskedLoads) {
-      const Bits* row = reinterpret_cast<const Bits*>(p);
-      return group_rows<Isa, Bits>([&](int r) { return load_first<Isa, uint32_t>(row + r * (step / kGroup), n); });
-    }
-    return load(p, step);  // packed panels are padded
+    if constexpr (InPlace && Isa::kMaskedLoads)
+      return group_rows<Isa, Bits>([&](int r) { return load_row<Isa, Bits, true>(p + r * (step / kGroup), n); });
+    else
+      return load(p, step);  // packed panels are padded
   }
   static inline uint32_t scalar(const A* p) {
     uint32_t group;
@@ -197,8 +211,8 @@ struct Grouped : RegisterTile<Isa> {
   static inline const A* row(const A* a, int i, int64_t a_row) { return a + i * a_row; }
 };
 
-template <class Isa, class S, class O, bool InPlace = false>
-struct PairDot : Grouped<Isa, S, std::conditional_t<std::is_same_v<S, bf16>, float, uint32_t>, O, InPlace> {
+template <class Isa, class S, class O, bool InPlace = false, class Stored = S>
+struct PairDot : Grouped<Isa, S, std::conditional_t<std::is_same_v<S, bf16>, float, uint32_t>, O, InPlace, Stored> {
   using Base = typename PairDot::Grouped;
   using typename Base::Operand;
   using typename Base::Vec;
@@ -257,7 +271,7 @@ inline void prefetch_d(const Tile<C>& t, int rows, int vectors) {
 // Every line of a step of a panel: of each of its rows where the step lies in place.
 template <class C, int NV>
 inline void prefetch_b(const typename C::B* b, int64_t step) {
-  constexpr int kRows = sizeof(typename C::B) < 4 ? C::kGroup : 1, kBytes = NV * C::kLanes * sizeof(typename C::B);
+  constexpr int kRows = C::kRowsOfB, kBytes = NV * C::kLanes * sizeof(typename C::B);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 16
@@ -440,14 +454,22 @@ struct GroupStep {
   }
 };
 
+// Pairs of S, or of bytes made int16.
 template <class Isa, class S>
 struct PairDotStep : GroupStep<Isa, S> {
-  static constexpr bool kShift = false;
+  static constexpr bool kShift = false, kWidens = sizeof(S) == 1;
+  static constexpr int kStep = Isa::kBytes / 2;
   using Operand = typename Isa::template Vec<uint32_t>;
-  static inline Operand load_b(const S* p, int n = PairDotStep::kStep) { return PairDotStep::load(p, n); }
+  static inline Operand load(const S* p, int n = kStep) {
+    if constexpr (kWidens)
+      return reinterpret_cast<Operand>(load_converted<Isa, int16_t>(p, n));
+    else
+      return GroupStep<Isa, S>::load(p, n);
+  }
+  static inline Operand load_b(const S* p, int n = kStep) { return load(p, n); }
   template <class Acc>
   static inline Acc multiply_add(Acc acc, Operand a, Operand b) {
-    return dot_pairs<Isa, S>(acc, a, b);
+    return dot_pairs<Isa, std::conditional_t<kWidens, int16_t, S>>(acc, a, b);
   }
 };
 

@@ -1,7 +1,8 @@
 // Packing: operands copied, converted and rearranged so that the micro-kernel reads them front to back.
 //
 //   B panel   [k][w]: w columns (whole vectors, padded with zeros) of one k after the other
-//   B pairs   [k / 2][w][2]: two neighbouring k of a column side by side, for bfloat16 and int16; odd K padded
+//   B pairs   [k / 2][w][2]: two neighbouring k of a column side by side, for bfloat16 and int16, and of bytes that are
+//             made int16 by loads; odd K padded
 //   B quads   [k / 4][w][4]: four of them, for bytes, shifted for dot products in registers or as they are
 //   A rows    [m][k]: converted rows, k contiguous, padded where a step takes several k
 //
@@ -43,10 +44,10 @@ inline void transpose(typename Isa::template Vec<E>* r) {
 // Of rows that are read side by side, how far ahead each is asked for: the hardware follows fewer streams.
 constexpr int kPrefetchBytes = 512;
 
-// Columns of k elements to dst[k * width + n], columns [n, width) zero. load(j, p, rows): a vector of column j,
-// elements [p, p + rows), behind which it is zero.
-template <class Isa, class E, class Load>
-inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, const Load& load) {
+// n columns of k elements as rows. load(j, p, rows): a vector of column j, elements [p, p + rows), behind which it is
+// zero. store(p, j, v): columns [j, j + lanes) of row p, those of [n, width) zero.
+template <class Isa, class E, class Load, class Store>
+inline void turn_columns(int64_t n, int64_t k, int64_t width, const Load& load, const Store& store) {
   constexpr int L = Isa::template lanes<E>;
   for (int64_t j0 = 0; j0 < width; j0 += L)
     for (int64_t p = 0; p < k; p += L) {
@@ -59,7 +60,7 @@ inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, const Load
         transpose<Isa, E, kMade>(block);
 #pragma GCC unroll 16
         for (int r = 0; r < kMade; ++r)
-          if (r < rows) Isa::template store<E>(dst + (p + r) * width + j0, block[r]);
+          if (r < rows) store(p + r, j0, block[r]);
       };
       constexpr int kLittle = L < 4 ? L : 4;
       constexpr std::integral_constant<int, L> whole;
@@ -75,6 +76,13 @@ inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, const Load
       else
         turn(little, L, rows);
     }
+}
+// To dst[k * width + n].
+template <class Isa, class E, class Load>
+inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, const Load& load) {
+  turn_columns<Isa, E>(n, k, width, load, [&](int64_t p, int64_t j, typename Isa::template Vec<E> v) {
+    Isa::template store<E>(dst + p * width + j, v);
+  });
 }
 
 // Every second element from p on, as the real parts of complex numbers lie: of the second vector the odd lanes, so that
@@ -189,10 +197,42 @@ void pack_b_pairs(const uint16_t* src, int64_t k_stride, int64_t n_stride, int64
         __builtin_prefetch(even + j + ahead);
         __builtin_prefetch(even + k_stride + j + ahead);
         Isa::template store<uint32_t>(
-            out + j, whole ? load_group<Isa>(even + j, k_stride) : load_converted<Isa, uint32_t>(even + j));
+            out + j, whole ? load_group<Isa, uint16_t>(even + j, k_stride) : load_converted<Isa, uint32_t>(even + j));
       }
     for (; j < width; ++j)
       out[j] = j >= n ? 0u : even[j * n_stride] | (whole ? static_cast<uint32_t>(odd[j * n_stride]) << 16 : 0u);
+  }
+}
+
+// Pairs of bytes, which the loads widen: dst[(k / 2) * width + n] holds B[k, n] in its low and B[k + 1, n] in its high
+// byte.
+template <class Isa>
+void pack_b_byte_pairs(const uint8_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
+                       uint16_t* dst) {
+  if (k_stride == 1 && n_stride != 1) {  // two pairs of a column are a 32-bit element: transpose those
+    const auto load = [&](int64_t j, int64_t p, int) {
+      return load_groups<Isa>(src + j * n_stride + 4 * p, k - 4 * p);
+    };
+    turn_columns<Isa, uint32_t>(n, (k + 3) / 4, width, load, [&](int64_t p, int64_t j, auto pairs) {
+      uint16_t* const out = dst + 2 * p * width + j;
+      Isa::template narrow_integers<uint16_t, uint32_t>(out, pairs);
+      if (4 * p + 2 < k) Isa::template narrow_integers<uint16_t, uint32_t>(out + width, pairs >> 16);
+    });
+    return;
+  }
+  constexpr int L = Isa::template lanes<uint16_t>;
+  for (int64_t p = 0; p < k; p += 2) {
+    const uint8_t* even = src + p * k_stride;
+    const uint8_t* odd = even + k_stride;
+    uint16_t* out = dst + (p / 2) * width;
+    const bool whole = p + 1 < k;
+    int64_t j = 0;
+    if (n_stride == 1 && whole)
+      for (; j + L <= n; j += L)
+        Isa::template store<uint16_t>(out + j, Isa::template widen_integers<uint16_t>(even + j) |
+                                                   (Isa::template widen_integers<uint16_t>(odd + j) << 8));
+    for (; j < width; ++j)
+      out[j] = static_cast<uint16_t>(j >= n ? 0 : even[j * n_stride] | (whole ? odd[j * n_stride] << 8 : 0));
   }
 }
 
@@ -221,7 +261,7 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
           for (int j = 0; j < cols; ++j) quads[q * L + j] = row[q * k_stride + j * n_stride];
         row = quads, row_stride = L;
       }
-      Isa::template store<uint32_t>(dst + p / 4 * width + j0, load_group<Isa>(row, row_stride) ^ kFlip);
+      Isa::template store<uint32_t>(dst + p / 4 * width + j0, load_group<Isa, uint8_t>(row, row_stride) ^ kFlip);
     }
   }
 }
@@ -263,13 +303,13 @@ void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, in
   }
 }
 
-// A to rows whose length is a multiple of `group`, padded with zeros. Of a transposed A, groups of 32 bits are
-// transposed, like those of B.
-template <class Isa, class S>
+// A to rows whose length is a multiple of `group`, padded with zeros, as elements E: S itself, or int16 of bytes. Of a
+// transposed A, groups of 32 bits are transposed, like those of B.
+template <class Isa, class E, class S>
 void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t group, int64_t width,
-                   S* dst) {
-  constexpr int L = Isa::template lanes<uint32_t>, G = 4 / sizeof(S);
-  using Bits = std::conditional_t<sizeof(S) == 1, uint8_t, uint16_t>;
+                   E* dst) {
+  constexpr int L = Isa::template lanes<uint32_t>, G = 4 / sizeof(E);
+  using Bits = std::conditional_t<sizeof(E) == 1, uint8_t, uint16_t>;
   using Vec = typename Isa::template Vec<uint32_t>;
   const int64_t padded = (k + group - 1) / group * group;
   if (m_stride == 1 && k_stride != 1) {
@@ -278,37 +318,44 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
       const int used = static_cast<int>(groups - p < L ? groups - p : L);
       for (int64_t i0 = 0; i0 < m; i0 += L) {
         const int rows = static_cast<int>(m - i0 < L ? m - i0 : L);
-        const Bits* from = reinterpret_cast<const Bits*>(src) + i0 + p * G * k_stride;
+        const S* from = src + i0 + p * G * k_stride;
         Vec block[L];
         if (rows == L && (p + L) * G <= k) {
 #pragma GCC unroll 16
           for (int r = 0; r < L; ++r) {
 #pragma GCC unroll 4
             for (int q = 0; q < G; ++q) __builtin_prefetch(from + (r * G + L * G + q) * k_stride);
-            block[r] = load_group<Isa>(from + r * G * k_stride, k_stride);
+            block[r] = load_group<Isa, Bits>(from + r * G * k_stride, k_stride);
           }
         } else {
           for (int r = 0; r < L; ++r)
             block[r] = group_rows<Isa, Bits>([&](int q) {
-              return (p + r) * G + q < k ? load_converted<Isa, uint32_t>(from + (r * G + q) * k_stride, rows) : Vec{};
+              return (p + r) * G + q < k ? load_row<Isa, Bits>(from + (r * G + q) * k_stride, rows) : Vec{};
             });
         }
         transpose<Isa, uint32_t>(block);
-        S* const to = dst + i0 * width + p * G;
+        E* const to = dst + i0 * width + p * G;
         for (int r = 0; r < rows; ++r)
           store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(to + r * width), block[r], used);
       }
     }
-    for (int64_t i = 0; i < m; ++i) std::memset(dst + i * width + groups * G, 0, (padded - groups * G) * sizeof(S));
+    for (int64_t i = 0; i < m; ++i) std::memset(dst + i * width + groups * G, 0, (padded - groups * G) * sizeof(E));
     return;
   }
   for (int64_t i = 0; i < m; ++i) {
-    S* row = dst + i * width;
-    if (k_stride == 1)
-      std::memcpy(row, src + i * m_stride, k * sizeof(S));
-    else
-      for (int64_t p = 0; p < k; ++p) row[p] = src[i * m_stride + p * k_stride];
-    std::memset(row + k, 0, (padded - k) * sizeof(S));
+    E* row = dst + i * width;
+    const S* from = src + i * m_stride;
+    if (k_stride != 1) {
+      for (int64_t p = 0; p < k; ++p) row[p] = E(from[p * k_stride]);
+    } else if constexpr (std::is_same_v<E, S>) {
+      std::memcpy(row, from, k * sizeof(S));
+    } else {
+      constexpr int kStep = Isa::template lanes<E>;
+      int64_t p = 0;
+      for (; p + kStep <= k; p += kStep) Isa::template store<E>(row + p, load_converted<Isa, E>(from + p));
+      for (; p < k; ++p) row[p] = E(from[p]);
+    }
+    std::memset(row + k, 0, (padded - k) * sizeof(E));
   }
 }
 

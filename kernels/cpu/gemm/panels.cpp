@@ -17,8 +17,7 @@ PanelFormat panel_format(DType in, int64_t n, int64_t k, const IsaTraits& isa) {
   f.group = static_cast<int16_t>(group_of(sums.compute, in));
   f.depth = unit ? kUnitDepth : 1;
   f.shift = sums.compute == Compute::byte_dot;
-  // 16-bit floats are widened by the loads of the micro-kernel; short integers are stored as they are computed with.
-  f.bytes = static_cast<int16_t>(f.group > 1 || is_16bit(in) ? element_size(in) : compute_bytes(sums.compute));
+  f.bytes = static_cast<int16_t>(element_size(in) / f.parts());  // what is multiplied as another type, the loads widen
   return f;
 }
 
@@ -36,15 +35,14 @@ bool PanelFormat::has_size() const {
 bool PanelFormat::describes(int64_t held) const {
   if (magic != kMagic || dtype < 0 || dtype >= static_cast<int16_t>(DType::boolean)) return false;
   if (n < 0 || k < 0 || kc < 1 || lanes < 1 || vectors < 1 || group < 1 || depth < 1) return false;
-  const int64_t element = element_size(static_cast<DType>(dtype)) / parts();
-  if ((bytes != element && !(bytes == 4 && element < 4)) || shift < 0 || shift > (bytes == 1)) return false;
+  if (bytes != element_size(static_cast<DType>(dtype)) / parts() || shift < 0 || shift > (bytes == 1)) return false;
   return has_size() && size() == held;
 }
 
 namespace {
 
-// P: an element in a panel; S: a real part of an element of the weight.
-template <class P, class S>
+// S: as large as a real part of an element.
+template <class S>
 void unpack(const PanelFormat& f, const char* panels, S* weight) {
   const int64_t parts = f.parts(), columns = f.n * parts, row = f.k * parts;
   const Split split(f.total_vectors(), f.panels());
@@ -55,10 +53,10 @@ void unpack(const PanelFormat& f, const char* panels, S* weight) {
       const char* from = panels + split.begin(panel) * f.steps(rows) * f.step_bytes();
       for (int64_t j = 0; j < width && first + j < columns; ++j)
         for (int64_t p = 0; p < rows; ++p) {
-          P value;
-          std::memcpy(&value, from + (((p / f.group) * width + j) * f.group + p % f.group) * f.bytes, sizeof(P));
+          S value;
+          std::memcpy(&value, from + (((p / f.group) * width + j) * f.group + p % f.group) * f.bytes, sizeof(S));
           if (f.shift) value ^= 0x80;
-          weight[(first + j) / parts * row + (k0 + p) * parts + (first + j) % parts] = static_cast<S>(value);
+          weight[(first + j) / parts * row + (k0 + p) * parts + (first + j) % parts] = value;
         }
     }
     panels += f.block_bytes(rows);
@@ -72,14 +70,11 @@ void unpack_weight(const void* panels, void* weight) {
   std::memcpy(&f, panels, sizeof(f));
   if (f.n == 0) return;
   const char* from = static_cast<const char*>(panels) + sizeof(f);
-  const int64_t bytes = element_size(static_cast<DType>(f.dtype)) / f.parts();
-  switch (f.bytes * 16 + bytes) {
-    case 0x88: return unpack<uint64_t>(f, from, static_cast<uint64_t*>(weight));
-    case 0x44: return unpack<uint32_t>(f, from, static_cast<uint32_t*>(weight));
-    case 0x42: return unpack<uint32_t>(f, from, static_cast<uint16_t*>(weight));
-    case 0x41: return unpack<uint32_t>(f, from, static_cast<uint8_t*>(weight));
-    case 0x22: return unpack<uint16_t>(f, from, static_cast<uint16_t*>(weight));
-    default: return unpack<uint8_t>(f, from, static_cast<uint8_t*>(weight));
+  switch (f.bytes) {
+    case 8: return unpack(f, from, static_cast<uint64_t*>(weight));
+    case 4: return unpack(f, from, static_cast<uint32_t*>(weight));
+    case 2: return unpack(f, from, static_cast<uint16_t*>(weight));
+    default: return unpack(f, from, static_cast<uint8_t*>(weight));
   }
 }
 

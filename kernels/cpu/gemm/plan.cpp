@@ -46,8 +46,8 @@ int64_t lanes_of(DType in, const IsaTraits& isa) { return isa.vector_bytes / max
 
 // Elements of a column that a step of a dot product multiplies.
 int64_t dot_step(DType in, const IsaTraits& isa) {
-  const bool groups = (in == DType::bf16 && isa.bf16_dot) || in == DType::i16 || (is_byte(in) && isa.i8_dot);
-  return groups ? isa.vector_bytes / element_size(in) : lanes_of(in, isa);
+  if (is_byte(in) && isa.i8_dot) return isa.vector_bytes;
+  return in == DType::bf16 || in == DType::i16 || is_byte(in) ? isa.vector_bytes / 2 : lanes_of(in, isa);
 }
 
 // x @ W.T for few rows reads W once, in place, with a sum over lanes for every element of the result. Packing W turns
@@ -89,7 +89,7 @@ Arithmetic arithmetic(DType in, int64_t K, const IsaTraits& isa) {
     case DType::f16: c = Compute::f32; break;
     case DType::bf16: c = fills_unit ? Compute::matrix_unit : isa.bf16_dot ? Compute::bf16_dot : Compute::f32; break;
     case DType::i8:
-    case DType::u8: c = fills_unit ? Compute::matrix_unit : isa.i8_dot ? Compute::byte_dot : Compute::u32; break;
+    case DType::u8: c = fills_unit ? Compute::matrix_unit : isa.i8_dot ? Compute::byte_dot : Compute::i16_dot; break;
     case DType::i16: c = Compute::i16_dot; break;
     default: c = Compute::u32;
   }
@@ -145,8 +145,8 @@ struct Planner {
 
   int64_t panel() const { return static_cast<int64_t>(p.lanes) * isa.panel_vectors; }
   bool in_unit() const { return p.compute == Compute::matrix_unit && p.driver == Driver::tiled; }
-  bool own_bytes() const { return group_of(p.compute, g.in) > 1; }  // operands are multiplied in their own type
-  int64_t operand_bytes() const { return own_bytes() ? element_size(g.in) : compute_bytes(p.compute); }
+  int group() const { return group_of(p.compute, g.in); }
+  int64_t operand_bytes() const { return group() > 1 ? 4 / group() : compute_bytes(p.compute); }
   int max_rows() const { return in_unit() ? kUnitRows : p.tall > 0 ? p.tall : kMaxRows; }
 
   void choose_compute();
@@ -183,7 +183,8 @@ Compute Planner::in_place() const {
   if (g.in == DType::bf16) return isa.bf16_dot && !isa.matrix_unit && g.K % 2 == 0 ? Compute::bf16_dot : Compute::f32;
   if (g.in == DType::f16) return Compute::f32;
   if (g.in == DType::i16) return g.K % 2 == 0 ? Compute::i16_dot : Compute::u32;
-  if (is_byte(g.in)) return isa.i8_dot && g.K % 4 == 0 ? Compute::byte_dot : Compute::u32;
+  if (is_byte(g.in) && isa.i8_dot) return g.K % 4 == 0 ? Compute::byte_dot : Compute::u32;
+  if (is_byte(g.in)) return g.K % 2 == 0 ? Compute::i16_dot : Compute::u32;
   return p.compute;
 }
 
@@ -212,9 +213,9 @@ void Planner::choose_packing() {
   p.pack_b = g.b_panels ? worth_widening : !readable || worth_packing;
   if (!p.pack_b && !g.b_panels) p.compute = in_place();
   // A: what is not computed in its own type is converted; groups are read in place where they are whole and neighbours.
-  const int64_t group = group_of(p.compute, g.in) * (p.compute == Compute::matrix_unit ? kUnitDepth : 1);
-  const bool a_converts = !p.complex && !same_type && group == 1;
-  const bool a_groups = group > 1 && (!a_k_contiguous || g.K % group != 0);
+  const int64_t whole = group() * (p.compute == Compute::matrix_unit ? kUnitDepth : 1);
+  const bool a_converts = !p.complex && !same_type && operand_bytes() != element_size(g.in);
+  const bool a_groups = group() > 1 && (!a_k_contiguous || g.K % whole != 0);
   const bool a_far = !p.complex && !a_k_contiguous && g.N > panel() && g.K > 32;
   p.pack_a = a_converts || a_groups || a_far;
   p.rule = g.b_panels      ? "panels: B was packed before"
@@ -234,7 +235,7 @@ void Planner::choose_chain() {
   p.b_far = g.K * g.N > (1 << 16);
   if (!p.pack_b && !g.b_panels && skinny && p.b_far)
     p.kc = 64;
-  else if (p.pack_b && b_n_contiguous && (sixteen_bit || own_bytes()) && g.M <= 8 * kMaxRows && g.N > panel() &&
+  else if (p.pack_b && b_n_contiguous && (sixteen_bit || group() > 1) && g.M <= 8 * kMaxRows && g.N > panel() &&
            g.K * g.N > (1 << 20))
     p.kc = 256;  // many panels fit L2 and are packed together, in long runs of each row
 }
@@ -286,7 +287,7 @@ void Planner::choose_writing() {
   // Between chains the sums wait in D, which must not be what is added to them at the end.
   const bool d_waits = g.K <= p.chain || g.C.data == nullptr || g.C.data != g.D.data;
   // Rounded in the micro-kernel. Panels of 16-bit floats that are not multiplied as such have kernels for float32 only.
-  const bool narrow_d = sixteen_bit && g.out == g.in && g.K <= p.kc && (!g.b_panels || p.pack_b || own_bytes()) &&
+  const bool narrow_d = sixteen_bit && g.out == g.in && g.K <= p.kc && (!g.b_panels || p.pack_b || group() > 1) &&
                         g.activation == Activation::none;
   p.direct_d = p.driver == Driver::tiled && ((d_same && d_waits) || narrow_d) && !p.complex &&
                unit(g.D.col_stride, g.N) && c_direct;

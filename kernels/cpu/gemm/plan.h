@@ -60,11 +60,15 @@ constexpr int kUnitDepth = 16;                   // steps that a panel for it is
 constexpr int kUnitSlice = 8 * kUnitDepth;       // steps of a panel (16 KB) that stay in L1 ...
 constexpr int kUnitTiles = 4;                    // ... while so many tiles pass by it, and their sums (16 KB)
 
-// Neighbours along k that a step multiplies.
+// Neighbours along k that a step multiplies, in 32 bits.
 constexpr int group_of(Compute c, DType in) {
-  return c == Compute::bf16_dot || c == Compute::i16_dot || c == Compute::byte_dot || c == Compute::matrix_unit
-             ? 4 / element_size(in)
-             : 1;
+  switch (c) {
+    case Compute::bf16_dot:
+    case Compute::i16_dot: return 2;  // bytes become int16
+    case Compute::byte_dot: return 4;
+    case Compute::matrix_unit: return 4 / element_size(in);
+    default: return 1;
+  }
 }
 
 constexpr int compute_bytes(Compute c) { return c == Compute::f64 || c == Compute::u64 ? 8 : 4; }

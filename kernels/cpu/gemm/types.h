@@ -1,4 +1,4 @@
-// Storage types, their conversions, and the vector types of the engine. No torch, no intrinsics.
+// Storage types, their conversions, and the vector types of the engine. No torch.
 //
 // Vocabulary: T is the type that is computed in (float, double, uint32_t, uint64_t), S a type that is stored.
 // Integers are computed unsigned, where overflow wraps by definition. Functions are static: see isa/engine.h.
@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+
+#include "isa/float16.h"
 
 namespace myops::cpu {
 
@@ -22,25 +24,8 @@ struct Complex {
   T re, im;
 };
 
-template <class To, class From>
-static inline To bit_cast(From from) {
-  static_assert(sizeof(To) == sizeof(From), "bit_cast needs equal sizes");
-  To to;
-  std::memcpy(&to, &from, sizeof(to));
-  return to;
-}
-
 static inline float to_float(bf16 v) { return bit_cast<float>(static_cast<uint32_t>(v.bits) << 16); }
-
-// binary16 to binary32 without special cases: shift the fields into place, then rescale by 2^112; what was an
-// infinity or NaN has the largest exponent and gets its upper bits back.
-static inline float to_float(f16 v) {
-  const uint32_t magnitude = (v.bits & 0x7fffu) << 13;
-  float f = bit_cast<float>(magnitude) * bit_cast<float>(0x77800000u);
-  uint32_t bits = bit_cast<uint32_t>(f);
-  if (magnitude >= 0x0f800000u) bits |= 0x7f800000u | (magnitude & 0x007fffffu);
-  return bit_cast<float>(bits | (static_cast<uint32_t>(v.bits & 0x8000u) << 16));
-}
+static inline float to_float(f16 v) { return binary16_to_float(v.bits); }
 
 // Round to nearest, ties to even; a NaN stays a (quiet) NaN.
 static inline bf16 to_bf16(float v) {
@@ -49,18 +34,7 @@ static inline bf16 to_bf16(float v) {
   return {static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-static inline f16 to_f16(float v) {
-  const uint32_t bits = bit_cast<uint32_t>(v), sign = (bits >> 16) & 0x8000u;
-  uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
-  if (magnitude >= 0x47800000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // 2^16 and above: infinity
-  if (magnitude < 0x38800000u) {  // below 2^-14: subnormal; adding 0.5 lets the FPU do the rounding
-    const float shifted = bit_cast<float>(magnitude) + 0.5f;
-    return {static_cast<uint16_t>(sign | (bit_cast<uint32_t>(shifted) - 0x3f000000u))};
-  }
-  magnitude += 0xfffu + ((magnitude >> 13) & 1u);  // may carry into infinity, as it should
-  return {static_cast<uint16_t>(sign | ((magnitude - 0x38000000u) >> 13))};
-}
+static inline f16 to_f16(float v) { return {float_to_binary16(v)}; }
 
 // Scalar load and store between storage and compute types.
 template <class T, class S>
@@ -94,16 +68,18 @@ struct VectorOf {
   typedef T unaligned __attribute__((vector_size(Bytes), aligned(alignof(T)), may_alias));
 };
 
-// Integer lanes widened by doubling: gcc 12 takes a conversion from 8 to 32 bits apart lane by lane.
+// Integer lanes widened by doubling or narrowed by halving, which drops the upper bits: gcc 12 takes a conversion
+// between 8 and 32 bits apart lane by lane.
 template <class To, class From, int Lanes>
-static inline typename VectorOf<To, Lanes * sizeof(To)>::type widen_lanes(
+static inline typename VectorOf<To, Lanes * sizeof(To)>::type convert_lanes(
     typename VectorOf<From, Lanes * sizeof(From)>::type v) {
-  if constexpr (sizeof(To) <= 2 * sizeof(From)) {
+  if constexpr (sizeof(To) <= 2 * sizeof(From) && sizeof(From) <= 2 * sizeof(To)) {
     return __builtin_convertvector(v, typename VectorOf<To, Lanes * sizeof(To)>::type);
   } else {
-    using Middle = std::conditional_t<sizeof(From) == 1, std::conditional_t<std::is_signed_v<From>, int16_t, uint16_t>,
+    constexpr bool kShort = sizeof(From) == 1 || (sizeof(From) == 4 && sizeof(To) == 1);  // 16 bits in between, else 32
+    using Middle = std::conditional_t<kShort, std::conditional_t<std::is_signed_v<From>, int16_t, uint16_t>,
                                       std::conditional_t<std::is_signed_v<From>, int32_t, uint32_t>>;
-    return widen_lanes<To, Middle, Lanes>(
+    return convert_lanes<To, Middle, Lanes>(
         __builtin_convertvector(v, typename VectorOf<Middle, Lanes * sizeof(Middle)>::type));
   }
 }
@@ -135,6 +111,7 @@ static inline V rounded(V v) {
 // What a driver needs of the process: threads and scratch memory, so that engines know no torch.
 struct Runtime {
   int threads = 1;
+  int long_columns = 4;  // of x @ W.T, which are read side by side against one row of x
   // Calls body(arg, begin, end) over disjoint ranges that cover [0, tasks).
   void (*parallel)(int64_t tasks, void (*body)(void* arg, int64_t begin, int64_t end), void* arg) = nullptr;
   // Memory of at least `bytes`, aligned to 64, valid until the call of the engine returns.

@@ -167,12 +167,11 @@ static inline void store_dots(const Sddmm& p, int64_t begin, int64_t n, const T*
   S* const to = static_cast<S*>(p.values) + begin;
   const T alpha = scalar<T>(p.alpha), beta = scalar<T>(p.beta);
   if (p.C == nullptr) {
-    for (int64_t e = 0; e < n; ++e) to[e] = store_scalar<S>(static_cast<T>(dots[e] * alpha));
+    for (int64_t e = 0; e < n; ++e) to[e] = store_scalar<S>(dots[e] * alpha);
     return;
   }
   const S* const c = static_cast<const S*>(p.C) + begin;
-  for (int64_t e = 0; e < n; ++e)
-    to[e] = store_scalar<S>(static_cast<T>(dots[e] * alpha + load_scalar<T>(c[e]) * beta));
+  for (int64_t e = 0; e < n; ++e) to[e] = store_scalar<S>(dots[e] * alpha + load_scalar<T>(c[e]) * beta);
 }
 
 // One column: the elements of A are spread over the entries of their rows, then all products are one loop.

@@ -1,4 +1,5 @@
-// AVX2 with FMA and F16C: 32-byte vectors, 16 registers.
+// AVX2 with FMA and F16C: 32-byte vectors, 16 registers. Masks for lanes of 32 and 64 bits; shorter ones are moved by
+// words, because a memcpy of a length that is not known is a call.
 #include <immintrin.h>
 
 #include "engine.h"
@@ -11,17 +12,109 @@ struct Avx2 : Portable<32> {
   using Gather = Avx2;
   static constexpr bool kMaskedLoads = false, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 2, kDotRows = 2;
-  using Portable<32>::widen;
   using Portable<32>::narrow;
 
-  static inline Vec<float> widen(const f16* p) {
-    return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  // The first n bytes from p, n <= 16, the rest 0.
+  static inline __m128i load_bytes(const void* from, int n) {
+    const char* p = static_cast<const char*>(from);
+    uint64_t low = 0, high = 0;
+    if (n >= 8) {  // words that overlap
+      std::memcpy(&low, p, 8);
+      std::memcpy(&high, p + n - 8, 8);
+      high = n > 8 ? high >> (8 * (16 - n)) : 0;
+    } else if (n >= 4) {
+      uint32_t first, last;
+      std::memcpy(&first, p, 4);
+      std::memcpy(&last, p + n - 4, 4);
+      low = first | static_cast<uint64_t>(last) << (8 * (n - 4));
+    } else {
+      for (int i = 0; i < n; ++i) low |= static_cast<uint64_t>(static_cast<uint8_t>(p[i])) << (8 * i);
+    }
+    return _mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low));
+  }
+  static inline void store_bytes(void* to, __m128i v, int n) {
+    char* p = static_cast<char*>(to);
+    if (n >= 16) return _mm_storeu_si128(reinterpret_cast<__m128i*>(p), v);
+    uint64_t word = static_cast<uint64_t>(_mm_cvtsi128_si64(v));
+    if (n & 8) {
+      std::memcpy(p, &word, 8);
+      p += 8, word = static_cast<uint64_t>(_mm_extract_epi64(v, 1));
+    }
+    for (int size = 4; size > 0; size /= 2)
+      if (n & size) {
+        std::memcpy(p, &word, size);
+        p += size, word >>= 8 * size;
+      }
+  }
+  template <class T>
+  static inline __m256i first_lanes(int n) {
+    if constexpr (sizeof(T) == 4)
+      return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    else
+      return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+  }
+  template <class T>
+  static inline Vec<T> load_partial(const T* p, int n) {
+    if constexpr (sizeof(T) == 4) {
+      return reinterpret_cast<Vec<T>>(_mm256_maskload_epi32(reinterpret_cast<const int*>(p), first_lanes<T>(n)));
+    } else if constexpr (sizeof(T) == 8) {
+      return reinterpret_cast<Vec<T>>(_mm256_maskload_epi64(reinterpret_cast<const long long*>(p), first_lanes<T>(n)));
+    } else {
+      const int bytes = n * static_cast<int>(sizeof(T));
+      const __m128i low = load_bytes(p, bytes < 16 ? bytes : 16);
+      const __m128i high = bytes > 16 ? load_bytes(p + 16 / sizeof(T), bytes - 16) : _mm_setzero_si128();
+      return reinterpret_cast<Vec<T>>(_mm256_set_m128i(high, low));
+    }
+  }
+  template <class T>
+  static inline void store_partial(T* p, Vec<T> v, int n) {
+    const __m256i bits = reinterpret_cast<__m256i>(v);
+    const int bytes = n * static_cast<int>(sizeof(T));
+    store_bytes(p, _mm256_castsi256_si128(bits), bytes < 16 ? bytes : 16);
+    if (bytes > 16) store_bytes(p + 16 / sizeof(T), _mm256_extracti128_si256(bits, 1), bytes - 16);
+  }
+  template <class S>
+  static inline void copy_partial(S* to, const S* from, int n) {
+    store_bytes(to, load_bytes(from, lanes<float> * sizeof(S)), n * static_cast<int>(sizeof(S)));
+  }
+
+  template <class To, class From>
+  static inline Vec<To> widen_lanes_of(__m128i v) {
+    constexpr bool kSigned = std::is_signed_v<From>;
+    if constexpr (sizeof(From) == 1 && sizeof(To) == 2)
+      return reinterpret_cast<Vec<To>>(kSigned ? _mm256_cvtepi8_epi16(v) : _mm256_cvtepu8_epi16(v));
+    else if constexpr (sizeof(From) == 1)
+      return reinterpret_cast<Vec<To>>(kSigned ? _mm256_cvtepi8_epi32(v) : _mm256_cvtepu8_epi32(v));
+    else
+      return reinterpret_cast<Vec<To>>(kSigned ? _mm256_cvtepi16_epi32(v) : _mm256_cvtepu16_epi32(v));
+  }
+  template <class To, class From>
+  static inline Vec<To> widen_integers(const From* p) {
+    if constexpr (sizeof(From) >= sizeof(To) || sizeof(To) > 4)
+      return Portable<32>::widen_integers<To>(p);
+    else if constexpr (lanes<To> * sizeof(From) == 8)
+      return widen_lanes_of<To, From>(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    else
+      return widen_lanes_of<To, From>(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  template <class To, class From>
+  static inline Vec<To> widen_integers_partial(const From* p, int n) {
+    if constexpr (sizeof(From) >= sizeof(To) || sizeof(To) > 4)
+      return Portable<32>::widen_integers_partial<To>(p, n);
+    else
+      return widen_lanes_of<To, From>(load_bytes(p, n * static_cast<int>(sizeof(From))));
+  }
+  static inline Vec<float> widen_bits(__m128i v, bf16) {
+    return reinterpret_cast<Vec<float>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+  }
+  static inline Vec<float> widen_bits(__m128i v, f16) { return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(v)); }
+  template <class S>
+  static inline Vec<float> widen(const S* p) {
+    return widen_bits(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), S{});
   }
   template <class S>
   static inline Vec<float> widen_partial(const S* p, int n) {
-    S whole[lanes<float>] = {};
-    std::memcpy(whole, p, n * sizeof(S));
-    return widen(whole);
+    return widen_bits(load_bytes(p, n * static_cast<int>(sizeof(S))), S{});
   }
   static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
     return acc + reinterpret_cast<Vec<uint32_t>>(

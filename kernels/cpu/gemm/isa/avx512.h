@@ -42,9 +42,18 @@ struct Avx512 : Portable<64> {
       const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
       return reinterpret_cast<Vec<To>>(std::is_signed_v<From> ? _mm512_cvtepi8_epi32(bytes)
                                                               : _mm512_cvtepu8_epi32(bytes));
+    } else if constexpr (sizeof(From) == 1 && sizeof(To) == 2) {
+      const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+      return reinterpret_cast<Vec<To>>(std::is_signed_v<From> ? _mm512_cvtepi8_epi16(bytes)
+                                                              : _mm512_cvtepu8_epi16(bytes));
     } else {
       return Portable<64>::widen_integers<To>(p);
     }
+  }
+  template <class S, class T>
+  static inline void narrow_integers(S* p, typename VectorOf<T, 64>::type v) {
+    const auto low = __builtin_convertvector(v, typename VectorOf<S, lanes<T> * sizeof(S)>::type);
+    std::memcpy(p, &low, sizeof(low));
   }
   template <class To, class From>
   static inline Vec<To> widen_integers_partial(const From* p, int n) {

@@ -5,6 +5,7 @@
 //   widen / widen_partial      16-bit floats to float32
 //   widen_integers<To>(p)      a vector of shorter integers; widen_integers_partial<To>(p, n): n lanes, the rest 0
 //   narrow                     float32 to 16-bit floats, round to nearest even
+//   narrow_integers<S>(p, v)   the low bits of the lanes to shorter integers
 //   copy_partial(to, from, n)  n of the 16- or 8-bit elements that the lanes of float or uint32_t were narrowed to
 //   dot_i8(acc, a, b)          acc + four products of unsigned bytes of a with signed bytes of b (where kInt8Dot)
 //   dot_i16(acc, a, b)         acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of int16
@@ -17,7 +18,6 @@ namespace myops::cpu {
 template <int Bytes>
 struct Portable {
   static constexpr int kBytes = Bytes;
-  static constexpr int kRowColumns = 4;       // columns of x @ W.T side by side against one row
   static constexpr bool kMatrixUnit = false;  // else Unit<S, O> is the policy of its tiles
   template <class T>
   using Vec = typename VectorOf<T, Bytes>::type;
@@ -46,7 +46,7 @@ struct Portable {
   static inline Vec<To> widen_integers(const From* p) {
     typename VectorOf<From, lanes<To> * sizeof(From)>::type v;
     std::memcpy(&v, p, sizeof(v));
-    return widen_lanes<To, From, lanes<To>>(v);
+    return convert_lanes<To, From, lanes<To>>(v);
   }
   template <class To, class From>
   static inline Vec<To> widen_integers_partial(const From* p, int n) {
@@ -80,7 +80,7 @@ struct Portable {
     const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
     Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const Vec<uint32_t> quiet = (bits >> 16) | 0x40u;
-    const auto is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    const auto is_nan = v != v;
     rounded = (reinterpret_cast<Vec<uint32_t>>(is_nan) & quiet) | (~reinterpret_cast<Vec<uint32_t>>(is_nan) & rounded);
     typedef uint16_t Half __attribute__((vector_size(Bytes / 2)));
     const Half h = __builtin_convertvector(rounded, Half);
@@ -88,6 +88,11 @@ struct Portable {
   }
   static inline void narrow(f16* p, Vec<float> v) {
     for (int i = 0; i < lanes<float>; ++i) p[i] = to_f16(v[i]);
+  }
+  template <class S, class T>
+  static inline void narrow_integers(S* p, typename VectorOf<T, Bytes>::type v) {
+    const auto low = convert_lanes<S, T, lanes<T>>(v);
+    std::memcpy(p, &low, sizeof(low));
   }
   static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
     const Vec<int32_t> x = reinterpret_cast<Vec<int32_t>>(a), y = reinterpret_cast<Vec<int32_t>>(b);
