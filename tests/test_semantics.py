@@ -96,14 +96,15 @@ def test_tile_edges(device: str, dtype: torch.dtype, order: str) -> None:
     def pick(values: list[int]) -> int:
         return values[int(torch.randint(len(values), (), generator=generator))]
 
+    left, right = (1 + 2j, 2 - 1j) if dtype.is_complex else (1, 1)
     for _ in range(40):
         m, n, k = pick(SIZES), pick(SIZES), pick(DEPTHS)
         low = 0 if dtype == torch.uint8 else -2
         a = torch.randint(low, 3, (m, k) if order[0] == "N" else (k, m), generator=generator)
         b = torch.randint(low, 3, (k, n) if order[1] == "N" else (n, k), generator=generator)
         a, b = (a if order[0] == "N" else a.mT), (b if order[1] == "N" else b.mT)
-        expected = a @ b
-        got = myops.mm(a.to(device, dtype), b.to(device, dtype)).cpu()
+        expected = a @ b * (left * right)
+        got = myops.mm(a.to(device, dtype) * left, b.to(device, dtype) * right).cpu()
         if dtype == torch.bfloat16 or dtype == torch.float16:  # 8 bits of result: the exact sum, rounded once
             assert torch.equal(got, expected.to(torch.float32).to(dtype)), (m, n, k)
         else:

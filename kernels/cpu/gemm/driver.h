@@ -496,6 +496,8 @@ struct Tiled {
     const int64_t row0 = tile_row(ic);
     const S* src = a + (row0 * g.A.row_stride + k0 * g.A.col_stride) * unit;
     const int64_t rows = tile_row(ic_end) - row0;
+    if constexpr (std::is_same_v<S, AE> && std::is_floating_point_v<S>)
+      if (p.complex) return pack_a_complex<Isa>(src, g.A.row_stride, g.A.col_stride, rows, kb, a_width, packed);
     if constexpr (kGroups)
       pack_a_groups<Isa>(src, g.A.row_stride, g.A.col_stride, rows, kb, C::kGroup * C::kDepth, a_width, packed);
     else
@@ -518,8 +520,8 @@ struct Tiled {
       return;
     }
     t.a = packed + (row - tile_row(ic)) * unit * a_width;
-    t.a_row = a_width;
-    t.a_k = C::kGroup;
+    t.a_row = unit * a_width;
+    t.a_k = unit * C::kGroup;
   }
 };
 
@@ -653,7 +655,7 @@ void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
     if (narrow_d) return use(Tiled<Isa, Real<Isa, T, T, S>, S>(g, p, finish));
   }
   if constexpr (std::is_same_v<S, float> || std::is_same_v<S, double>)
-    if (p.complex && !p.pack_a) return use(Tiled<Isa, Real<Isa, T, T, T, true>, S>(g, p, finish));
+    if (p.complex) return use(Tiled<Isa, Real<Isa, T, T, T, true>, S>(g, p, finish));
   use(Tiled<Isa, Real<Isa, T, T>, S>(g, p, finish));
 }
 

@@ -303,6 +303,20 @@ void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, in
   }
 }
 
+// The same of complex elements, (re, im) side by side, strides and width in complex ones; complex64 moves as doubles.
+template <class Isa, class T>
+void pack_a_complex(const T* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t width, T* dst) {
+  if constexpr (sizeof(T) == 4) {
+    pack_a_rows<Isa>(reinterpret_cast<const double*>(src), m_stride, k_stride, m, k, width,
+                     reinterpret_cast<double*>(dst));
+  } else {
+    const auto* const from = reinterpret_cast<const Complex<T>*>(src);
+    auto* const to = reinterpret_cast<Complex<T>*>(dst);
+    for (int64_t p = 0; p < k; ++p)
+      for (int64_t i = 0; i < m; ++i) to[i * width + p] = from[i * m_stride + p * k_stride];
+  }
+}
+
 // A to rows whose length is a multiple of `group`, padded with zeros, as elements E: S itself, or int16 of bytes. Of a
 // transposed A, groups of 32 bits are transposed, like those of B.
 template <class Isa, class E, class S>
