@@ -156,7 +156,6 @@ struct MatrixUnit {
 
 struct Amx : Avx512Bf16 {
   static constexpr bool kMatrixUnit = true;
-  static constexpr int kRowColumns = 4;
   template <class S, class O>
   using Unit = MatrixUnit<Amx, S, O>;
 };
