@@ -560,8 +560,7 @@ struct Dot {
   // Rows of A whose elements are not neighbours, copied so that they are.
   static void pack(const Gemm& g, const S* a, int64_t width, S* to) {
     if constexpr (kUnit == 2) {
-      pack_b_elements(reinterpret_cast<const Complex<S>*>(a), g.A.row_stride, g.A.col_stride, g.M, g.K, width / 2,
-                      reinterpret_cast<Complex<S>*>(to));
+      pack_a_complex<Isa>(a, g.A.row_stride, g.A.col_stride, g.M, g.K, width / 2, to);
     } else if constexpr (sizeof(S) < 4) {
       pack_a_groups<Isa>(a, g.A.row_stride, g.A.col_stride, g.M, g.K, 4 / sizeof(S), width, to);
     } else {
