@@ -305,10 +305,15 @@ def _one_call(op: Any, args: tuple[Any, ...], **scalars: float) -> Tensor | None
 
 
 def _native_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
-    """The most common products: of a native sparse tensor and a strided one, and of two sparse ones of one layout."""
+    """The most common products: of a sparse matrix and a strided one, and of two native ones of one layout."""
     a, b, *rest = args
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or isinstance(b, CSR):
         return None
+    if isinstance(a, CSR):
+        if rest or scalars or torch.compiler.is_compiling():
+            return None
+        fits = b.layout is torch.strided and a.shape[1:] == b.shape[:1]
+        return _one_call(_spmm.call, (a.crow, a.col, a.values, b)) if fits else None
     if takes_one_call(a, b) and (not rest or getattr(rest[0], "layout", None) is torch.strided):
         return _one_call(_native_mm_op, args, **scalars)
     if a.layout is b.layout and not rest and not scalars and _is_by_row(a) and _is_by_row(b):
@@ -322,7 +327,7 @@ def _native_extremum(a: Any, b: Any, minimum: bool) -> Tensor | None:
 
 def _is_by_row(t: Any) -> bool:
     """Whether `t` is a CSR tensor or a COO tensor whose entries are in order."""
-    layout = getattr(t, "layout", None)
+    layout = None if isinstance(t, CSR) else getattr(t, "layout", None)
     return layout is torch.sparse_csr or (layout is torch.sparse_coo and t.is_coalesced())
 
 

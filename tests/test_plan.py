@@ -47,6 +47,10 @@ class TestDecisions(expecttest.TestCase):
             ("avx512_bf16", torch.bfloat16, 1, 4096, 64, 2048, True, False, 2),
             ("avx512_bf16", torch.float32, 1, 4, 1024, 24, False, True, 2),
             ("amx", torch.bfloat16, 1, 4096, 8, 512, False, False, 2),
+            ("avx2", torch.float32, 1, 1, 1001, 1000, False, False, 2),
+            ("avx2", torch.bfloat16, 1, 12, 1001, 1000, False, False, 2),
+            ("avx2", torch.float32, 1, 49, 35, 1000, False, False, 2),
+            ("neon", torch.float32, 1, 48, 35, 1000, False, False, 2),
         ]
         lines = []
         for level, dtype, batch, m, n, k, ta, tb, threads in cases:
@@ -91,6 +95,10 @@ avx512_bf16 float32 1x4096x8x64 NT: tiled compute=f32 tile=16x16 tall pack=B cha
 avx512_bf16 bfloat16 1x4096x64x2048 TN: tiled compute=bf16_dot tile=6x64 pack=AB keep-a chain=2048 kc=2048 mc=36 nc=192 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 float32 1x4x1024x24 NT: tiled compute=f32 tile=4x64 pack=B chain=24 kc=24 mc=6 nc=1024 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 amx bfloat16 1x4096x8x512 NN: tiled compute=matrix_unit tile=32x16 pack=B chain=512 kc=512 mc=128 nc=32 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx2 float32 1x1x1001x1000 NN: tiled compute=f32 tile=1x64 pack= chain=384 kc=64 mc=6 nc=1008 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
+avx2 bfloat16 1x12x1001x1000 NN: tiled compute=f32 tile=6x16 pack=A chain=1000 kc=64 mc=12 nc=1008 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
+avx2 float32 1x49x35x1000 NN: tiled compute=f32 tile=6x16 pack=B chain=384 kc=384 mc=54 nc=48 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+neon float32 1x48x35x1000 NN: tiled compute=f32 tile=6x12 pack= chain=384 kc=384 mc=48 nc=48 direct_d=1 parts=2x1 parallel rule="B in place: little reuse"
 """,
         )
 

@@ -473,6 +473,37 @@ def test_bad_starts_of_rows_are_found_in_every_piece(index: torch.dtype, on_cpu_
                     call(bad)
 
 
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("k", [1, 50])
+def test_bad_columns_are_found_in_every_place(k: int, index: torch.dtype, on_cpu_only: None) -> None:
+    m, nnz, ends = 300, 3001, torch.iinfo(index)  # two pieces, and a last vector of columns that is not full
+    crow = torch.arange(m + 1).mul(10).add(torch.arange(m + 1) // m).to(index)
+    col = (torch.arange(nnz) % k).to(index)
+    v, x, outer = torch.ones(nnz), torch.ones(k, 20), torch.ones(m, 20)
+    calls = [
+        lambda bad: ops.spmm(crow, bad, v, x[:, :1]),
+        lambda bad: ops.spmm(crow, bad, v, x),
+        lambda bad: ops.spmm_extremum(crow, bad, v, x),
+        lambda bad: ops.sddmm(crow, bad, outer, x),
+        lambda bad: ops.csr_transpose(crow, bad, k),
+        lambda bad: ops.spgemm(crow, bad, v, torch.zeros(k + 1, dtype=index), col[:0], v[:0], 4),
+    ]
+    for place in (0, 7, 1500, nnz - 2, nnz - 1):
+        for value in (-1, -k, k, ends.min, ends.max):
+            bad = col.clone()
+            bad[place] = value
+            for call in calls:
+                with pytest.raises(RuntimeError, match="outside"):
+                    call(bad)
+    # More columns than an index can name.
+    wide = torch.ones(1, 1).expand(2**31 + 8, 1)
+    last = torch.full_like(col, ends.max if index == torch.int32 else 2**31 + 7)
+    assert bool((ops.spmm(crow, last, v, wide).flatten() == crow.diff()).all())
+    last[5] = -1
+    with pytest.raises(RuntimeError, match="outside"):
+        ops.spmm(crow, last, v, wide)
+
+
 def falling_crow(rows: int, index: torch.dtype) -> Tensor:
     """Of no entries. Falls where the search for the end of a piece looks beyond 100 rows, so that pieces are short."""
     starts, first, piece = {0: 0, rows: 0}, 0, 2048

@@ -227,6 +227,7 @@ struct Tiled {
     t.k = steps_of(g.K);
     t.b_k = p.pack_b ? vectors * L : C::kGroup * g.B.row_stride * unit;
     t.last = static_cast<int>(p.cols - (vectors - 1) * L);
+    t.read = p.pack_b ? L : t.last;
     t.alpha = alpha, t.beta = beta;
     for (int64_t item = begin; item < end; ++item) {
       const S* const a = at<S>(g.A.data, batch_offset(g, g.A, item) * unit);
@@ -284,8 +285,9 @@ struct Tiled {
             const int64_t cols = min64(nv * L, p.cols - col);
             Tile<C> t;
             t.k = steps;
-            t.last = static_cast<int>(cols - (nv - 1) * L);
             const bool in_place = !p.pack_b && !g.b_panels;
+            t.last = static_cast<int>(cols - (nv - 1) * L);
+            t.read = in_place ? t.last : L;
             t.b = in_place ? reinterpret_cast<const BE*>(b + k0 * g.B.row_stride * unit + col)
                            : packed + (v0 - base_vector) * L * steps;
             t.b_k = in_place ? C::kGroup * g.B.row_stride * unit : nv * L;

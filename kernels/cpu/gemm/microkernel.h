@@ -96,7 +96,7 @@ struct TileArgs {
   int64_t a_row, a_k;
   const B* b;
   int64_t b_k;
-  int last;
+  int last, read;  // lanes of the last vector: of D; of B, of which packed panels hold all
   const Out* c;
   int64_t c_row;
   Out* d;
@@ -131,8 +131,9 @@ struct Real : RegisterTile<Isa> {
   using Operand = Vec;
   static constexpr int kLanes = Isa::template lanes<T>;
   static inline Operand load(const S* p, int64_t) { return load_converted<Isa, T, S>(p); }
-  static inline Operand load_last(const S* p, int64_t step, int n) {
-    return Isa::kMaskedLoads ? load_first<Isa, T, S>(p, n) : load(p, step);
+  static inline Operand load_last(const S* p, int64_t, int n) {
+    if (!Isa::kMaskedLoads && __builtin_expect(n == kLanes, 1)) return load_converted<Isa, T, S>(p);
+    return load_first<Isa, T, S>(p, n);
   }
   static constexpr int kGroup = 1;  // elements of A along k in a step
   static inline T scalar(const A* p) { return *p; }
@@ -198,8 +199,9 @@ struct Grouped : RegisterTile<Isa> {
       return Isa::template load<uint32_t>(p);
   }
   static inline Operand load_last(const B* p, int64_t step, int n) {
-    if constexpr (InPlace && Isa::kMaskedLoads)
-      return group_rows<Isa, Bits>([&](int r) { return load_row<Isa, Bits, true>(p + r * (step / kGroup), n); });
+    if constexpr (InPlace)
+      return group_rows<Isa, Bits>(
+          [&](int r) { return load_row<Isa, Bits, Isa::kMaskedLoads>(p + r * (step / kGroup), n); });
     else
       return load(p, step);  // packed panels are padded
   }
@@ -304,14 +306,14 @@ void microkernel(const Tile<C>& t) {
 #pragma GCC unroll 4
   for (int i = 0; i < kBases; ++i) base[i] = C::row(t.a, 4 * i, t.a_row);
   const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
-  const int last = t.last;
+  const int last = t.last, read = t.read;
   const int64_t ahead = t.b_ahead;
   for (int64_t k = t.k; k > 0; --k) {
     typename C::Operand bv[NV];
     if (ahead != 0) prefetch_b<C, NV>(b + ahead, b_k);
 #pragma GCC unroll 16
     for (int j = 0; j < NV - 1; ++j) bv[j] = C::load(b + j * L, b_k);
-    bv[NV - 1] = C::load_last(b + (NV - 1) * L, b_k, last);
+    bv[NV - 1] = C::load_last(b + (NV - 1) * L, b_k, read);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
       const auto av = C::scalar(C::row(base[i / 4], i % 4, a_row));
@@ -390,7 +392,8 @@ inline T horizontal_sum(typename Isa::template Vec<T> v) {
 // One stage of that for two vectors at once: blocks of 2 H lanes become H sums, those of v in the even blocks of H,
 // those of w in the odd ones.
 template <class Isa, class T, int H>
-inline typename Isa::template Vec<T> add_halves_of(typename Isa::template Vec<T> v, typename Isa::template Vec<T> w) {
+[[gnu::always_inline]] inline typename Isa::template Vec<T> add_halves_of(typename Isa::template Vec<T> v,
+                                                                          typename Isa::template Vec<T> w) {
   using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
   constexpr int L = Isa::template lanes<T>;
   Index low, high;
@@ -403,7 +406,7 @@ inline typename Isa::template Vec<T> add_halves_of(typename Isa::template Vec<T>
 
 // All stages of P vectors, M pairs in the first: the lanes of v[j] end in the j-th of P parts of v[0].
 template <class Isa, class T, int P, int M>
-inline void add_stages(typename Isa::template Vec<T>* v) {
+[[gnu::always_inline]] inline void add_stages(typename Isa::template Vec<T>* v) {
   if constexpr (M > 0) {
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i) v[i] = add_halves_of<Isa, T, Isa::template lanes<T> / P * M>(v[i], v[i + M]);
@@ -414,7 +417,7 @@ inline void add_stages(typename Isa::template Vec<T>* v) {
 // d[j] = the sum of the lanes of v[j], which this overwrites. As many vectors as there are lanes share their shuffles,
 // two a vector where one alone takes four, in the same order: the same bits.
 template <class Isa, class T, int N>
-inline void store_lane_sums(typename Isa::template Vec<T>* v, T* d) {
+[[gnu::always_inline]] inline void store_lane_sums(typename Isa::template Vec<T>* v, T* d) {
   constexpr int L = Isa::template lanes<T>, kMost = N < L ? N : L;
   constexpr int P = kMost >= 16 ? 16 : kMost >= 8 ? 8 : kMost >= 4 ? 4 : kMost >= 2 ? 2 : 1;
   add_stages<Isa, T, P, P / 2>(v);

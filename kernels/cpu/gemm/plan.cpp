@@ -189,12 +189,14 @@ Compute Planner::in_place() const {
 }
 
 void Planner::choose_packing() {
-  // B in place needs whole vectors or masks, unit stride, and a type that loads convert.
+  // B in place needs unit stride and a type that loads convert. A part of a vector is a branch where there are no masks
+  // for free, which few rows outweigh: with AVX2 1x1000x1001 float32 went from 98 to 31 us, 17x509x257 from 34 to 25,
+  // 48x3000x50 from 91 to 86, but 4096x64x3 from 21 to 25 (Zen 5).
   const bool loads_convert =
       skinny && (narrow_integer || (g.in == DType::bf16 && (!ordered || p.compute == in_place())) ||
                  (g.in == DType::f16 && isa.converts_f16));
-  const bool readable =
-      b_n_contiguous && (same_type || p.complex || loads_convert) && (isa.masked_loads || p.cols % p.lanes == 0);
+  const bool parts = isa.masked_loads || g.M <= 8 * kMaxRows || p.cols % p.lanes == 0;
+  const bool readable = b_n_contiguous && (same_type || p.complex || loads_convert) && parts;
   // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads, and with rows
   // of whole cache lines, not all on the same sets of L1, those cost little: 64x4000x64 float32 went from 283 to 234 us
   // in place, 64x768x768 from 620 to 590, 256^3 from 220 to 208, but 257^3 from 241 to 271 (Golden Cove). A weight from

@@ -35,7 +35,7 @@ struct IsaTraits {
   const char* name;
   int vector_bytes;
   int panel_vectors;  // widest panel, in vectors
-  bool masked_loads;  // a partial vector can be read without touching what lies behind it
+  bool masked_loads;  // a part of a vector is read as fast as a whole one, and nothing behind it is touched
   bool converts_f16;  // loads of float16 vectors convert in hardware
   bool bf16_dot;      // multiplies pairs of bfloat16 into float32
   bool i8_dot;        // multiplies quadruples of uint8 by int8 into int32

@@ -6,6 +6,7 @@
 // takes which piece is left to chance.
 #pragma once
 #include <atomic>
+#include <limits>
 #include <type_traits>
 
 #include "../../sparse_view.h"
@@ -33,10 +34,13 @@ Status cut(const Csr& A, const Runtime& rt, Partition& out, int64_t size = kPiec
 
 template <class I>
 static inline bool columns_inside(const I* col, int64_t n, int64_t cols) {
+  // The signs of columns and of what is left behind them. No comparisons, which AVX2 lacks for 64 unsigned bits.
   using U = std::make_unsigned_t<I>;
-  U largest = 0;  // a negative one is huge
-  for (int64_t e = 0; e < n; ++e) largest = static_cast<U>(col[e]) > largest ? static_cast<U>(col[e]) : largest;
-  return n == 0 || (static_cast<uint64_t>(largest) < static_cast<uint64_t>(cols) && static_cast<I>(largest) >= 0);
+  constexpr int64_t kMost = std::numeric_limits<I>::max();
+  const U last = static_cast<U>(cols <= kMost ? cols - 1 : kMost);
+  U signs = 0;
+  for (int64_t e = 0; e < n; ++e) signs |= static_cast<U>(col[e]) | (last - static_cast<U>(col[e]));
+  return static_cast<I>(signs) >= 0;
 }
 
 // Whether rows [0, n) begin and end in order, given that the first begins and the last ends inside the entries.

@@ -145,7 +145,8 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
 
 constexpr int64_t kShortRows = 4;  // entries a row, up to which a piece is walked by entries
 
-// All columns of a piece, tile by tile: half of the registers hold the row of A, where there is a product too.
+// All columns of a piece, tile by tile: at most half of the registers hold the row of A, a quarter where there are 16
+// and sums of a product too.
 template <class Isa, class T, class S, bool Cx, bool Product, class RowOf>
 void dot_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values,
                const Held<S>& held, T* dots, T* slots) {
@@ -156,9 +157,10 @@ void dot_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_
   std::optional<EntryRows<Isa>> rows;
   if (!Product && piece.slot < 0 && entries < kShortRows * (piece.row_end - piece.row)) rows.emplace(out.p.A, piece);
   const EntryRows<Isa>* const by_entry = rows ? &*rows : nullptr;
-  for_tiles<(Isa::kBytes == 64 ? 8 : 4) / U>(out, row_of, values, [&](const auto& tile, auto count, int64_t j) {
-    dot_tile<Isa, T, S, count.value, Cx, Product>(out, piece, tile, held, by_entry, j, dots, slots);
-  });
+  for_tiles<(Isa::kBytes == 64 || !Product ? 8 : 4) / U>(
+      out, row_of, values, [&](const auto& tile, auto count, int64_t j) {
+        dot_tile<Isa, T, S, count.value, Cx, Product>(out, piece, tile, held, by_entry, j, dots, slots);
+      });
 }
 
 // The values of n real entries from `begin` on.

@@ -276,7 +276,7 @@ inline void sum_short(const SpmmTile<T, S, RowOf>& t, const RowOrder<Isa>& order
 template <class Isa, class T, class S, int NV, int Parts, class RowOf, class Vec>
 inline void sum_long(const SpmmTile<T, S, RowOf>& t, int64_t begin, int64_t end, Vec (&sums)[Parts][NV]) {
   constexpr int Chains = NV == 1 ? 4 : NV == 2 ? 2 : 1;
-  constexpr bool kNoBranch = Chains == 4 && Isa::kMaskedLoads;
+  constexpr bool kNoBranch = Chains == 4 && (Isa::kMaskedLoads || has_masks<Isa, T, S>);
   Vec chains[Chains][Parts][NV] = {};
   int64_t e = begin;
   for (; e + Chains <= end; e += Chains)
@@ -374,7 +374,7 @@ inline T sum_of(const T* p, int64_t n) {
 template <class Isa, class T, class I>
 [[gnu::noinline]] void sums_of_any_rows(const T* p, const I* rows, T* sums) {
   constexpr int L = Isa::template lanes<T>;
-  if constexpr (Isa::kMaskedLoads) {
+  if constexpr (Isa::kLaneMasks) {
     typename Isa::template Vec<T> partial[L];
 #pragma GCC unroll 16
     for (int l = 0; l < L; ++l) {
@@ -405,7 +405,7 @@ static inline void first_lanes(const I* rows, int64_t n, uint16_t* lanes) {
 template <class Isa, class T, class I>
 inline void sums_of_rows(const T* p, const I* rows, const uint16_t* lanes, T* sums) {
   constexpr int L = Isa::template lanes<T>;
-  if constexpr (Isa::kMaskedLoads) {
+  if constexpr (Isa::kLaneMasks) {
     uint64_t fours[L / 4], any = 0;
     std::memcpy(fours, lanes, sizeof(fours));
     for (const uint64_t four : fours) any |= four;
@@ -439,7 +439,7 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const 
   int64_t i = piece.row;
   alignas(64) T sums[L];
   alignas(64) uint16_t lanes[kPiece];
-  if constexpr (Isa::kMaskedLoads) first_lanes<L>(crow + i, piece.row_end - i, lanes);
+  if constexpr (Isa::kLaneMasks) first_lanes<L>(crow + i, piece.row_end - i, lanes);
   for (; i + L <= piece.row_end; i += L) {
     sums_of_rows<Isa, T, I>(by_entry, crow + i, lanes + (i - piece.row), sums);
     out.finish_rows(i, Isa::template load<T>(sums), L);

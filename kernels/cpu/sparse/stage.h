@@ -59,14 +59,17 @@ static inline int64_t index_at(const void* indices, bool wide, int64_t i) {
 }
 static inline int64_t row_start(const Csr& A, int64_t i) { return index_at(A.crow, A.wide, i); }
 
+// Whether load_ragged is a load by a mask.
+template <class Isa, class T, class S>
+constexpr bool has_masks = std::is_same_v<S, T> ? Isa::kLaneMasks : Isa::kMaskedLoads && std::is_same_v<T, float>;
+
 // The first n lanes at p, the rest 0. Without masks a whole vector is read and cut off, unless it would pass `end`.
 template <class Isa, class T, class S>
 inline typename Isa::template Vec<T> load_ragged(const S* p, int n, const S* end) {
   constexpr int L = Isa::template lanes<T>;
-  constexpr bool kMasks = Isa::kMaskedLoads && (std::is_same_v<S, T> || std::is_same_v<T, float>);
-  if constexpr (kMasks && std::is_same_v<S, T>) {
+  if constexpr (has_masks<Isa, T, S> && std::is_same_v<S, T>) {
     return Isa::template load_partial<T>(p, n);  // a full vector too: no branch in the loop
-  } else if constexpr (kMasks) {
+  } else if constexpr (has_masks<Isa, T, S>) {
     return Isa::widen_partial(p, n);
   } else {
     if (n == L || end - p < L) return load_converted<Isa, T, S>(p, n);
@@ -79,42 +82,36 @@ inline typename Isa::template Vec<T> load_ragged(const S* p, int n, const S* end
   }
 }
 
-// a holds sums of G lanes each, b as many: their halves added, those of a in the lower half of the result.
-template <class Isa, class T, int G, class Vec = typename Isa::template Vec<T>>
-[[gnu::always_inline]] inline Vec fold(Vec a, Vec b) {
-  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
-  constexpr int L = Isa::template lanes<T>;
-  Index low, high;
-  for (int i = 0; i < L; ++i) {
-    const int lane = i % (L / 2);
-    low[i] = (i < L / 2 ? 0 : L) + lane / (G / 2) * G + lane % (G / 2);
-    high[i] = low[i] + G / 2;
-  }
-  return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, high);
-}
-
-// Lane i: the sum of the lanes of v[i], for as many vectors as there are lanes (Count of them on the way).
-template <class Isa, class T, int Count = Isa::template lanes<T>, class Vec = typename Isa::template Vec<T>>
+// Lane i: the sum of the lanes of v[i], for as many vectors as there are lanes.
+template <class Isa, class T, class Vec = typename Isa::template Vec<T>>
 [[gnu::always_inline]] inline Vec sums_of(const Vec* v) {
-  if constexpr (Count == 1)
-    return v[0];
-  else
-    return fold<Isa, T, 2 * Isa::template lanes<T> / Count>(sums_of<Isa, T, Count / 2>(v),
-                                                            sums_of<Isa, T, Count / 2>(v + Count / 2));
+  constexpr int L = Isa::template lanes<T>;
+  Vec sums[L];
+#pragma GCC unroll 16
+  for (int l = 0; l < L; ++l) sums[l] = v[l];
+  add_stages<Isa, T, L, L / 2>(sums);
+  return sums[0];
 }
 
 // products[e] = factors[e] * b[col[e] * stride], e < n; products may be the factors. Scalar loads, put together by 16
 // bytes: on Zen 5 a gather of 16 lanes takes 18 to 25 cycles, and single products with their stores 0.31 ns each, these
-// 0.20 (B in L1) to 0.34 (B of 250 KB).
+// 0.20 (B in L1) to 0.34 (B of 250 KB). bfloat16 is loaded into the upper halves.
 template <class T, class S, class I>
 static inline void gather_products(const T* factors, const S* b, const I* col, int64_t stride, int64_t n, T* products) {
   constexpr int W = 16 / sizeof(T);
   typedef T Vec __attribute__((vector_size(16)));
+  typedef uint16_t Halves __attribute__((vector_size(16)));
   const auto walk = [&](auto offset) {
     int64_t e = 0;
     for (; e + W <= n; e += W) {
       Vec x, f;
-      for (int k = 0; k < W; ++k) x[k] = load_scalar<T>(b[offset(col[e + k])]);
+      if constexpr (std::is_same_v<S, bf16>) {
+        Halves upper = {};
+        for (int k = 0; k < W; ++k) upper[2 * k + 1] = b[offset(col[e + k])].bits;
+        x = reinterpret_cast<Vec>(upper);
+      } else {
+        for (int k = 0; k < W; ++k) x[k] = load_scalar<T>(b[offset(col[e + k])]);
+      }
       std::memcpy(&f, factors + e, 16);
       x *= f;
       std::memcpy(products + e, &x, 16);

@@ -10,7 +10,7 @@ namespace {
 
 struct Avx2 : Portable<32> {
   using Gather = Avx2;
-  static constexpr bool kMaskedLoads = false, kBf16Dot = false, kInt8Dot = false;
+  static constexpr bool kMaskedLoads = false, kLaneMasks = true, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 2, kDotRows = 2;
   using Portable<32>::narrow;
 
@@ -53,12 +53,26 @@ struct Avx2 : Portable<32> {
     else
       return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
   }
+  // The lanes whose signs are set.
+  template <class T>
+  static inline Vec<T> load_signed(const T* p, __m256i signs) {
+    if constexpr (sizeof(T) == 4)
+      return reinterpret_cast<Vec<T>>(_mm256_maskload_epi32(reinterpret_cast<const int*>(p), signs));
+    else
+      return reinterpret_cast<Vec<T>>(_mm256_maskload_epi64(reinterpret_cast<const long long*>(p), signs));
+  }
+  template <class T>
+  static inline Vec<T> load_masked(const T* p, uint16_t bits) {
+    const __m256i all = _mm256_set1_epi16(static_cast<int16_t>(bits));
+    if constexpr (sizeof(T) == 4)
+      return load_signed(p, _mm256_sllv_epi32(all, _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24)));
+    else
+      return load_signed(p, _mm256_sllv_epi64(all, _mm256_setr_epi64x(63, 62, 61, 60)));
+  }
   template <class T>
   static inline Vec<T> load_partial(const T* p, int n) {
-    if constexpr (sizeof(T) == 4) {
-      return reinterpret_cast<Vec<T>>(_mm256_maskload_epi32(reinterpret_cast<const int*>(p), first_lanes<T>(n)));
-    } else if constexpr (sizeof(T) == 8) {
-      return reinterpret_cast<Vec<T>>(_mm256_maskload_epi64(reinterpret_cast<const long long*>(p), first_lanes<T>(n)));
+    if constexpr (sizeof(T) >= 4) {
+      return load_signed(p, first_lanes<T>(n));
     } else {
       const int bytes = n * static_cast<int>(sizeof(T));
       const __m128i low = load_bytes(p, bytes < 16 ? bytes : 16);

@@ -8,7 +8,7 @@ namespace myops::cpu {
 
 struct Avx512 : Portable<64> {
   using Gather = Avx512;  // of the levels above too
-  static constexpr bool kMaskedLoads = true, kBf16Dot = false, kInt8Dot = false;
+  static constexpr bool kMaskedLoads = true, kLaneMasks = true, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 4, kDotRows = 4;
   using Portable<64>::widen;
   using Portable<64>::narrow;

@@ -19,6 +19,7 @@ template <int Bytes>
 struct Portable {
   static constexpr int kBytes = Bytes;
   static constexpr bool kMatrixUnit = false;  // else Unit<S, O> is the policy of its tiles
+  static constexpr bool kLaneMasks = false;   // else load_masked<T> takes the lanes of 4 or 8 bytes whose bits are set
   template <class T>
   using Vec = typename VectorOf<T, Bytes>::type;
   template <class T>
@@ -34,9 +35,17 @@ struct Portable {
   }
   template <class T>
   static inline Vec<T> load_partial(const T* p, int n) {
-    Vec<T> v = {};
-    std::memcpy(&v, p, n * sizeof(T));
-    return v;
+    if constexpr (lanes<T> <= 4) {  // no call: this is in the loop of a tile
+      Vec<T> v = {};
+#pragma GCC unroll 4
+      for (int i = 0; i < lanes<T>; ++i)
+        if (i < n) v[i] = p[i];
+      return v;
+    } else {
+      Vec<T> v = {};
+      std::memcpy(&v, p, n * sizeof(T));
+      return v;
+    }
   }
   template <class T>
   static inline void store_partial(T* p, Vec<T> v, int n) {
@@ -51,7 +60,9 @@ struct Portable {
   template <class To, class From>
   static inline Vec<To> widen_integers_partial(const From* p, int n) {
     From whole[lanes<To>] = {};
-    std::memcpy(whole, p, n * sizeof(From));
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<To>; ++i)
+      if (i < n) whole[i] = p[i];
     return widen_integers<To>(whole);
   }
   static inline Vec<float> widen(const bf16* p) {
