@@ -270,14 +270,17 @@ inline void prefetch_d(const Tile<C>& t, int rows, int vectors) {
     for (int j = 0; j < vectors * C::kLanes; j += kLine) __builtin_prefetch(t.d + i * t.d_row + j, 1);
 }
 
-// Every line of a step of a panel: of each of its rows where the step lies in place.
+// Every line of a step of a panel: of each of its rows where the step lies in place. By its last byte, because a row of
+// any pitch begins in the line where the panel before it ends.
 template <class C, int NV>
 inline void prefetch_b(const typename C::B* b, int64_t step) {
   constexpr int kRows = C::kRowsOfB, kBytes = NV * C::kLanes * sizeof(typename C::B);
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 16
-    for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(reinterpret_cast<const char*>(b + r * (step / kRows)) + i);
+    for (int i = 0; i < kBytes; i += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(b + r * (step / kRows)) + (i + 64 < kBytes ? i + 64 : kBytes) -
+                         1);
 }
 
 template <class Isa, class C, int MR, int NV>
