@@ -251,7 +251,7 @@ def csr_parts(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _shape(t: Any) -> Any:
-    # Properties of a tensor subclass go through __torch_function__, at 2 us each.
+    # Properties of a tensor subclass go through __torch_function__, at 1 us each.
     return (t.crow.shape[0] - 1, t.shape[1]) if isinstance(t, CSR) else t.shape
 
 
@@ -327,7 +327,7 @@ def _native_extremum(a: Any, b: Any, minimum: bool) -> Tensor | None:
 
 def _is_by_row(t: Any) -> bool:
     """Whether `t` is a CSR tensor or a COO tensor whose entries are in order."""
-    layout = None if isinstance(t, CSR) else getattr(t, "layout", None)
+    layout = getattr(t, "layout", None)
     return layout is torch.sparse_csr or (layout is torch.sparse_coo and t.is_coalesced())
 
 

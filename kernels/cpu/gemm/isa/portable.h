@@ -35,17 +35,14 @@ struct Portable {
   }
   template <class T>
   static inline Vec<T> load_partial(const T* p, int n) {
-    if constexpr (lanes<T> <= 4) {  // no call: this is in the loop of a tile
-      Vec<T> v = {};
+    Vec<T> v = {};
+    if constexpr (lanes<T> > 4)
+      std::memcpy(&v, p, n * sizeof(T));
+    else  // no call: this is in the loop of a tile
 #pragma GCC unroll 4
       for (int i = 0; i < lanes<T>; ++i)
         if (i < n) v[i] = p[i];
-      return v;
-    } else {
-      Vec<T> v = {};
-      std::memcpy(&v, p, n * sizeof(T));
-      return v;
-    }
+    return v;
   }
   template <class T>
   static inline void store_partial(T* p, Vec<T> v, int n) {
