@@ -158,6 +158,8 @@ def ninja_file(work: Path, nvcc: Path | None) -> str:
 def arch_flags() -> list[str]:
     """nvcc's for MYOPS_CUDA_ARCHS. kernels/cuda/launch.h wants to know whether Hopper's own code is among them."""
     archs = os.environ.get("MYOPS_CUDA_ARCHS", "80,90a").split(",")
+    if {"90", "90a"} <= set(archs):
+        raise SystemExit("MYOPS_CUDA_ARCHS=90,90a: leave 90 out, in whose code the kernels of a Hopper are empty")
     lowest, *others = sorted(archs, key=lambda arch: int(arch.rstrip("af")))
     codes = [f"-gencode=arch=compute_{lowest},code=[sm_{lowest},compute_{lowest}]"]
     codes += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in others]

@@ -813,6 +813,9 @@ def test_wgmma_operators(ops, library, kind):
         (torch.float32, (32, 32, 32, 100), "tile"),  # too few to fill the machine
         (torch.complex64, (1, 64, 64, 1), "tile"),
         (torch.int32, (4, 4, 4, 100000), "tile"),
+        (torch.int8, (3, 3, 3, 100000), "tile"),  # packing would be most of it
+        (torch.int8, (16, 100, 100, 1000), "mma"),
+        (torch.bfloat16, (2**32, 17, 7, 1), "mma"),
     ],
     ids=str,
 )
@@ -1012,7 +1015,7 @@ def test_planted_bugs_are_found_in_every_order(library, name, expected):
 
 STORES = ["async_proxy_fence", "tma_store_wait"]
 CLUSTERED = [
-    "barrier_init_fence", "barrier_wait", "barrier_arrive", "barrier_arrive_at",
+    "barrier_init_fence", "cluster_sync", "barrier_wait", "barrier_arrive", "barrier_arrive_at",
     "wgmma_fence", "wgmma_commit", "wgmma_wait", "wait_for_previous_kernel",
 ]  # fmt: skip
 SYNCHRONISED = {

@@ -298,6 +298,8 @@ def test_build_info() -> None:
     assert info["torch_running"] == torch.__version__
     assert re.match(r"\d+\.\d+", info["torch_built"])
     assert info["cpu"] == "loaded"
+    assert info["cuda"] == "loaded" or (info["cuda"] and not myops.is_available("cuda"))
+    assert info["cpu_gemm"] == os.environ.get("MYOPS_CPU_GEMM", "auto")
     assert info["isa"] in info["isa_levels"]
 
 
@@ -335,6 +337,34 @@ def test_architectures(archs: str, lowest: str, others: list[str], hopper: int) 
     codes = [f"-gencode=arch=compute_{lowest},code=[sm_{lowest},compute_{lowest}]"]
     codes += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in others]
     assert run(code, MYOPS_CUDA_ARCHS=archs).stdout.split() == [*codes, f"-DMYOPS_SM90A={hopper}"]
+    assert "leave 90 out" in run(code, check=False, MYOPS_CUDA_ARCHS="80,90,90a").stderr
+
+
+@pytest.mark.skipif(not FROM_SOURCE, reason="setup.py is not here")
+@pytest.mark.parametrize(
+    ("wish", "nvcc", "found", "words"),
+    [
+        ("auto", "/there/bin/nvcc", True, "nvcc at /there/bin/nvcc"),
+        ("auto", "", False, "no nvcc found"),
+        ("1", "/there/bin/nvcc", True, "MYOPS_CUDA=1"),
+        ("1", "", None, "MYOPS_CUDA=1, but no nvcc"),
+        ("0", "/there/bin/nvcc", False, "MYOPS_CUDA=0"),
+        ("yes", "/there/bin/nvcc", None, "MYOPS_CUDA must be auto, 1 or 0, but is 'yes'"),
+    ],
+)
+def test_whether_cuda_is_built(wish: str, nvcc: str, found: bool | None, words: str) -> None:
+    """found: None where the build stops."""
+    code = f"""
+import setuptools
+setuptools.setup = lambda **_: None
+import pathlib, setup
+setup.find_nvcc = lambda: pathlib.Path({nvcc!r}) if {nvcc!r} else None
+chosen, reason = setup.decide_cuda()
+print(chosen is not None, reason)
+"""
+    done = run(code, check=found is not None, MYOPS_CUDA=wish)
+    assert words in (done.stderr if found is None else done.stdout)
+    assert found is None or done.stdout.startswith(str(found))
 
 
 def test_sdist_contains_every_source(tree: Path, tmp_path: Path) -> None:
@@ -350,7 +380,8 @@ def test_sdist_contains_every_source(tree: Path, tmp_path: Path) -> None:
     assert sources() - names == set()
     binaries = {name for name in names if name.endswith((".so", ".o", ".pyc", ".cubin"))}
     assert not binaries
-    assert {"tests/conftest.py", "tests/test_packaging.py"} <= names
+    assert {"tests/conftest.py", "tests/test_packaging.py", "Makefile", "requirements.txt"} <= names
+    assert not [name for name in names if name.startswith("benchmarks/results/")]  # 14 MB
 
 
 def test_metadata_without_torch(tree: Path) -> None:

@@ -24,7 +24,7 @@ struct alignas(8) SharedBarrier {
   uint64_t state;
 };
 
-// One thread, once; then barrier_init_fence and __syncthreads or cluster_sync_relaxed before anyone else uses it.
+// One thread, once; then barrier_init_fence and __syncthreads or cluster_sync before anyone else uses it.
 __device__ __forceinline__ void barrier_init(SharedBarrier* barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count) : "memory");
 }
@@ -116,16 +116,12 @@ __device__ __forceinline__ uint32_t cluster_rank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-// All threads of the cluster meet. A block must not end while another one may reach its shared memory.
+// All threads of the cluster meet. Of what they wrote only barriers are in order, by barrier_init_fence: for the rest
+// each thread would wait until every store of its own is done (MEMBAR.ALL.GPU).
 __device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
-}
-// The same, where nothing was written that others read but barriers, which barrier_init_fence has put in order: the
-// former waits for every store of the thread (MEMBAR.ALL.GPU).
-__device__ __forceinline__ void cluster_sync_relaxed() {
   asm volatile("barrier.cluster.arrive.relaxed;\nbarrier.cluster.wait;" ::: "memory");
 }
-// Arrives at the barrier at the same place in the block of that rank.
+// Arrives at the barrier at the same place in the block of that rank, which must not end before it knows of that.
 __device__ __forceinline__ void barrier_arrive_at(SharedBarrier* barrier, uint32_t rank) {
   asm volatile(
       "{\n.reg .b32 remote;\nmapa.shared::cluster.u32 remote, %0, %1;\n"

@@ -8,8 +8,8 @@
 // Faults besides: a barrier that gets more arrivals than it counts or is used before its initialisation, a copy onto
 // operands of a wgmma in flight, a wgmma of what a copy has not delivered, a missing wgmma_fence, descriptors on which
 // the lanes of a warp differ, copies under way at the end of a cluster, misaligned maps and tiles, a tma_load,
-// tma_store or wgmma of what a thread wrote with no async_proxy_fence by it in between, a block that ends while another
-// may still reach its shared memory, a relaxed meeting of the cluster before barrier_init_fence, a prefetch of no map.
+// tma_store or wgmma of what a thread wrote with no async_proxy_fence by it in between, a block that ends without
+// knowing of every arrival at its barriers, a meeting of the cluster before barrier_init_fence, a prefetch of no map.
 //
 // Layouts of descriptors, swizzle and sums are a reading of the PTX ISA; benchmarks/gpu.py compares them with a GPU.
 // Included by cuda_emulation.h.
@@ -63,7 +63,7 @@ class Hopper {
     int64_t bytes;
     unsigned phase;
     uint32_t epoch;                     // of its initialisation, which others see from the next barrier of the block on
-    bool fenced = false, seen = false;  // seen: from a relaxed meeting of the cluster on, before which it was fenced
+    bool fenced = false, seen = false;  // seen: from a meeting of the cluster on, before which it was fenced
     Scheduler::Clock told = {};         // by those that arrived
   };
 
@@ -129,8 +129,7 @@ class Hopper {
       hopper.barriers_.clear();
       hopper.copies_.clear();
       for (Warp& warp : hopper.warps_) warp = Warp();
-      scheduler.set_idle([](bool must) { return get().land(must); },
-                         [] { return get().copies_.empty() ? "" : "a TMA copy is under way at the end of a cluster"; });
+      scheduler.set_idle([](bool must) { return get().land(must); }, [] { return get().fault_at_end(); });
     }
     return hopper;
   }
@@ -155,9 +154,18 @@ class Hopper {
   void meet(const char* file, int line) {
     for (const auto& [address, barrier] : barriers_)
       if (of_this_block(address) && !barrier.fenced)
-        Scheduler::get().fault("a relaxed meeting of the cluster before barrier_init_fence");
-    Scheduler::get().cluster_barrier(true, file, line);
+        Scheduler::get().fault("a meeting of the cluster before barrier_init_fence");
+    Scheduler::get().cluster_barrier(file, line);
     for (auto& [address, barrier] : barriers_) barrier.seen = true;
+  }
+
+  const char* fault_at_end() {
+    if (!copies_.empty()) return "a TMA copy is under way at the end of a cluster";
+    Scheduler& scheduler = Scheduler::get();
+    for (const auto& [address, barrier] : barriers_)
+      if (!scheduler.block_knows(scheduler.owner(address), barrier.told))
+        return "a block has ended before it knew of every arrival at its barriers";
+    return "";
   }
 
   void arrive(const void* address) {
@@ -467,16 +475,12 @@ inline void prefetch_map(const TensorMap* map) {
 
 inline uint32_t cluster_rank() { return static_cast<uint32_t>(emulation::Scheduler::get().rank()); }
 inline void cluster_sync(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  emulation::Scheduler::get().cluster_barrier(false, file, line);
-}
-inline void cluster_sync_relaxed(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
-  emulation::Hopper::get().meet(file, line);
+  if (!emulation::left_out("cluster_sync", file, line)) emulation::Hopper::get().meet(file, line);
 }
 inline void barrier_arrive_at(SharedBarrier* barrier, uint32_t rank, const char* file = __builtin_FILE(),
                               int line = __builtin_LINE()) {
   auto& scheduler = emulation::Scheduler::get();
   if (emulation::left_out("barrier_arrive_at", file, line)) return;
-  if (scheduler.block_finished(static_cast<int>(rank))) scheduler.fault("an arrival at a block that has ended");
   emulation::Hopper::get().arrive(scheduler.shared_pointer(scheduler.shared_offset(barrier), static_cast<int>(rank)));
 }
 

@@ -108,11 +108,6 @@ class Scheduler {
   int rank() const { return current_ / block_threads_; }
   int cluster() const { return cluster_; }
   int block_warps() const { return (block_threads_ + kWarp - 1) / kWarp; }
-  bool block_finished(int rank) const {
-    for (int t = rank * block_threads_; t < (rank + 1) * block_threads_; ++t)
-      if (fibers_[static_cast<size_t>(t)].state != State::finished) return false;
-    return true;
-  }
   uint64_t block_number() const { return clusters_run_; }  // tells clusters apart, over all grids
 
   [[noreturn]] void fault(const std::string& message) {
@@ -131,9 +126,9 @@ class Scheduler {
   // ---- Synchronisation -------------------------------------------------------------------------------------------
 
   void barrier(const char* file, int line) { wait_at(State::at_barrier, "barrier", file, line); }
-  // Waits for all threads of the cluster. relaxed: their accesses are in no order.
-  void cluster_barrier(bool relaxed, const char* file, int line) {
-    wait_at(relaxed ? State::at_relaxed_barrier : State::at_cluster_barrier, "cluster_barrier", file, line);
+  // Waits for all threads of the cluster, whose accesses are in no order.
+  void cluster_barrier(const char* file, int line) {
+    wait_at(State::at_cluster_barrier, "cluster_barrier", file, line);
   }
 
   // Gives `value` to the lanes of `mask` and returns the 32 values given; all lanes of the mask must come.
@@ -289,9 +284,16 @@ class Scheduler {
     join(clock, warp.known);
   }
   void learn(const Clock& clock) { join(warps_[current_ / kWarp].known, clock); }
+  // Whether the warps of a block know all of it together.
+  bool block_knows(int rank, const Clock& clock) const {
+    Clock known = {}, with = clock;
+    for (int w = rank * block_warps(); w < (rank + 1) * block_warps(); ++w) join(known, warps_[w].known);
+    join(with, known);
+    return with == known;
+  }
 
  private:
-  enum class State { ready, at_barrier, at_cluster_barrier, at_relaxed_barrier, in_warp, asleep, finished };
+  enum class State { ready, at_barrier, at_cluster_barrier, in_warp, asleep, finished };
 
   struct Fiber {
     ucontext_t start;  // enters fiber_main on the fiber's own stack
@@ -472,8 +474,7 @@ class Scheduler {
     bool released = false;
     for (int r = 0; r < cluster_; ++r)
       released |= release(State::at_barrier, "__syncthreads", r * block_threads_, (r + 1) * block_threads_);
-    return released || release(State::at_cluster_barrier, "cluster_sync", 0, threads_) ||
-           release(State::at_relaxed_barrier, "cluster_sync_relaxed", 0, threads_);
+    return released || release(State::at_cluster_barrier, "cluster_sync", 0, threads_);
   }
 
   // What the fibers wait for in vain.
@@ -511,7 +512,7 @@ class Scheduler {
     if (finished > 0) record("divergence: some threads ended, the others wait at " + text.str());
     if (!one_place) record("divergence: threads wait at different " + text.str());
     if (!fault_.empty()) return false;
-    if (kind != State::at_relaxed_barrier) ++epoch_;
+    if (kind == State::at_barrier) ++epoch_;
     for (int t = first; t < last; ++t) make_ready(t);
     return true;
   }

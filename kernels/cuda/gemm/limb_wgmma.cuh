@@ -127,6 +127,7 @@ __device__ __forceinline__ void load_limb_tiles(const Gemm& g, const GemmPlan& p
       }
     }
   }
+  if (threadIdx.x % 32 == 0) await_releases<Layout>(empty, ring);
 }
 
 // Ends 16 rows of a warp, kColumns columns at a time, through its own part of the staging area.
@@ -185,7 +186,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, [](SharedBarrier*) {}, g.K > 0);
   char* const stages = pipeline.stages;
   SharedBarrier *const full = pipeline.full, *const empty = pipeline.empty;
-  const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128;
+  const int thread = static_cast<int>(threadIdx.x), warpgroup = warpgroup_index();
   const int rank = pipeline.rank, steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
 
   if (warpgroup == kWgmmaConsumers) {
@@ -251,7 +252,6 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
         finish_limbs<kIn, Layout::kColumns>(g, sums, mine, tile.item, row, tile.col);
     }
   }
-  if constexpr (kCluster > 1) cluster_sync();
 #endif
 }
 

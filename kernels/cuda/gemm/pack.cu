@@ -19,7 +19,7 @@ struct PackTiles {
   const void* from;
   void* to;
   int64_t along_stride, across_stride, pitch;  // of the source, of the source, of the copy's rows
-  int along, across;                           // sizes
+  int64_t along, across;                       // sizes
   bool along_is_fast;
   unsigned tiles_along, tiles_across, tiles;  // tiles: of all items
   int batch_dims;
@@ -48,8 +48,8 @@ __global__ void __launch_bounds__(kPackThreads) pack_operands(const __grid_const
 
   const unsigned row_of_tiles = index / p.tiles_along;
   unsigned item = row_of_tiles / p.tiles_across;
-  const int along0 = static_cast<int>(index - row_of_tiles * p.tiles_along) * kTile;
-  const int across0 = static_cast<int>(row_of_tiles - item * p.tiles_across) * kTile;
+  const int64_t along0 = int64_t(index - row_of_tiles * p.tiles_along) * kTile;
+  const int64_t across0 = int64_t(row_of_tiles - item * p.tiles_across) * kTile;
   int64_t from_at = along0 * p.along_stride + across0 * p.across_stride, to_at = across0 * p.pitch + along0;
   for (int i = p.batch_dims - 1; i >= 0; --i) {
     const unsigned outer = i == 0 ? 0 : item / p.batch_size[i], here = item - outer * p.batch_size[i];
@@ -57,7 +57,8 @@ __global__ void __launch_bounds__(kPackThreads) pack_operands(const __grid_const
     to_at += here * p.to_batch[i];
     item = outer;
   }
-  const int along_left = p.along - along0, across_left = p.across - across0;
+  const int along_left = p.along - along0 < kTile ? static_cast<int>(p.along - along0) : kTile;
+  const int across_left = p.across - across0 < kTile ? static_cast<int>(p.across - across0) : kTile;
 
   {
     const int fast = thread % kTile, slow = thread / kTile;
@@ -98,8 +99,8 @@ PackTiles pack_tiles(const PackOperand& p) {
   t.along_stride = p.to_along_k ? p.from.col_stride : p.from.row_stride;
   t.across_stride = p.to_along_k ? p.from.row_stride : p.from.col_stride;
   t.pitch = p.to_along_k ? p.to.row_stride : p.to.col_stride;
-  t.along = static_cast<int>(p.to_along_k ? p.K : p.lines);
-  t.across = static_cast<int>(p.to_along_k ? p.lines : p.K);
+  t.along = p.to_along_k ? p.K : p.lines;
+  t.across = p.to_along_k ? p.lines : p.K;
   t.along_is_fast = p.from_along_k == p.to_along_k;
   t.tiles_along = static_cast<unsigned>(ceil_divide(t.along, kTile));
   t.tiles_across = static_cast<unsigned>(ceil_divide(t.across, kTile));
@@ -113,20 +114,24 @@ PackTiles pack_tiles(const PackOperand& p) {
 
 }  // namespace
 
-// The copies are workspace: a side or a number of tiles beyond 2^31 is more than any device has.
+// Operands that a grid has no blocks for together are a launch each. One alone, of 2^31 tiles, is a copy of 34 GB at
+// least, of an operand that is nearly all padding: refused.
 cudaError_t launch_pack(const PackOperand* operands, int count, int element_bytes, cudaStream_t stream) {
   PackPair pair{};
   int64_t tiles = 0;
   for (int i = 0; i < count; ++i) {
     const PackOperand& p = operands[i];
     const int64_t here = ceil_divide(p.lines, kTile) * ceil_divide(p.K, kTile) * p.items;
-    if (p.lines > INT32_MAX || p.K > INT32_MAX || here > kMaxBlocks) return cudaErrorInvalidValue;
+    if (here > kMaxBlocks) return cudaErrorInvalidValue;
     pair.operand[i] = pack_tiles(p);
     pair.operand[i].tiles = static_cast<unsigned>(here);
     tiles += here;
   }
   if (tiles == 0) return cudaSuccess;
-  if (tiles > kMaxBlocks) return cudaErrorInvalidValue;
+  if (tiles > kMaxBlocks) {
+    const cudaError_t error = launch_pack(operands, 1, element_bytes, stream);
+    return error == cudaSuccess ? launch_pack(operands + 1, 1, element_bytes, stream) : error;
+  }
   auto* kernel = element_bytes == 4   ? &pack_operands<uint32_t>
                  : element_bytes == 2 ? &pack_operands<uint16_t>
                                       : &pack_operands<uint8_t>;

@@ -10,11 +10,10 @@
 //   tiny     Thousands of matrices of side 32 at most: several to a block. The sums of tile, bit for bit.
 //   limb     tile on tensor cores, for integers of any width, as products of their bytes. Any stride.
 //   mma      tile on tensor cores, for 16-bit floats, 8-bit integers, and float32 where TF32 is allowed. An operand
-//   that
-//            is not aligned to 16 bytes, or of other than 16 bits and not along K, is first packed into the workspace.
+//            that is not aligned to 16 bytes, or of other than 16 bits and not along K, is first packed into the
+//            workspace.
 //   wgmma    The same for floats and all integers on a Hopper, by its own instructions. Of integers it takes bytes
-//   along
-//            K: wider ones, and others, are first cut into planes of bytes in the workspace.
+//            along K: wider ones, and others, are first cut into planes of bytes in the workspace.
 //
 // There is no atomic: equal calls give equal bits. Where the problem is batch_invariant, nothing that orders a sum
 // depends on M, N, the batch or strides.

@@ -156,15 +156,16 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
   return best;
 }
 
-// Below this many products a second launch, which packs, costs more than tensor cores save. Guesses.
-constexpr double kPackProducts = 64.0 * 64 * 64, kPackProductsTf32 = 256.0 * 256 * 256;
+// Below this many products a second launch, which packs, costs more than tensor cores save; and so few of an item leave
+// its tile nearly empty. Guesses.
+constexpr double kPackProducts = 64.0 * 64 * 64, kPackProductsTf32 = 256.0 * 256 * 256, kPackItem = 16.0 * 16 * 16;
 
 inline bool takes_tensor_cores(const Gemm& g, const Machine& machine) {
   if (!has_tensor_floats(g) && g.in != DType::i8 && g.in != DType::u8) return false;
   if (g.batch_invariant && is_floating(g.in)) return true;
   const GemmPlan plan = plan_tensor(g, GemmKernel::mma, TileSize::small, machine.multiprocessors);
-  const double products = double(g.M) * g.N * g.K * g.batch();
-  return plan.workspace_bytes == 0 || products >= (g.in == DType::f32 ? kPackProductsTf32 : kPackProducts);
+  const double item = double(g.M) * g.N * g.K, enough = g.in == DType::f32 ? kPackProductsTf32 : kPackProducts;
+  return plan.workspace_bytes == 0 || (item >= kPackItem && item * g.batch() >= enough);
 }
 
 }  // namespace myops

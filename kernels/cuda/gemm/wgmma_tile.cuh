@@ -84,6 +84,12 @@ struct StageRing {
   }
 };
 
+// From one lane for all, so that the compiler knows that what depends on it is the same for all of them: descriptors
+// are made in uniform registers, and not moved there, 16 of a stage.
+__device__ __forceinline__ int warpgroup_index() {
+  return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+}
+
 // What the warps of a block share of its pipeline: the stages in shared memory, and the barriers that say who may touch
 // them. All threads of the cluster make it together, before anything in global memory is touched.
 template <class Layout>
@@ -118,7 +124,7 @@ struct WgmmaPipeline {
       barrier_init_fence();
     }
     if constexpr (kCluster > 1)
-      cluster_sync_relaxed();
+      cluster_sync();
     else
       __syncthreads();
     wait_for_previous_kernel();
@@ -159,6 +165,14 @@ __device__ __forceinline__ void load_stage(char* target, const TensorMap* map, S
 template <bool kAlongK>
 __device__ __forceinline__ uint64_t stage_descriptor(const char* tile, int step) {
   return kAlongK ? wgmma_descriptor(tile + 32 * step, 16, 1024) : wgmma_descriptor(tile + 2048 * step, 64 * 128, 1024);
+}
+
+// The end of a loader. A block whose shared memory others reach must not end before all consumers of the cluster have
+// released its last stages.
+template <class Layout>
+__device__ __forceinline__ void await_releases(SharedBarrier* empty, StageRing<Layout::kStages> ring) {
+  if constexpr (Layout::kCluster > 1)
+    for (int s = 0; s < Layout::kStages; ++s, ring.advance()) barrier_wait(&empty[ring.slot], ring.parity ^ 1);
 }
 
 // The batch coordinates of an item in an operand's map, where a broadcast dimension has one item.
@@ -219,6 +233,7 @@ __device__ __forceinline__ void load_tiles(const Gemm& g, const GemmPlan& plan, 
           stage + Layout::kBytesA + b * Layout::kRowBytes, map_b, arrived, tile.col + b, k, batch_b);
     }
   }
+  await_releases<Layout>(empty, ring);
 }
 
 // Calls move(place in the staging area, column, row) for each slab of the tile.
@@ -410,7 +425,8 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   char *const stages = pipeline.stages, *const staging = stages + Layout::kStagingAt;
   SharedBarrier *const full = pipeline.full, *const empty = pipeline.empty;
   SharedBarrier *const staged = empty + kStages, *const finished = staged + kTurns, *const turns = finished + kTurns;
-  const int thread = static_cast<int>(threadIdx.x), warpgroup = thread / 128, lane = thread % 32;
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  const int warpgroup = warpgroup_index();
   const int rank = pipeline.rank, steps = static_cast<int>((g.K + kWgmmaDepth<In> - 1) / kWgmmaDepth<In>);
 
   if (warpgroup == kWgmmaConsumers) {
@@ -497,7 +513,6 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       finish_results<kIn, kColumns, kTileN>(g, plan, sums, staging, tile.item, row, tile.col);
     }
   }
-  if constexpr (kCluster > 1) cluster_sync();
 #endif
 }
 
