@@ -1,4 +1,4 @@
-"""Builds the native libraries of myops with ninja: `libmyops_cpu.so` always, `libmyops_cuda.so` where nvcc is found.
+"""Builds the libraries of myops with ninja: `libmyops_cpu.so` always, `libmyops_cuda.so` where nvcc is found.
 
 Both are plain shared libraries on the LibTorch Stable ABI (target 2.11), loaded with `torch.ops.load_library`; neither
 links against Python. Why not `torch.utils.cpp_extension.BuildExtension`: it has no flags per file, which the ISA levels

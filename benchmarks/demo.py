@@ -27,7 +27,7 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 except ImportError as error:
-    raise SystemExit("the demo prints with rich: pip install 'myops[demo]'") from error
+    raise SystemExit("the demo prints with rich: pip install '.[demo]'") from error
 
 from myops.bench import machine
 
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.probe:
             return probe(arguments)
         if importlib.util.find_spec("matplotlib") is None:
-            raise models.MissingModelError("the chart needs matplotlib: pip install 'myops[demo]'")
+            raise models.MissingModelError("the chart needs matplotlib: pip install '.[demo]'")
         tasks = [make_task(name, arguments) for name in arguments.tasks]
     except models.MissingModelError as error:
         Console(stderr=True).print(f"[red]demo:[/] {error}", highlight=False)

@@ -29,7 +29,7 @@ try:
     from rich.console import Console
     from rich.table import Table
 except ImportError as error:
-    raise SystemExit("the benchmark prints with rich: pip install 'myops[demo]'") from error
+    raise SystemExit("the benchmark prints with rich: pip install '.[demo]'") from error
 
 import myops
 from myops.bench import machine

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from myops import _native
+from myops import _libraries
 
 from .gpu_cases import Case, Device, equal, layouts, random, short, tf32, whole
 
@@ -57,8 +57,8 @@ def library(dry: bool) -> ctypes.CDLL:
         found = ctypes.CDLL(str(build.build()))
         found.emulation_machine(132, 90)
     else:
-        _native.require()
-        found = ctypes.CDLL(str(_native._CUDA_LIBRARY))
+        _libraries.require()
+        found = ctypes.CDLL(str(_libraries._CUDA_LIBRARY))
     found.myops_cuda_gemm.restype = found.myops_cuda_plan.restype = ctypes.c_char_p
     return found
 
@@ -94,7 +94,7 @@ class ByName:
         text = (
             library(self.device.dry)
             .myops_cuda_gemm(
-                _native.DTYPE_CODES[self.out.dtype], self.sizes, self.strides, *pointers[:3],
+                _libraries.DTYPE_CODES[self.out.dtype], self.sizes, self.strides, *pointers[:3],
                 ctypes.c_void_p(None if self.c is None else self.c.data_ptr()), None, self.activation,
                 self.kernel.encode(), ctypes.c_int64(2**31 - 1), pointers[3], ctypes.c_int64(self.workspace.numel()),
                 ctypes.c_void_p(stream),

@@ -57,7 +57,7 @@ def _transformers(offline: bool) -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise MissingModelError("the demo needs transformers: pip install 'myops[demo]'") from error
+        raise MissingModelError("the demo needs transformers: pip install '.[demo]'") from error
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return transformers

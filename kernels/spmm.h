@@ -110,7 +110,7 @@ Tensor times_dense(int64_t m, int64_t k, bool spread, const Multiply& multiply, 
   check_scalar(with.alpha, "alpha", p.type);
   check_scalar(with.beta, "beta", p.type);
   p.N = n;
-  p.alpha = with.alpha;
+  p.alpha = k == 0 ? 1 : with.alpha;  // no terms are 0, whatever alpha is
   p.beta = with.beta;
   p.mean = with.mean;
   p.values = values.const_data_ptr();
@@ -233,7 +233,7 @@ Tensor sampled(const Pattern& A, const Tensor& a, const Tensor& b, const MaybeTe
   p.b = right.data;
   p.b_row = right.row;
   p.b_col = right.col;
-  p.alpha = alpha;
+  p.alpha = a.size(1) == 0 ? 1 : alpha;
   p.beta = beta;
   p.values = out.mutable_data_ptr();
   A.check(Backend::run(p, a));

@@ -11,8 +11,8 @@ See README.md; `myops.build_info()` says what is loaded.
 
 __version__ = "0.1.0"
 
-from . import _native, dtensor, nn, sparse
-from ._native import build_info, is_available, isa, isa_levels, peak_gflops, plan
+from . import _libraries, dtensor, nn, sparse
+from ._libraries import build_info, is_available, isa, isa_levels, peak_gflops, plan
 from .compile import inductor_pass
 from .csr import CSR
 from .ops.add import add, add_
@@ -57,5 +57,5 @@ __all__ = [
     "use",
 ]
 
-if _native.flag("MYOPS_ENABLE"):
+if _libraries.flag("MYOPS_ENABLE"):
     enable()

@@ -264,17 +264,22 @@ def differentiable_kernel(op: OpOverload, row: Row) -> Kernel:
     return kernel
 
 
+def check_undifferentiated(name: str, args: tuple[Any, ...]) -> None:
+    """Refuses arguments, `out` among them, whose gradient a call with `out=` would lose."""
+    words = f"{name}(): functions with out=... arguments don't support automatic differentiation"
+    if torch.is_grad_enabled() and _any_requires_grad(*args):
+        raise RuntimeError(f"{words}, but one of the arguments requires grad.")
+    if has_tangents(args):
+        raise NotImplementedError(f"{words}, but one of the arguments has a tangent.")
+
+
 def out_kernel(op: OpOverload, row: Operator) -> Kernel:
     """The Autograd kernel of an `out` overload: refuses to differentiate, as torch does, and bumps the version."""
     redispatch = op._handle.redispatch_boxed
 
     def kernel(keyset: DispatchKeySet, *args: Any, **kwargs: Any) -> None:
         out = kwargs["out"]
-        words = f"{row.name}(): functions with out=... arguments don't support automatic differentiation"
-        if torch.is_grad_enabled() and _any_requires_grad(*args, out):
-            raise RuntimeError(f"{words}, but one of the arguments requires grad.")
-        if has_tangents((*args, out)):
-            raise NotImplementedError(f"{words}, but one of the arguments has a tangent.")
+        check_undifferentiated(row.name, (*args, out))
         check_writable(out)
         try:
             redispatch(keyset & _BELOW_VERSIONS, *args, **kwargs)
@@ -343,7 +348,7 @@ def lazy_bit_kernel(op: OpOverload, resolve: Callable[[Tensor], Tensor]) -> Kern
 
 def check_writable(target: Tensor) -> None:
     """Refuses a tensor of inference mode outside of it, where torch writes first and then refuses."""
-    if target.is_inference() and not torch.is_inference_mode_enabled():
+    if isinstance(target, Tensor) and target.is_inference() and not torch.is_inference_mode_enabled():
         raise RuntimeError(
             "Inplace update to inference tensor outside InferenceMode is not allowed. You can make a clone to get a "
             "normal tensor before doing inplace update."

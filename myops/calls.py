@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 
-from . import _native
-from .autograd import call_by_shortest_way, check_in_place, write_by_shortest_way
-from .errors import translate
-from .registration import COMPONENTS, OPERATORS, Operator, Row, fits_float
+from . import _libraries
+from .autograd import call_by_shortest_way, check_in_place, check_undifferentiated, write_by_shortest_way
+from .errors import check_tensors, translate
+from .registration import COMPONENTS, OPERATORS, Operator, Row, check_out, fits_float
 
 Number = int | float | complex | bool
 
@@ -54,8 +55,8 @@ def as_numbers(scalars: dict[str, Any]) -> bool:
 
 
 def call(row: Row, *args: Any, **scalars: Any) -> Tensor:
-    if _native.cpu_error is not None:
-        _native.require()
+    if _libraries.cpu_error is not None:
+        _libraries.require()
     exact = not scalars or as_numbers(scalars)
     if torch.compiler.is_compiling():  # an error has Dynamo's type there, and our words
         return row.op(*args, **scalars) if exact else row.packet.Scalar(*args, **scalars)
@@ -84,13 +85,27 @@ def _call_overload(row: Row, *args: Any, **kwargs: Any) -> Any:
 ops = _Operators()
 
 
+def _check_before_resize(row: Operator, out: Tensor, args: tuple[Any, ...]) -> None:
+    """What the operator would refuse keeps its shape."""
+    check_undifferentiated(row.name, (*args, out))
+    dtype = row.fake(*(value.to("meta") if isinstance(value, Tensor) else value for value in args)).dtype
+    device = next((value.device for value in args if isinstance(value, Tensor) and value.dim() > 0), out.device)
+    check_out(out, "out", SimpleNamespace(dtype=dtype, device=device, shape=out.shape), row.casts_out)
+
+
 def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
-    if _native.cpu_error is not None:
-        _native.require()
+    if _libraries.cpu_error is not None:
+        _libraries.require()
     if not isinstance(out, Tensor):
         raise TypeError(f"myops.{row.name}: out must be a Tensor, but got {type(out).__name__}")
-    shape = row.shape(*args)
+    try:
+        shape = row.shape(*args)
+    except AttributeError:  # what is no tensor has no dim()
+        check_tensors(row.name, args)
+        raise
     if out.shape != shape:
+        if not torch.compiler.is_compiling():
+            _check_before_resize(row, out, args)
         if out.numel() != 0:
             warnings.warn(
                 f"An output with one or more elements was resized since it had shape {list(out.shape)}, which does not "
@@ -111,8 +126,8 @@ def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
 
 
 def call_in_place(row: Operator, input: Tensor, *args: Any, **scalars: Any) -> Tensor:
-    if _native.cpu_error is not None:
-        _native.require()
+    if _libraries.cpu_error is not None:
+        _libraries.require()
     # torch.func takes an operator that returns nothing for one that writes nothing, and would lose what it writes.
     functional = _are_functorch_transforms_active()
     exact = as_numbers(scalars)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import _native
+from . import _libraries
 
 if TYPE_CHECKING:
     from torch._inductor.custom_graph_pass import CustomGraphPass
@@ -39,9 +39,9 @@ def inductor_pass(before: GraphPass | Iterable[GraphPass] | None = None) -> Cust
             the field, so they are composed here.
 
     Raises:
-        ImportError: the native library is missing.
+        ImportError: the CPU library is missing.
     """
-    _native.require()
+    _libraries.require()
     from .inductor import MyopsPass
 
     passes = () if before is None else (before,) if callable(before) else tuple(before)

@@ -12,6 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active
+
+from .ops._gemm import check
 
 _PARTS = ("crow", "col", "values")
 _TRANSPOSE = ("t_crow", "t_col", "t_perm")
@@ -65,10 +68,8 @@ class CSR(torch.Tensor):
             raise RuntimeError(
                 f"crow and col must both have dtype int32 or int64, but got {crow.dtype} and {col.dtype}"
             )
-        torch._check(
-            crow.shape[0] == m + 1, lambda: f"crow must have {m + 1} elements for {m} rows, but got {crow.shape[0]}"
-        )
-        torch._check(
+        check(crow.shape[0] == m + 1, lambda: f"crow must have {m + 1} elements for {m} rows, but got {crow.shape[0]}")
+        check(
             col.shape[0] == values.shape[0],
             lambda: f"col and values must have the same length, but got {col.shape[0]} and {values.shape[0]}",
         )
@@ -159,7 +160,8 @@ class CSR(torch.Tensor):
 
     def __repr__(self, **contents: Any) -> str:  # type: ignore[override]
         m, k = self.shape
-        share = f", {100 * self.nnz() / (m * k):.3g} %" if m * k else ""
+        known = all(type(n) is int for n in (m, k, self.nnz()))  # and not symbols of a compiler
+        share = f", {100 * self.nnz() / (m * k):.3g} %" if known and m * k else ""
         index = str(self.crow.dtype).removeprefix("torch.")
         extras = [name for name, there in (("with transpose", self.t_crow is not None),
                                            ("values require grad", self.values.requires_grad)) if there]  # fmt: skip
@@ -204,6 +206,8 @@ class CSR(torch.Tensor):
         product = _PRODUCTS.get(func)
         if product is not None:
             return product(*args, **(kwargs or {}))
+        if func in _MAPPED and _are_functorch_transforms_active():  # which would wrap the matrix and not its parts
+            return args[0]._map(func, args[1:], kwargs or {})
         if func in _WANT_GRAD and (*args[1:], *(kwargs or {}).values(), True)[0]:
             raise RuntimeError(
                 "a myops.CSR requires grad where its values do: A.with_values(values), with values that require grad"
@@ -211,8 +215,10 @@ class CSR(torch.Tensor):
         result = super().__torch_function__(func, types, args, kwargs or {})
         if func in _CONVERSIONS and isinstance(result, CSR) and result is not args[0]:
             values = args[0].values  # once more, above the parts, where autograd records it
-            if values.requires_grad and torch.is_grad_enabled():
-                return result.with_values(values.to(result.values, copy=True))
+            if values.requires_grad:
+                # A Parameter that module.to() has converted in place stays the one that the matrix has.
+                copies = func in _CLONES or bool((kwargs or {}).get("copy"))
+                return result.with_values(values.to(result.values, copy=copies))
         return result
 
     @classmethod
@@ -223,6 +229,13 @@ class CSR(torch.Tensor):
         packet = func.overloadpacket
         if packet in _ON_PARTS:
             return args[0]._map(func, args[1:], kwargs)
+        if packet in _ATEN:  # below torch.func's transforms, and from graphs that took aten's operator
+            if any(isinstance(a, CSR) and a.values.requires_grad for a in args) and torch.is_grad_enabled():
+                raise RuntimeError(
+                    f"{func} of a myops.CSR would lose the gradient of its values here: give the transformed function "
+                    "A.detach() and the values, and multiply by A.with_values(values) inside"
+                )
+            return _ATEN[packet](*args, **kwargs)
         if packet is torch.ops.aten.copy_ and isinstance(args[0], CSR):
             return args[0]._copy(args[1])
         raise NotImplementedError(
@@ -232,13 +245,16 @@ class CSR(torch.Tensor):
 
     def _map(self, func: Any, args: Any, kwargs: dict[str, Any]) -> CSR:
         """`func` on every part; a dtype is for the values alone."""
+        values = func(self.values, *args, **kwargs)
+        if func in _CASTS:
+            func, args, kwargs = torch.Tensor.to, (values.device,), {}
         for_indices = {name: value for name, value in kwargs.items() if name != "dtype"}
 
-        def one(name: str) -> Any:
+        def index(name: str) -> Any:
             part = getattr(self, name)
-            return None if part is None else func(part, *args, **(kwargs if name == "values" else for_indices))
+            return None if part is None else func(part, *args, **for_indices)
 
-        crow, col, values, *t = (one(name) for name in (*_PARTS, *_TRANSPOSE))
+        crow, col, *t = (index(name) for name in ("crow", "col", *_TRANSPOSE))
         return CSR(crow, col, values, self._size(), *t, check_invariants=False)
 
     def _copy(self, source: Tensor) -> CSR:
@@ -285,10 +301,12 @@ _PLAIN = {
     torch.Tensor.size, torch.Tensor.dim, torch.Tensor.numel,
 }  # fmt: skip
 _WANT_GRAD = {torch.Tensor.requires_grad_, torch.Tensor.requires_grad.__set__}  # type: ignore[attr-defined]
-_CONVERSIONS = {
-    torch.clone, torch.Tensor.clone, torch.Tensor.to, torch.Tensor.type, torch.Tensor.double, torch.Tensor.float,
-    torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.cpu, torch.Tensor.cuda,
-}  # fmt: skip
+_CLONES = {torch.clone, torch.Tensor.clone}
+_CASTS = {getattr(torch.Tensor, name) for name in (
+    "to", "type", "type_as", "double", "float", "half", "bfloat16", "cdouble", "cfloat", "cpu", "cuda",
+)}  # fmt: skip
+_CONVERSIONS = {*_CLONES, *_CASTS}
+_MAPPED = {torch.detach, torch.Tensor.detach, *_CONVERSIONS}
 _ON_PARTS = {
     torch.ops.aten.detach, torch.ops.aten.clone, torch.ops.aten.alias, torch.ops.aten._to_copy,
     torch.ops.aten.lift_fresh, torch.ops.aten.empty_like,
@@ -296,39 +314,77 @@ _ON_PARTS = {
 torch.serialization.add_safe_globals([CSR])  # plain tensors and two numbers: torch.load(weights_only=True) may
 
 
-def _mm(a: Any, b: Any, **kwargs: Any) -> Tensor:
+# Torch's functions of a CSR, with torch's names of their arguments.
+
+
+def _refuse(out: Any) -> None:
+    if out is not None:
+        raise NotImplementedError("products of a myops.CSR take no out=")
+
+
+def _mm(input: Any, mat2: Any, *, out: Any = None) -> Tensor:
     from . import sparse
 
-    return sparse.mm(a, b, **kwargs)
+    _refuse(out)
+    return sparse.mm(input, mat2)
 
 
-def _matmul(a: Any, b: Any) -> Tensor:
-    if not isinstance(b, CSR) and b.dim() == 1:
-        return _mm(a, b.unsqueeze(1)).squeeze(1)
-    if not isinstance(a, CSR) and a.dim() == 1:
-        return _mm(a.unsqueeze(0), b).squeeze(0)
-    return _mm(a, b)
+def _sparse_mm(sparse: Any, dense: Any, reduce: str = "sum") -> Tensor:
+    from .sparse import mm
+
+    return mm(sparse, dense, reduce=reduce)
 
 
-def _rmatmul(b: Any, a: Any) -> Tensor:
-    return _matmul(a, b)
+def _matmul(input: Any, other: Any, *, out: Any = None) -> Tensor:
+    if not isinstance(other, CSR) and other.dim() == 1:
+        return _mm(input, other.unsqueeze(1), out=out).squeeze(1)
+    if not isinstance(input, CSR) and input.dim() == 1:
+        return _mm(input.unsqueeze(0), other, out=out).squeeze(0)
+    return _mm(input, other, out=out)
 
 
-def _addmm(input: Any, a: Any, b: Any, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
+def _rmatmul(other: Any, input: Any) -> Tensor:
+    return _matmul(input, other)
+
+
+def _mv(input: Any, vec: Any, *, out: Any = None) -> Tensor:
+    return _matmul(input, vec, out=out)
+
+
+def _addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1, out: Any = None) -> Tensor:
     from . import sparse
 
-    return sparse.addmm(input, a, b, beta=beta, alpha=alpha)
+    _refuse(out)
+    return sparse.addmm(input, mat1, mat2, beta=beta, alpha=alpha)
 
 
-def _transpose(a: CSR) -> CSR:
-    return a.transpose_csr()
+def _transpose(input: CSR) -> CSR:
+    return input.transpose_csr()
+
+
+def _swap(input: CSR, dim0: int, dim1: int) -> CSR:
+    """`input.transpose(dim0, dim1)`, and with two dims `permute`."""
+    if {dim0 % 2, dim1 % 2} != {0, 1} or not -2 <= min(dim0, dim1) <= max(dim0, dim1) < 2:
+        raise NotImplementedError(f"a myops.CSR can be transposed over dimensions 0 and 1, not {dim0} and {dim1}")
+    return input.transpose_csr()
+
+
+def _permute(input: CSR, dims: Any) -> CSR:
+    if tuple(d % 2 for d in dims) != (1, 0):
+        raise NotImplementedError(f"a myops.CSR can be permuted to dimensions 1, 0, not {tuple(dims)}")
+    return input.transpose_csr()
 
 
 _PRODUCTS: dict[Any, Callable[..., Any]] = {
-    torch.mm: _mm, torch.Tensor.mm: _mm, torch.sparse.mm: _mm,
+    torch.mm: _mm, torch.Tensor.mm: _mm, torch.sparse.mm: _sparse_mm,
     torch.matmul: _matmul, torch.Tensor.matmul: _matmul, torch.Tensor.__matmul__: _matmul,
-    torch.Tensor.__rmatmul__: _rmatmul, torch.mv: _matmul, torch.Tensor.mv: _matmul,
-    torch.addmm: _addmm, torch.sparse.addmm: _addmm,
-    torch.t: _transpose, torch.Tensor.t: _transpose,
+    torch.Tensor.__rmatmul__: _rmatmul, torch.mv: _mv, torch.Tensor.mv: _mv,
+    torch.addmm: _addmm, torch.Tensor.addmm: _addmm, torch.sparse.addmm: _addmm,
+    torch.t: _transpose, torch.Tensor.t: _transpose, torch.transpose: _swap, torch.Tensor.transpose: _swap,
     torch.Tensor.T.__get__: _transpose, torch.Tensor.mT.__get__: _transpose,  # type: ignore[attr-defined]
+}  # fmt: skip
+_ATEN: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.mm: _mm, torch.ops.aten.addmm: _addmm, torch.ops.aten.t: _transpose,
+    torch.ops.aten.numpy_T: _transpose, torch.ops.aten.mT: _transpose, torch.ops.aten.transpose: _swap,
+    torch.ops.aten.permute: _permute,
 }  # fmt: skip

@@ -8,6 +8,15 @@ import torch
 from torch import Tensor
 
 
+def check_tensors(name: str, args: tuple[Any, ...]) -> None:
+    """Raises where one of `args` is no tensor, and the operator takes one there."""
+    declared = getattr(torch.ops.myops, name).default._schema.arguments
+    for argument, value in zip(declared, args, strict=False):
+        wanted = str(argument.type) == "Tensor" or (str(argument.type) == "Optional[Tensor]" and value is not None)
+        if wanted and not isinstance(value, Tensor):
+            raise TypeError(f"myops.{name}: {argument.name} must be a Tensor, but got {type(value).__name__}")
+
+
 def translate(error: RuntimeError, name: str, args: tuple[Any, ...]) -> Exception:
     """The exception that torch raises for the same mistake; `error` itself where it is one already."""
     if "Expected a value of type" in str(error):  # the schema's words, which are the same for every argument

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from . import _native
+from . import _libraries
 from .activation import GELU_TANH, SILU, activations_of, apply
 from .registration import COMPONENTS, OPERATORS, fits_float
 
@@ -105,13 +105,13 @@ def _takes(node: fx.Node) -> bool:
     if first is None or second is None:
         return False
     device = first.device.type
-    if device not in ("cpu", "cuda") or not _native.is_available(device):
+    if device not in ("cpu", "cuda") or not _libraries.is_available(device):
         return False
     out_dtype = next((arg for arg in node.args if isinstance(arg, torch.dtype)), first.dtype)
     inexact = first.dtype.is_floating_point or first.dtype.is_complex
     return (
         first.dtype == second.dtype
-        and first.dtype in _native.DTYPE_CODES
+        and first.dtype in _libraries.DTYPE_CODES
         and all(value is not None and value.dtype in (first.dtype, out_dtype) for value in values)
         and all(
             isinstance(scalar, int | float) and fits_float(scalar) and (inexact or float(scalar).is_integer())

@@ -10,7 +10,7 @@ import torch
 from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
 from torch._inductor.decomposition import select_decomp_table
 
-from . import __version__, _native
+from . import __version__, _libraries
 from .compile import GraphPass, log
 from .graph import Patterns, activation_patterns, rewrite
 
@@ -33,7 +33,7 @@ class MyopsPass(CustomGraphPass):
     def __call__(self, graph: torch.fx.Graph) -> None:
         for each in self.before:
             each(graph)
-        if _native.flag("MYOPS_DISABLE"):
+        if _libraries.flag("MYOPS_DISABLE"):
             return
         made = rewrite(graph, patterns())
         log.info("graph of %d nodes: %s", len(graph.nodes), dict(made) or "no product that myops takes")
@@ -43,5 +43,5 @@ class MyopsPass(CustomGraphPass):
         theirs = [each.uuid() if isinstance(each, CustomGraphPass) else None for each in self.before]
         if None in theirs:
             return None
-        state = (__version__, _native.cpu_error, _native.cuda_error, _native.flag("MYOPS_DISABLE"))
+        state = (__version__, _libraries.cpu_error, _libraries.cuda_error, _libraries.flag("MYOPS_DISABLE"))
         return (get_hash_for_files(SOURCES), *map(str, state), *map(str, theirs))

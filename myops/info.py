@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from . import _native
+from . import _libraries
 from .override import REROUTES
-from .registration import COMPONENTS, OPERATORS, Decomposable, Row
+from .registration import COMPONENTS, OPERATORS
 
 VARIABLES = {
     "MYOPS_ENABLE": "1: the switch is on from the import of torch or myops",
@@ -30,11 +30,11 @@ VARIABLES = {
 
 def _devices() -> dict[str, str]:
     """Where the operators run: "ok" and what with, or the reason why not."""
-    if _native.cpu_error is not None:
-        cpu = cuda = _native.load_failure("CPU", _native.cpu_error)
+    if _libraries.cpu_error is not None:
+        cpu = cuda = _libraries.load_failure("CPU", _libraries.cpu_error)
     else:
-        cpu = f"ok: {_native.isa()}"
-        cuda = _native.cuda_error or ("ok" if torch.cuda.is_available() else "loaded, but torch finds no device")
+        cpu = f"ok: {_libraries.isa()}"
+        cuda = _libraries.cuda_error or ("ok" if torch.cuda.is_available() else "loaded, but torch finds no device")
         if cuda == "ok":
             cuda += ": " + ", ".join(
                 f"{torch.cuda.get_device_name(i)} (sm_{''.join(map(str, torch.cuda.get_device_capability(i)))})"
@@ -48,23 +48,46 @@ def _rerouted(name: str) -> list[str]:
     return [f"aten.{r.overload} ({', '.join(r.keys)})" for r in REROUTES if r.name == name]
 
 
+def _overloads() -> dict[str, list[str]]:
+    """Every operator of the namespace, those of the tables first; in-place forms under the name without `_`."""
+    found: dict[str, list[str]] = {name: [] for name in (*OPERATORS, *COMPONENTS)}
+    for full in sorted(torch._C._dispatch_get_all_op_names()):
+        if full.startswith("myops::"):
+            name, _, overload = full.removeprefix("myops::").partition(".")
+            found.setdefault(name.removesuffix("_"), []).append(f"myops.{name}.{overload or 'default'}")
+    return found
+
+
+def _has_kernel(name: str, *keys: str) -> bool:
+    return any(torch._C._dispatch_has_kernel_for_dispatch_key(f"myops::{name}", key) for key in keys)
+
+
+def _devices_of(name: str, devices: dict[str, str]) -> dict[str, str]:
+    """`devices` without those that an operator has no kernel for."""
+    others = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
+    found = dict(devices)
+    if devices["cuda"].startswith("ok") and not _has_kernel(name, "CUDA", "SparseCsrCUDA", "SparseCUDA", *others[1:]):
+        found["cuda"] = "no"
+    if _libraries.cpu_error is not None or not _has_kernel(name, *others):
+        found["others"] = "no"
+    return found
+
+
 def collect() -> dict[str, Any]:
     """Everything that is printed, as plain data. Never initialises CUDA beyond asking whether there is a device."""
     devices = _devices()
-    tables: dict[str, Row] = {**OPERATORS, **COMPONENTS}
     operators = {
         name: {
-            "overloads": [str(op) for op in row.overloads] if _native.cpu_error is None else [],
+            "overloads": overloads if _libraries.cpu_error is None else [],
             "rerouted": _rerouted(name),
-            **devices,
-            **({} if isinstance(row, Decomposable) else {"others": "no"}),
+            **_devices_of(name, devices),
         }
-        for name, row in tables.items()
+        for name, overloads in _overloads().items()
     }
     return {
-        **_native.build_info(),
-        "path": str(_native._FOLDER),
-        "dtypes": [str(dtype).removeprefix("torch.") for dtype in _native.DTYPE_CODES],
+        **_libraries.build_info(),
+        "path": str(_libraries._FOLDER),
+        "dtypes": [str(dtype).removeprefix("torch.") for dtype in _libraries.DTYPE_CODES],
         "devices": devices,
         "operators": operators,
         "rerouted_others": {r.name: _rerouted(r.name) for r in REROUTES if r.name not in OPERATORS},

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 from torch._C import _disabled_torch_function_impl
 
-from . import _native
+from . import _libraries
 from .activation import keyword
 from .ops.addmm import addmm
 from .ops.linear import linear
@@ -177,7 +177,7 @@ def _why_not(module: torch.nn.Module) -> str | None:
     for name, parameter in module.named_parameters(recurse=False):
         if type(parameter) not in _PLAIN:
             return f"its {name} is a {type(parameter).__name__}"
-        if parameter.dtype not in _native.DTYPE_CODES:
+        if parameter.dtype not in _libraries.DTYPE_CODES:
             return f"its {name} is of dtype {parameter.dtype}"
         if parameter.layout is not torch.strided:
             return f"its {name} is of layout {parameter.layout}"
@@ -200,9 +200,9 @@ def swap_(model: torch.nn.Module, filter_fn: Callable[[torch.nn.Module, str], bo
         UserWarning: nothing was swapped.
 
     Raises:
-        ImportError: the native library is missing.
+        ImportError: the CPU library is missing.
     """
-    _native.require()
+    _libraries.require()
     report, replacements = Report(), _replacements()
     for name, module in model.named_modules():
         new = replacements.get(type(module))
@@ -213,7 +213,7 @@ def swap_(model: torch.nn.Module, filter_fn: Callable[[torch.nn.Module, str], bo
             continue
         if filter_fn is not None and not filter_fn(module, name):
             report.skipped[name] = "filter_fn"
-        elif _native.flag("MYOPS_DISABLE"):
+        elif _libraries.flag("MYOPS_DISABLE"):
             report.skipped[name] = "MYOPS_DISABLE=1"
         elif (reason := _why_not(module)) is not None:
             report.skipped[name] = reason
@@ -221,7 +221,7 @@ def swap_(model: torch.nn.Module, filter_fn: Callable[[torch.nn.Module, str], bo
             module.__class__ = new
             report.swapped[name] = f"myops.nn.{new.__name__}"
     log.info("%s: %s", type(model).__name__, report)
-    if not report.swapped and not _native.flag("MYOPS_DISABLE"):
+    if not report.swapped and not _libraries.flag("MYOPS_DISABLE"):
         warnings.warn(f"swap_ replaced nothing in {type(model).__name__}: {report}", stacklevel=2)
     return report
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native, override_sparse
+from . import _libraries, override_sparse
 from .activation import GELU, GELU_TANH, RELU
 from .autograd import untraced, without_autocast
 from .registration import OPERATORS
@@ -338,13 +338,13 @@ class _Installed:
 
 def _install(name: str) -> None:
     if name == BATCH_INVARIANT:
-        _native.set_batch_invariant(True)
+        _libraries.set_batch_invariant(True)
         return
     found: list[_Installed] = []
     try:
         for reroute in REROUTES:
             for key in reroute.keys if reroute.name == name else ():
-                if _native.is_available("cuda" if key.endswith("CUDA") else "cpu"):
+                if _libraries.is_available("cuda" if key.endswith("CUDA") else "cpu"):
                     found.append(_Installed(reroute, key))
     except BaseException:
         for one in found:
@@ -364,10 +364,10 @@ def _checked(ops: Iterable[str] | None, batch_invariant: bool) -> tuple[str, ...
 
 def _add_users(names: tuple[str, ...], strict: bool) -> tuple[str, ...]:
     """The names that gained a user: all, or only what reroutes nothing where MYOPS_DISABLE=1 forbids the rest."""
-    _native.require()
-    _native.isa()  # these raise where the environment is wrong: every call would silently go to native
-    _native.cpu_gemm()
-    if _native.flag("MYOPS_DISABLE"):
+    _libraries.require()
+    _libraries.isa()  # these raise where the environment is wrong: every call would silently go to native
+    _libraries.cpu_gemm()
+    if _libraries.flag("MYOPS_DISABLE"):
         log.info("MYOPS_DISABLE=1: the switch stays off")
         names = tuple(name for name in names if name == BATCH_INVARIANT)
     with _lock:
@@ -397,7 +397,7 @@ def _remove_users(names: tuple[str, ...], strict: bool | None = None) -> None:
             if users:
                 continue
             if name == BATCH_INVARIANT:
-                _native.set_batch_invariant(False)
+                _libraries.set_batch_invariant(False)
                 continue
             for one in _installed.pop(name):
                 one.remove()
@@ -425,7 +425,7 @@ def enable(ops: Iterable[str] | None = None, *, strict: bool = False, batch_inva
             batch_invariant=True)`, which MYOPS_DISABLE=1 does not forbid.
 
     Raises:
-        ImportError: the native library is missing.
+        ImportError: the CPU library is missing.
         ValueError: an operator that cannot be rerouted.
     """
     _add_users(_checked(ops, batch_invariant), strict)
@@ -470,9 +470,13 @@ def explain() -> str:
     with _lock:
         on = [f"{name} (strict)" if any(users) else name for name, users in _users.items() if users]
     state = "on for " + ", ".join(on) if on else "off"
-    if _native.flag("MYOPS_DISABLE"):
+    if _libraries.flag("MYOPS_DISABLE"):
         state += ", MYOPS_DISABLE=1"
-    lines = [f"switch: {state}", f"CPU: {_native.cpu_error or 'loaded'}", f"CUDA: {_native.cuda_error or 'loaded'}"]
+    lines = [
+        f"switch: {state}",
+        f"CPU: {_libraries.cpu_error or 'loaded'}",
+        f"CUDA: {_libraries.cuda_error or 'loaded'}",
+    ]
     for name, entry in stats().items():
         lines.append(f"{name}: {entry['myops']} calls on myops, {entry['native']} native")
         lines += [f"  {count} native: {reason}" for reason, count in Counter(entry["reasons"]).most_common()]

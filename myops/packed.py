@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _native
+from . import _libraries
 from .errors import translate
 
 _HEADER = struct.Struct("=Qqqi7h22x")  # kernels/cpu/gemm/panels.h: PanelFormat
@@ -47,7 +47,7 @@ class PackedWeight:
         """Whether the instruction set in use packs like this; of panels that hold nothing yet, yes."""
         if self.panels.is_meta:
             return True
-        header, wanted = self._header(), _native.panel_header(self.dtype, *self.shape)
+        header, wanted = self._header(), _libraries.panel_header(self.dtype, *self.shape)
         return header == wanted or header[:8] != wanted[:8]  # no panels at all: the kernel says so
 
     @property
@@ -104,7 +104,7 @@ def pack_weight(weight: Tensor) -> PackedWeight:
             it as it is), or requires grad while gradients are recorded: none would reach it.
         NotImplementedError: bool and other dtypes without a kernel.
     """
-    _native.require()
+    _libraries.require()
     if not isinstance(weight, Tensor):
         raise TypeError(f"myops.pack_weight: weight must be a Tensor, but got {type(weight).__name__}")
     if weight.device.type != "cpu":

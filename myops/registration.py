@@ -19,7 +19,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils.flop_counter import register_flop_formula
 
-from . import _native, autograd
+from . import _libraries, autograd
 from .errors import translate
 
 
@@ -179,9 +179,9 @@ class Operator(Decomposable):
 
 
 def register(row: Operator) -> Operator:
-    """Registers everything the row has. Does nothing but keep the row where the native library is missing."""
+    """Registers everything the row has. Does nothing but keep the row where the CPU library is missing."""
     OPERATORS[row.name] = row
-    if _native.cpu_error is not None:
+    if _libraries.cpu_error is not None:
         return row
     op = row.op
     _register_functional(row, op)
@@ -206,7 +206,7 @@ def register_component(row: Row) -> Row:
 
 def register_row(row: Row) -> Row:
     """Registers everything that a row outside the two tables has."""
-    if _native.cpu_error is not None:
+    if _libraries.cpu_error is not None:
         return row
     _register_functional(row, row.op)
     if isinstance(row, Decomposable):
@@ -218,14 +218,14 @@ def register_row(row: Row) -> Row:
 
 def register_plain(name: str, fake: Any) -> None:
     """An operator on indices alone, which needs a fake and nothing else."""
-    if _native.cpu_error is None:
+    if _libraries.cpu_error is None:
         torch.library.register_fake(f"myops::{name}", fake, lib=_LIBRARY)
         _explain_missing_cuda(name)
 
 
 def implement(name: str, kernel: autograd.Kernel, key: str) -> None:
     """One more kernel of an operator."""
-    if _native.cpu_error is None:
+    if _libraries.cpu_error is None:
         _LIBRARY.impl(name, kernel, key, with_keyset=True)
 
 
@@ -237,8 +237,8 @@ def define_composite(schema: str, function: Any) -> None:
 
 def define_front(name: str, general: autograd.Kernel, flops: Any) -> Any:
     """An operator whose kernels do at once what `general` makes of operators that have gradients and autocast."""
-    if _native.cpu_error is not None:
-        return lambda *args, **kwargs: _native.require()
+    if _libraries.cpu_error is not None:
+        return lambda *args, **kwargs: _libraries.require()
     for key in ("Autograd", "AutocastCPU", "AutocastCUDA"):
         _LIBRARY.impl(name, general, key)
     packet = getattr(torch.ops.myops, name)
@@ -250,13 +250,13 @@ def define_front(name: str, general: autograd.Kernel, flops: Any) -> Any:
 
 def _explain_missing_cuda(*names: str, key: str = "CUDA") -> None:
     """Kernels that say why there are none, where the library did not load under a torch with CUDA."""
-    if _native.cuda_error is not None and torch.version.cuda is not None:
+    if _libraries.cuda_error is not None and torch.version.cuda is not None:
         for name in names:
             _LIBRARY.impl(name, _missing_cuda, key)
 
 
 def _missing_cuda(*args: Any, **kwargs: Any) -> None:
-    raise ImportError(_native.load_failure("CUDA", _native.cuda_error))
+    raise ImportError(_libraries.load_failure("CUDA", _libraries.cuda_error))
 
 
 def _register_functional(row: Row, op: OpOverload) -> None:
@@ -276,7 +276,7 @@ def _register_functional(row: Row, op: OpOverload) -> None:
     torch.library.register_vmap(f"myops::{row.name}", batch_rule, lib=_LIBRARY)
 
 
-def _check_out(out: Tensor, name: str, result: Tensor, casts: bool) -> None:
+def check_out(out: Tensor, name: str, result: Any, casts: bool) -> None:
     """Raises unless `result` can be written to `out`, in the words of kernels/torch_bridge.h."""
     wanted, given = (str(t.dtype).removeprefix("torch.") for t in (result, out))
     torch._check(
@@ -304,7 +304,7 @@ def _register_mutable(row: Operator, name: str, op: OpOverload, kernel: autograd
 
     def fake(*args: Any, **kwargs: Any) -> None:
         out = args[0] if in_place else kwargs.pop("out")
-        _check_out(out, "input" if in_place else "out", row.fake(*args, **kwargs), row.casts_out)
+        check_out(out, "input" if in_place else "out", row.fake(*args, **kwargs), row.casts_out)
 
     torch.library.register_fake(f"myops::{name}", fake, lib=_LIBRARY)
     _LIBRARY.impl(name, kernel, "Autograd", with_keyset=True)
@@ -351,7 +351,7 @@ def decompositions() -> dict[OpOverload, autograd.Kernel]:
 
     Covers the functional forms. `out=` and the in-place forms stay in the program.
     """
-    _native.require()
+    _libraries.require()
     rows = (*OPERATORS.values(), *COMPONENTS.values())
     return {row.op: row.decompose for row in rows if isinstance(row, Decomposable)}
 

@@ -529,7 +529,8 @@ def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, a
 
 
 def _sampled_addmm_in_parts(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
-    if not is_sparse(input) or getattr(input, "layout", None) in (torch.sparse_bsr, torch.sparse_bsc):
+    _check_tensors(input=input)
+    if not is_sparse(input) or input.layout in (torch.sparse_bsr, torch.sparse_bsc):
         raise RuntimeError(f"input must be COO, CSR, CSC or myops.CSR, got {_describe(input)}")
     if not isinstance(input, CSR) and input.layout == torch.sparse_coo and not input.is_coalesced():
         raise RuntimeError("input must be coalesced: call input.coalesce() first")
@@ -543,6 +544,8 @@ def _sampled_addmm_in_parts(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Any
         )
     left, right = (mat2.mT, mat1) if parts.transposed else (mat1, mat2.mT)
     added, dtype = parts.values, parts.values.dtype
+    if mat1.shape[1] == 0:
+        alpha = 1  # no terms are 0, whatever alpha is
     if alpha == 0:
         left, right = _unread(left), _unread(right)
     if beta == 0 and added.requires_grad:

@@ -189,7 +189,7 @@ def test_without_the_mode_a_row_follows_its_batch() -> None:
 
 def test_users_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[bool] = []
-    monkeypatch.setattr(override._native, "set_batch_invariant", calls.append)
+    monkeypatch.setattr(override._libraries, "set_batch_invariant", calls.append)
     myops.enable(batch_invariant=True)
     with myops.use((), batch_invariant=True), myops.use():
         assert calls == [True]

@@ -18,6 +18,8 @@ import torch
 
 pytest.importorskip("numpy")
 
+import myops
+from myops import _libraries
 from myops.bench import __main__ as command
 from myops.bench import (
     accuracy,
@@ -332,6 +334,13 @@ def test_roof_is_the_slower_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.roof("float32", 1, 100, 500, 500) == machine.Roof("cache", 10.0)
     assert machine.roof("float32", 1, 100, 500, 5000) == machine.Roof("dram", 50.0)
     assert machine.Roof("fma", 100.0).percent(200.0) == 50.0
+
+
+def test_the_peak_is_that_of_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = type("Library", (), {"myops_peak_rate": staticmethod(lambda code, seconds: 7.0)})
+    monkeypatch.setattr(_libraries, "isa", lambda: "here")
+    monkeypatch.setattr(_libraries, "_library", lambda: library)
+    assert myops.peak_gflops(torch.float32, threads=3) == 21
 
 
 def test_roof_without_a_peak_is_known_only_where_memory_binds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,14 @@ def test_add_of_numbers() -> None:
         torch.testing.assert_close(compiled(x, number), x + number)
 
 
+def test_numbers_that_change_share_a_graph() -> None:
+    compiled = torch.compile(lambda x, n: myops.add(x, n), backend="aot_eager")
+    torch._dynamo.utils.counters.clear()
+    for number in (0.5, 0.25, -1.5, 3.75, 2.5):
+        assert compiled(torch.zeros(3), number).tolist() == 3 * [number]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
 # Mutation.
 
 

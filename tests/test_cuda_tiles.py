@@ -30,7 +30,7 @@ from emulation.support import (
     wide,
 )
 
-from myops._native import DTYPE_CODES
+from myops._libraries import DTYPE_CODES
 
 pytestmark = pytest.mark.usefixtures("own_kernels")
 

@@ -139,6 +139,39 @@ def test_not_a_tensor_is_a_type_error() -> None:
         myops.addmm(1.0, torch.ones(2, 2), torch.ones(2, 2))  # type: ignore[arg-type]
 
 
+def test_not_a_tensor_beside_one_that_is() -> None:
+    a, packed = torch.ones(2, 2), myops.pack_weight(torch.ones(2, 2))
+    for words, call in (
+        ("myops.mm: input must be a Tensor, but got int", lambda: myops.mm(1, a, out=a.clone())),
+        ("myops.matmul: other must be a Tensor, but got NoneType", lambda: myops.matmul(a, None, out=a.clone())),
+        ("myops.linear: weight must be a Tensor, but got ndarray", lambda: myops.linear(a, a.numpy(), out=a.clone())),
+        ("myops.linear: input must be a Tensor, but got int", lambda: myops.linear(1, packed)),
+        ("myops.addmm: argument 0 must be a Tensor, but got NoneType", lambda: myops.addmm_(None, a, a)),
+        ("input must be a Tensor, but got int", lambda: myops.sparse.sampled_addmm(1, a, a)),
+    ):
+        with pytest.raises(TypeError, match=re.escape(words)):
+            call()
+
+
+def test_an_out_that_is_refused_keeps_its_shape() -> None:
+    a, b = torch.randn(4, 3), torch.randn(3, 5)
+    for out, words in (
+        (torch.empty(0, dtype=torch.float64), "Expected out tensor to have dtype float32, but got float64"),
+        (torch.empty(0, device="meta"), "but out is on meta and the result on cpu"),
+        (torch.empty(0, requires_grad=True), "don't support automatic differentiation"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            myops.mm(a, b, out=out)
+        assert out.shape == (0,)
+    out = torch.empty(0)
+    with pytest.raises(RuntimeError, match="must have the same dtype"):
+        myops.mm(a, b.double(), out=out)
+    assert out.shape == (0,)
+    assert myops.mm(a, b, out=out).shape == (4, 5)
+    sum_ = torch.empty(0, dtype=torch.float64)  # which takes what the result can be cast to
+    assert myops.add(a, a, out=sum_).shape == (4, 3)
+
+
 def test_other_arguments_are_type_errors() -> None:
     a = torch.ones(2, 2)
     for call, words in (
@@ -185,6 +218,9 @@ def test_plan_and_peak_refuse_what_has_none() -> None:
     with pytest.raises(ValueError, match="threads must be at least 1"):
         myops.peak_gflops(threads=0)
     assert myops.plan(2, 3, 0)
+    for sizes in ((2**64, 2, 3), (2, 2**63, 3), (2, 3, 2**48)):  # what C would take for another number
+        with pytest.raises(ValueError, match="must be less than 281474976710656"):
+            myops.plan(*sizes)
     for function in (lambda: myops.plan(2, 3, 4, dtype=torch.bool), lambda: myops.peak_gflops(torch.bool)):
         with pytest.raises(NotImplementedError, match="not implemented for dtype bool"):
             function()

@@ -86,6 +86,29 @@ def test_export_with_dynamic_shapes(strict: bool) -> None:
         torch.testing.assert_close(loaded.module()(x), expected)
 
 
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+def test_export_adds_sizes(strict: bool) -> None:
+    class Sizes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return myops.add(x, x.shape[0]) + myops.add(1 / x.shape[0], x)
+
+    program = torch.export.export(Sizes(), (torch.zeros(4, 3),), dynamic_shapes={"x": {0: ROWS}}, strict=strict)
+    for rows in (2, 8):
+        expected = torch.full((rows, 3), rows + 1 / rows)
+        torch.testing.assert_close(program.module()(torch.zeros(rows, 3)), expected)
+
+
+def test_symbolic_trace_of_numbers() -> None:
+    for f in (
+        lambda x: myops.add(x, 1),
+        lambda x: myops.add(2, x, alpha=3),
+        lambda x: myops.add_(x, 0.5),
+        lambda x: myops.add(x, x),
+    ):
+        graph, x = torch.fx.symbolic_trace(f), torch.randn(3)
+        torch.testing.assert_close(graph(x.clone()), f(x.clone()))
+
+
 def test_export_every_operator() -> None:
     args = torch.randn(6, 5), torch.randn(5, 6)
     program = torch.export.export(Everything(), args)
@@ -223,6 +246,9 @@ def test_torch_trace() -> None:
     traced = torch.jit.trace(model, (x,))
     y = torch.randn(9, 8)
     torch.testing.assert_close(traced(y), model.reference(y))
+    w = torch.randn(8, 3)
+    traced = torch.jit.trace(lambda x, out: myops.mm(x, w, out=out), (x, torch.empty(5, 3)))
+    torch.testing.assert_close(traced(x, torch.empty(5, 3)), x @ w)
 
 
 # Copies, pickles, checkpoints.

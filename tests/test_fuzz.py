@@ -1,7 +1,7 @@
 """Random calls under the switch against native: shapes, strides, layouts, dtypes, scalars, views, out=, mistakes.
 
-Ten thousand dense ones and a thousand of sparse matrices. A failure prints the number of the call; `MYOPS_FUZZ_SEED` and
-`MYOPS_FUZZ_CALLS` choose others.
+Ten thousand dense ones and a thousand of sparse matrices, or as many as a minute each has room for. A failure prints
+the number of the call; `MYOPS_FUZZ_SEED` and `MYOPS_FUZZ_CALLS` choose others.
 """
 
 from __future__ import annotations

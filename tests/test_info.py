@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import myops
-from myops import _native, info
+from myops import _libraries, info
 from myops.registration import COMPONENTS, OPERATORS
 
 
@@ -30,7 +30,10 @@ def test_json() -> None:
     found = json.loads(run("-m", "myops.info", "--json", MYOPS_DISABLE="0").stdout)
     assert found["myops"] == myops.__version__
     assert found["torch_running"] == torch.__version__
-    assert set(found["operators"]) == {*OPERATORS, *COMPONENTS}
+    assert list(found["operators"])[: len(OPERATORS) + len(COMPONENTS)] == [*OPERATORS, *COMPONENTS]
+    assert {"csr_rows", "linear_packed", "native_mm", "sparse_mm"} <= set(found["operators"])
+    assert found["operators"]["mm"]["others"].startswith("torch's own")
+    assert found["operators"]["native_mm"]["others"] == "no"
     addmm = found["operators"]["addmm"]
     assert addmm["cpu"] == f"ok: {myops.isa()}"
     assert {"myops.addmm.default", "myops.addmm.out", "myops.addmm_.default"} <= set(addmm["overloads"])
@@ -40,7 +43,7 @@ def test_json() -> None:
     assert found["rerouted_others"]["addmv"][0] == "aten.mv (CPU)"
     assert found["environment"]["MYOPS_DISABLE"] == "0"
     if not myops.is_available("cuda"):
-        assert addmm["cuda"] == _native.cuda_error
+        assert addmm["cuda"] == _libraries.cuda_error
 
 
 def test_text_has_every_operator_and_reason(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,15 +57,19 @@ def test_text_has_every_operator_and_reason(capsys: pytest.CaptureFixture[str]) 
     for name in info.VARIABLES:
         assert any(line.startswith(f"{name} = ") for line in lines)
     if not myops.is_available("cuda"):
-        assert f"cuda    {_native.cuda_error}" in lines
+        assert f"cuda    {_libraries.cuda_error}" in lines
+
+
+def test_full_has_what_torch_says_of_the_system() -> None:
+    assert "PyTorch version" in run("-m", "myops.info", "--full").stdout
 
 
 def test_a_library_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_native, "cpu_error", "its words")
+    monkeypatch.setattr(_libraries, "cpu_error", "its words")
     found = info.collect()
     for row in found["operators"].values():
         assert row["overloads"] == []
-        assert row["cpu"] == row["cuda"] == _native.load_failure("CPU", "its words")
+        assert row["cpu"] == row["cuda"] == _libraries.load_failure("CPU", "its words")
     assert "its words" in info.text(found)
 
 

@@ -108,6 +108,18 @@ def test_conjugate_input() -> None:
     assert torch.equal(myops.linear(x.conj(), packed), myops.linear(x.conj().resolve_conj(), packed))
 
 
+def test_what_it_says_of_itself() -> None:
+    """The panels of a block of k, as `plan` has them."""
+    packed = myops.pack_weight(torch.ones(40, 500))
+    found = re.fullmatch(r"kc=(\d+) panel=(\d+)x(\d+) group=1 depth=1 bytes=4", packed.format)
+    assert found is not None, packed.format
+    kc, vectors, lanes = map(int, found.groups())
+    plan = myops.plan(1000, 1000, 500)
+    assert f" kc={kc} " in plan
+    assert f"x{vectors * lanes} " in plan
+    assert repr(packed) == f"PackedWeight(40 x 500, float32, {packed.nbytes} bytes, {packed.format})"
+
+
 def stored(packed: myops.PackedWeight) -> Iterator[myops.PackedWeight]:
     yield copy.deepcopy(packed)
     yield pickle.loads(pickle.dumps(packed))

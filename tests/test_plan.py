@@ -114,7 +114,7 @@ def test_sums_do_not_depend_on_threads(level: str) -> None:
     for _ in range(1000):
         m, n, k, batch = (int(torch.randint(1, 3000, (), generator=generator)) for _ in range(4))
         batch = batch if batch < 8 else 1
-        dtype = list(myops._native.DTYPE_CODES)[int(torch.randint(11, (), generator=generator))]
+        dtype = list(myops._libraries.DTYPE_CODES)[int(torch.randint(11, (), generator=generator))]
         tb = bool(torch.randint(2, (), generator=generator))
         plans = [
             myops.plan(m, n, k, dtype=dtype, batch=batch, transpose_b=tb, isa_level=level, threads=threads)

@@ -6,6 +6,7 @@ Whole numbers are compared bit for bit with dense products; native torch is aske
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from typing import Any
 
@@ -262,6 +263,9 @@ def test_forward_mode() -> None:
             x = in_layout(a, layout)
             got = forward_ad.unpack_dual(myops.sparse.mm(x, forward_ad.make_dual(b, tangent))).tangent
             torch.testing.assert_close(got, x.to_dense() @ tangent)
+            hidden = forward_ad.make_dual(torch.ones(5, 3, dtype=torch.float64), torch.full((5, 3), math.nan).double())
+            got = myops.sparse.addmm(hidden, x, forward_ad.make_dual(b, tangent), beta=0)
+            torch.testing.assert_close(forward_ad.unpack_dual(got).tangent, x.to_dense() @ tangent)
 
 
 def test_transforms_over_the_dense_argument() -> None:

@@ -46,6 +46,14 @@ PRODUCTS = {
     "vector @ A": lambda a, x, y: y[0, :8] @ a,
     "A.t() @ y": lambda a, x, y: a.t() @ y.mT,
     "A.T": lambda a, x, y: a.T @ y.mT,
+    "A.transpose": lambda a, x, y: a.transpose(0, 1) @ y.mT,
+    "A.mT": lambda a, x, y: a.mT @ y.mT,
+    "torch.mm by name": lambda a, x, y: torch.mm(input=a, mat2=x),
+    "a.mm by name": lambda a, x, y: a.mm(mat2=x),
+    "torch.matmul by name": lambda a, x, y: torch.matmul(a, other=x),
+    "a.mv by name": lambda a, x, y: a.mv(vec=x[:, 0]),
+    "torch.addmm by name": lambda a, x, y: torch.addmm(y[:, :1], mat1=a, mat2=x, beta=2),
+    "y.addmm": lambda a, x, y: y[:, :5].addmm(a, x, alpha=2),
 }
 DENSE = {name: call for name, call in PRODUCTS.items() if "sparse" not in name} | {
     "torch.sparse.mm": PRODUCTS["torch.mm"],
@@ -382,3 +390,104 @@ def test_to_dense_compiles_and_vmaps() -> None:
     assert torch.equal(compiled(a), 2 * dense)
     values = torch.stack([a.values, -a.values])
     assert torch.equal(torch.vmap(lambda v: a.with_values(v).to_dense())(values), torch.stack([dense, -dense]))
+
+
+class Weighted(nn.Module):
+    """A matrix whose values are a parameter beside it."""
+
+    def __init__(self, matrix: myops.CSR) -> None:
+        super().__init__()
+        self.values = nn.Parameter(matrix.values.clone())
+        self.register_buffer("matrix", matrix.with_values(self.values))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.matrix @ x
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("convert", ["double", "float", "bfloat16"])
+def test_a_converted_module_trains_the_values_of_its_matrix(convert: str, recorded: bool) -> None:
+    with torch.set_grad_enabled(recorded):
+        module = getattr(Weighted(example(torch.float32)[0]), convert)()
+    assert module.matrix.values is module.values
+    x = torch.randn(12, 3).to(module.values.dtype)
+    before = module(x).detach()
+    module(x).pow(2).sum().backward()
+    torch.optim.SGD(module.parameters(), 0.1).step()
+    assert not torch.equal(module(x), before)
+
+
+def test_every_conversion_keeps_the_gradient() -> None:
+    a, _ = example(torch.float32)
+    a = a.with_values(a.values.clone().requires_grad_())
+    double = torch.ones(1, dtype=torch.float64)
+    for made in (
+        a.double(),
+        a.type_as(double),
+        a.cdouble(),
+        a.cfloat(),
+        a.clone(),
+        a.to(double),
+        a.to("cpu", torch.half),
+    ):
+        assert made.values.requires_grad
+        assert made.values is not a.values
+        assert made.crow.dtype == made.col.dtype == a.crow.dtype
+        assert torch.autograd.grad(made.values.real.sum(), a.values)[0].equal(torch.ones_like(a.values))
+    copied = a.to(torch.float32, copy=True)
+    assert copied.values.data_ptr() != a.values.data_ptr()
+    assert not a.detach().values.requires_grad
+
+
+def test_transforms_of_torch_func() -> None:
+    a, dense = example()
+    x = torch.randn(12, 5, dtype=torch.float64)
+    ones = torch.ones(8, 5, dtype=torch.float64)
+    grad = torch.func.grad
+    for f, args in (
+        (lambda x: (a.detach() @ x).sum(), (x,)),
+        (lambda x: (a.clone().to(torch.float64) @ x).sum(), (x,)),
+        (lambda x: (a.float().double() @ x).sum(), (x,)),
+        (lambda x, a: (a @ x).sum(), (x, a)),
+        (lambda x, a: torch.addmm(x[:8], a, x).sum() - x[:8].sum(), (x, a)),
+        (lambda x, a: (x.T @ a.T).sum(), (x, a)),
+    ):
+        torch.testing.assert_close(grad(f)(*args), dense.mT @ ones, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(torch.func.jvp(lambda x: a.clone() @ x, (x,), (x,))[1], dense @ x)
+    module = Weighted(a).requires_grad_(False)
+    state = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    got = grad(lambda x: torch.func.functional_call(module, state, (x,)).sum())(x)
+    torch.testing.assert_close(got, dense.mT @ ones)
+    trained = a.with_values(a.values.clone().requires_grad_())
+    with pytest.raises(RuntimeError, match="would lose the gradient of its values here"):
+        grad(lambda x, a: (a @ x).sum())(x, trained)
+
+
+def test_more_errors_of_products() -> None:
+    a, _ = example()
+    x = torch.randn(12, 5, dtype=torch.float64)
+    for call in (
+        lambda: torch.mm(a, x, out=torch.empty(8, 5)),
+        lambda: torch.mv(a, x[:, 0], out=torch.empty(8)),
+        lambda: torch.addmm(x[:8], a, x, out=torch.empty(8, 5)),
+    ):
+        with pytest.raises(NotImplementedError, match="take no out="):
+            call()
+    with pytest.raises(NotImplementedError, match="over dimensions 0 and 1, not 1 and 1"):
+        a.transpose(1, 1)
+    torch.testing.assert_close(torch.sparse.mm(a, x, "mean"), myops.sparse.mm(a, x, reduce="mean"))
+
+
+def test_one_graph_for_many_sizes() -> None:
+    compiled = torch.compile(lambda a, x: a @ x, fullgraph=True, backend="aot_eager", dynamic=True)
+    for m in (6, 7, 9):
+        dense = random_dense(m, 12, torch.float64)
+        x = torch.randn(12, 5, dtype=torch.float64)
+        torch.testing.assert_close(compiled(myops.CSR.from_torch(dense), x), dense @ x)
+
+
+def test_traces() -> None:
+    a, dense = example()
+    x = torch.randn(12, 5, dtype=torch.float64)
+    traced = torch.jit.trace(lambda v, x: a.with_values(v) @ x, (a.values, x))
+    torch.testing.assert_close(traced(2 * a.values, x), 2 * dense @ x)

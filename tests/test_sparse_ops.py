@@ -6,6 +6,7 @@ Iterates over the table (`registration.COMPONENTS`), as the tests of the dense o
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import subprocess
 import sys
@@ -588,6 +589,23 @@ def test_nothing_is_read_that_a_zero_scalar_rules_out() -> None:
     )
     no = torch.zeros(5, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0)
     assert torch.equal(ops.spmm(*no, x, nan, beta=0), torch.zeros(4, 6))  # torch.sparse.addmm returns the NaNs
+
+
+@pytest.mark.parametrize("columns", [1, 5, 8, 17, 64, 200])
+def test_an_infinite_alpha(columns: int) -> None:
+    """Times the empty sum of a row without entries it is a NaN, as in torch; where there is nothing to sum, nothing."""
+    crow = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 1])
+    one, x = torch.ones(1), torch.ones(4, columns)
+    for alpha in (math.inf, -math.inf, math.nan):
+        for c in (None, torch.ones(8, columns), torch.ones(columns)):
+            got = ops.spmm(crow, torch.zeros(1, dtype=torch.int64), one, x, c, alpha=alpha)
+            assert got[[0, 1, 3, 4, 5, 6, 7]].isnan().all()
+            assert got[2].isnan().all() if math.isnan(alpha) else (got[2] == alpha).all()
+        none = torch.zeros(9, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), x[:0]
+        assert torch.equal(ops.spmm(*none, torch.ones(8, columns), columns=0, alpha=alpha), torch.ones(8, columns))
+        eye = torch.eye(2).to_sparse_csr()
+        got = ops.native_sampled_addmm(eye, torch.ones(2, 0), torch.ones(0, 2), alpha=alpha, beta=1)
+        assert torch.equal(got.values(), torch.ones(2))
 
 
 def test_elements_behind_the_dense_operand_do_not_matter(dtype: torch.dtype) -> None:

@@ -26,7 +26,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="suite", metavar="SUITE")
     for name, module_name in SUITES.items():
-        module = importlib.import_module(module_name)
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise SystemExit(
+                f"the benchmarks need {error.name} (the extra `bench` of myops has all they need)"
+            ) from error
         module.add_arguments(commands.add_parser(name, help=module.HELP, description=module.HELP))
     return parser
 

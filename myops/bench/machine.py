@@ -1,7 +1,7 @@
 """What a benchmark ran on: machine, versions, load, and the roofs measured in the same process.
 
-Roofs are measured, never looked up: peak multiply-add rate from the native library where it offers one, and read
-bandwidth from the sum over a buffer that fits no cache (`dram`) or the last-level cache (`cache`).
+Roofs are measured, never looked up: peak multiply-add rate by `myops.peak_gflops`, and read bandwidth from the sum over
+a buffer that fits no cache (`dram`) or the last-level cache (`cache`).
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ LOAD_WARNING = 0.5
 
 DRAM_BYTES = 512 << 20
 DEFAULT_L3_BYTES = 32 << 20
-
-_PEAK_DTYPE = {"complex64": "float32", "complex128": "float64", "uint8": "int8"}
-_PEAK_FALLBACK = {"float16": "float32"}
 
 
 def cpu_model() -> str:
@@ -52,21 +49,13 @@ def l3_bytes() -> int:
     return max(sizes, default=DEFAULT_L3_BYTES)
 
 
-def _ask_myops(name: str) -> Any:
-    """Result of the public function `myops.<name>()`, None when the package has no such function."""
-    function = getattr(myops, name, None)
-    return function() if callable(function) else None
-
-
 def commit() -> str | None:
-    """Commit of the myops build when it says so, else of the checkout that the package lies in, else None."""
-    info = _ask_myops("build_info")
-    if isinstance(info, dict):
-        for key in ("commit", "git_commit", "git"):
-            if info.get(key):
-                return str(info[key])
+    """Commit of the checkout that the package lies in; None for one that is installed."""
+    root = Path(myops.__file__).parents[1]
+    if not (root / "setup.py").exists():
+        return None  # the checkout around it is another's
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+        command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
@@ -113,13 +102,13 @@ def describe() -> dict[str, Any]:
     load = load_average()
     return {
         "cpu": cpu_model(),
-        "isa": str(_ask_myops("isa") or "unknown"),
+        "isa": myops.isa(),
         "cores": os.cpu_count(),
         "l3_bytes": l3_bytes(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "myops": str(getattr(myops, "__version__", "unknown")),
+        "myops": myops.__version__,
         "commit": commit(),
         "load_average": load,
         "load_warning": load is not None and load > LOAD_WARNING,
@@ -127,26 +116,16 @@ def describe() -> dict[str, Any]:
     }
 
 
-def _native_peak(dtype: str, threads: int) -> float | None:
-    """GFLOP/s from the native library's register-only loop; None when the build does not offer it for this type."""
-    try:
-        value = myops.peak_gflops(getattr(torch, dtype), threads)
-    except (ImportError, AttributeError, RuntimeError, ValueError, KeyError):
-        return None
-    return float(value) if value and value > 0 else None
-
-
 @functools.cache
 def fma_peak(dtype: str, threads: int) -> float | None:
-    """Measured peak in GFLOP/s (a multiply-add is 2) of `threads` threads for a dtype name; None when unknown.
+    """Measured peak in GFLOP/s (a multiply-add is 2) of `threads` threads for a dtype name; None where it has none.
 
-    Complex types are counted in real operations, so their peak is that of the real type. float16 falls back to the
-    float32 peak, in which it is computed on CPUs without native half-precision arithmetic.
+    Complex types are counted in real operations, float16 as the float32 in which it is computed.
     """
-    peak = _native_peak(_PEAK_DTYPE.get(dtype, dtype), threads)
-    if peak is None and dtype in _PEAK_FALLBACK:
-        peak = _native_peak(_PEAK_FALLBACK[dtype], threads)
-    return peak
+    try:
+        return myops.peak_gflops(getattr(torch, dtype), threads)
+    except NotImplementedError:
+        return None
 
 
 def _best_read(size: int, seconds: float = 0.25) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._native import DTYPE_CODES
+from .._libraries import DTYPE_CODES
 from ..autograd import keep_factors
 from ..registration import BadCall, Sample
 
@@ -29,6 +29,8 @@ def check(condition: Any, message: Callable[[], str]) -> None:
     """torch._check where Dynamo may trace (to size an `out`); it would refuse messages made from arguments."""
     if condition is True:
         return
+    if isinstance(condition, Tensor):  # of a size under torch.jit.trace
+        condition = bool(condition)
     if not torch.compiler.is_dynamo_compiling():
         torch._check(condition, message)
     elif not condition:

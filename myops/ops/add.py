@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._prims_common import compute_elementwise_output_strides
+from torch.overrides import handle_torch_function
 
 from ..calls import Number, as_number, call, call_in_place, call_out, ops, unless_one
 from ..registration import BadCall, Operator, Sample, register
@@ -146,9 +147,13 @@ def is_tensor(operand: Any) -> bool:
 def as_tensor(value: Any, like: Tensor, name: str) -> Tensor:
     """A number as a 0-dim CPU tensor of the dtype that it gives the sum: torch's promotion of Python's and NumPy's."""
     number = as_number(value, name)
-    if not isinstance(number, int | float | complex):
+    symbol = isinstance(number, torch.SymInt | torch.SymFloat)
+    if not symbol and not isinstance(number, int | float | complex):
         raise TypeError(f"myops.add: {name} must be a Tensor or a number, but got {type(number).__name__}")
-    return torch.full((), number, dtype=dtype_with_number(like.dtype, number), device="cpu")
+    dtype = dtype_with_number(like.dtype, number)
+    if symbol or torch.compiler.is_compiling():  # torch.full makes a constant of a symbol, a graph for each value
+        return torch.zeros((), dtype=dtype, device="cpu") + number
+    return torch.full((), number, dtype=dtype, device="cpu")
 
 
 def check_alpha(input: Tensor, other: Tensor, alpha: bool) -> None:
@@ -162,7 +167,7 @@ def dtype_with_number(dtype: torch.dtype, number: Number) -> torch.dtype:
     inexact = dtype.is_floating_point or dtype.is_complex
     if isinstance(number, complex):
         return torch.promote_types(dtype if inexact else torch.get_default_dtype(), torch.complex32)
-    if isinstance(number, float):
+    if isinstance(number, float | torch.SymFloat):
         return dtype if inexact else torch.get_default_dtype()
     return torch.int64 if dtype == torch.bool and not isinstance(number, bool) else dtype
 
@@ -188,6 +193,9 @@ def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1, ou
         input = as_tensor(input, other, "input")
     elif not is_tensor(other) and isinstance(input, Tensor):
         other = as_tensor(other, input, "other")
+    elif is_tensor(input) != is_tensor(other):  # a number and what only stands for a tensor: fx.Proxy
+        given = {} if out is None else {"out": out}
+        return handle_torch_function(add, (input, other), input, other, alpha=alpha, **given)
     if isinstance(alpha, bool):
         check_alpha(input, other, alpha)  # type: ignore[arg-type]
     if out is None:
@@ -197,7 +205,9 @@ def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1, ou
 
 def add_(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
     """`add` written to `input`, whose shape and dtype the result must fit; returns `input`."""
-    if not is_tensor(other) and isinstance(input, Tensor):
+    if not is_tensor(other) and is_tensor(input):
+        if not isinstance(input, Tensor):
+            return handle_torch_function(add_, (input, other), input, other, alpha=alpha)
         other = as_tensor(other, input, "other")
     if isinstance(alpha, bool):
         check_alpha(input, other, alpha)  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _native
+from .. import _libraries
 from ..activation import activations_of, apply, check_activation, keyword
 from ..autograd import refuse_gradients
 from ..calls import call, ops
@@ -31,7 +31,7 @@ from ._gemm import (
 def _fake_pack(weight: Tensor) -> Tensor:
     torch._check(weight.dim() == 2, lambda: f"weight must be a matrix, got {weight.dim()}-D tensor")
     check_dtype("pack_weight", weight, "weight")
-    size = _native.panel_bytes(weight.dtype, int(weight.shape[0]), int(weight.shape[1]))
+    size = _libraries.panel_bytes(weight.dtype, int(weight.shape[0]), int(weight.shape[1]))
     return weight.new_empty((size,), dtype=torch.uint8)
 
 
@@ -180,6 +180,8 @@ def linear_packed(
     activation: str | int = "none",
 ) -> Tensor:
     """`myops.linear` for the parts of a `PackedWeight`."""
+    if not isinstance(input, Tensor):
+        raise TypeError(f"myops.linear: input must be a Tensor, but got {type(input).__name__}")
     if input.device != panels.device or panels.device.type == "cuda":
         raise RuntimeError(
             f"a packed weight is for products on the CPU, but weight is on {panels.device} and input on "

@@ -131,7 +131,7 @@ class Spmm(Row):
         terms = [
             None if d_values is None else ops.spmm(crow, col, d_values, dense, None, *t, **keywords),
             None if d_dense is None else ops.spmm(crow, col, values, d_dense, None, *t, **keywords),
-            None if d_input is None else d_input.expand(m, dense.shape[1]) * ctx.beta,
+            None if d_input is None or ctx.beta == 0 else d_input.expand(m, dense.shape[1]) * ctx.beta,
         ]
         return total(terms, values.new_zeros((m, dense.shape[1])))
 

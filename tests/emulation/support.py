@@ -11,7 +11,7 @@ from functools import cache
 import pytest
 import torch
 
-from myops._native import DTYPE_CODES
+from myops._libraries import DTYPE_CODES
 
 from . import build
 

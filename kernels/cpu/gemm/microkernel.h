@@ -112,7 +112,7 @@ struct TileArgs {
   int64_t b_ahead;  // how far ahead of its use B is asked for, in elements; 0: it is near
 };
 
-// What a policy says of its tiles when they live in vector registers. k_depth: steps that a panel is padded to.
+// What a policy says of its tiles when they live in vector registers. kDepth: steps that a panel is padded to.
 template <class Isa>
 struct RegisterTile {
   static constexpr bool kMatrixUnit = false, kShift = false;

@@ -347,8 +347,14 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
               return (p + r) * G + q < k ? load_row<Isa, Bits>(from + (r * G + q) * k_stride, rows) : Vec{};
             });
         }
-        transpose<Isa, uint32_t>(block);
         E* const to = dst + i0 * width + p * G;
+        if (used <= 2) {  // fewer stores than shuffles
+          for (int q = 0; q < used; ++q)
+            for (int r = 0; r < rows; ++r)
+              std::memcpy(to + r * width + q * G, &reinterpret_cast<uint32_t*>(block + q)[r], 4);
+          continue;
+        }
+        transpose<Isa, uint32_t>(block);
         for (int r = 0; r < rows; ++r)
           store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(to + r * width), block[r], used);
       }
@@ -361,15 +367,16 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
     const S* from = src + i * m_stride;
     if (k_stride != 1) {
       for (int64_t p = 0; p < k; ++p) row[p] = E(from[p * k_stride]);
-    } else if constexpr (std::is_same_v<E, S>) {
-      std::memcpy(row, from, k * sizeof(S));
-    } else {
-      constexpr int kStep = Isa::template lanes<E>;
-      int64_t p = 0;
-      for (; p + kStep <= k; p += kStep) Isa::template store<E>(row + p, load_converted<Isa, E>(from + p));
-      for (; p < k; ++p) row[p] = E(from[p]);
+      std::memset(row + k, 0, (padded - k) * sizeof(E));
+    } else {  // moved as they are, or widened; what lies behind the last element is the padding of the row
+      using To = std::conditional_t<std::is_same_v<E, S>, Bits, E>;
+      using From = std::conditional_t<std::is_same_v<E, S>, Bits, S>;
+      constexpr int kStep = Isa::template lanes<To>;
+      for (int64_t p = 0; p < k; p += kStep)
+        Isa::template store<To>(reinterpret_cast<To*>(row + p),
+                                load_converted<Isa, To>(reinterpret_cast<const From*>(from + p),
+                                                        static_cast<int>(k - p < kStep ? k - p : kStep)));
     }
-    std::memset(row + k, 0, (padded - k) * sizeof(E));
   }
 }
 

@@ -99,6 +99,7 @@ struct SpmmOut {
   // Writes n columns of the empty rows of a piece, from real column j on; false where that is left to finish(). Where
   // the rows are narrow and many are empty, all rows of the piece are written as one.
   [[gnu::noinline]] bool finish_empty(const Piece& piece, const RowOrder<Isa>& order, int64_t j, int64_t n) const {
+    if (!(alpha - alpha == T(0))) return false;  // times 0 it is a NaN
     S* const to = d + piece.row * d_row + j;
     const bool at_once = n == d_row && n * static_cast<int64_t>(sizeof(S)) <= 64 && order.empty_rows > order.rows / 4;
     if (c == nullptr) {
@@ -184,7 +185,7 @@ struct SpreadRows {
   const int64_t* offsets;
   int64_t step, entries;
 };
-struct PackedRows {  // what for_spread_tiles makes of them: the entries follow each other
+struct PackedRows {  // what for_tiles makes of them: the entries follow each other
   static constexpr bool kFar = false;
   int64_t width;
   int64_t operator()(int64_t e) const { return e * width; }

@@ -1,4 +1,4 @@
-"""Loads the native libraries and answers questions about them. Not here: operators (registration.py).
+"""Loads the libraries of kernels and answers questions about them. Not here: operators (registration.py).
 
 Loading never initialises CUDA and never hides an error: where a library cannot be loaded, `require()` raises at first
 use with both torch versions and the loader's own words.
@@ -186,6 +186,9 @@ def _check_counts(**counts: tuple[int, int]) -> None:
     for name, (value, least) in counts.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, but got {value}")
+        most = 2**31 if name == "threads" else 2**48  # so that products of them have 64 bits, and bytes of a row
+        if value >= most:
+            raise ValueError(f"{name} must be less than {most}, but got {value}")
 
 
 def plan(
@@ -208,7 +211,7 @@ def plan(
 
     Raises:
         NotImplementedError: a dtype without a kernel.
-        ValueError: an unknown level; a size or thread count below 1 (k: below 0), for which there is nothing to plan.
+        ValueError: an unknown level; a size or thread count below 1 (k: below 0), or that no tensor has.
     """
     require()
     threads = torch.get_num_threads() if threads is None else threads
