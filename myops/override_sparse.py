@@ -1,7 +1,8 @@
 """What the switch runs at the sparse keys: aten's products with sparse arguments, by `myops.sparse`.
 
 At a backend key no graph is recorded, and what comes back looks as torch's own result does: its layout, its strides,
-its index dtype. Pairs of sparse layouts that torch does not multiply are left to it, whose gradients have no formula
+its index dtype (but sampled products and gradients, which keep that of their pattern where torch makes int64 of
+it). Pairs of sparse layouts that torch does not multiply are left to it, whose gradients have no formula
 for them either. Not left to it are dtypes that it lacks, CSC times CSC, of which it makes zeros, and BSC @ dense and
 dense @ BSR, which its gradients of BSR @ dense and of a linear layer with a BSR weight call.
 

@@ -3,6 +3,14 @@
 The table (`OPERATORS`) has one row per operator, written in `myops/ops/`. Whatever a row has is registered here and
 checked in tests/, which iterate over the same table; an operator without a fake, a gradient rule, a batching rule or
 samples cannot exist, because the row is an abstract class.
+
+    register             a dense operator: functional, out=, in place, .Scalar overloads; in OPERATORS
+    register_component   one of a functional form alone; in COMPONENTS
+    register_row         the same outside of the tables
+    register_plain       one on indices: a fake and nothing else
+    define_front         one whose kernels do at once what a general path of others does with gradients and autocast
+    define_composite     one made of others
+    implement            one more kernel of any of them
 """
 
 from __future__ import annotations

@@ -51,6 +51,10 @@ class TestDecisions(expecttest.TestCase):
             ("avx2", torch.bfloat16, 1, 12, 1001, 1000, False, False, 2),
             ("avx2", torch.float32, 1, 49, 35, 1000, False, False, 2),
             ("neon", torch.float32, 1, 48, 35, 1000, False, False, 2),
+            ("avx512_bf16", torch.float32, 1, 1, 1, 100000, False, False, 2),
+            ("avx512_bf16", torch.float32, 1, 1, 1, 95, False, False, 2),
+            ("avx512_bf16", torch.complex64, 6250, 1, 1, 32, False, False, 2),
+            ("avx2", torch.float32, 1, 2048, 2048, 2, False, False, 2),
         ]
         lines = []
         for level, dtype, batch, m, n, k, ta, tb, threads in cases:
@@ -99,6 +103,10 @@ avx2 float32 1x1x1001x1000 NN: tiled compute=f32 tile=1x64 pack= chain=384 kc=64
 avx2 bfloat16 1x12x1001x1000 NN: tiled compute=f32 tile=6x16 pack=A chain=1000 kc=64 mc=12 nc=1008 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
 avx2 float32 1x49x35x1000 NN: tiled compute=f32 tile=6x16 pack=B chain=384 kc=384 mc=54 nc=48 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 neon float32 1x48x35x1000 NN: tiled compute=f32 tile=6x12 pack= chain=384 kc=384 mc=48 nc=48 direct_d=1 parts=2x1 parallel rule="B in place: little reuse"
+avx512_bf16 float32 1x1x1x100000 NN: dot compute=f32 tile=1x16 pack= chain=100000 kc=100000 mc=6 nc=64 direct_d=0 parts=1x1 parallel rule="dot: few rows against a k-contiguous B"
+avx512_bf16 float32 1x1x1x95 NN: tiled compute=f32 tile=1x16 pack= chain=95 kc=95 mc=6 nc=64 direct_d=1 parts=1x1 serial rule="B in place: few rows"
+avx512_bf16 complex64 6250x1x1x32 NN: dot compute=f32 complex tile=2x16 pack= chain=32 kc=32 mc=6 nc=64 direct_d=0 parts=1x1 parallel rule="dot: few rows against a k-contiguous B"
+avx2 float32 1x2048x2048x2 NN: tiled compute=f32 tile=6x16 pack=B chain=2 kc=2 mc=6 nc=2048 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
 """,
         )
 

@@ -489,6 +489,16 @@ def test_add_over_few_columns_and_crossed_dimensions(device: str, dtype: torch.d
                 assert torch.equal(myops.add(a, b, alpha=3, out=out).cpu(), exact.to(dtype)), (shape, order)
 
 
+def test_windows_that_overlap(device: str, dtype: torch.dtype) -> None:
+    """Rows, and items of a batch, that begin within the one before: aligned as tensor maps want them, and not."""
+    for step in (8, 16, 5):
+        signal = whole_numbers((5000,), device, dtype)
+        rows, w = signal.unfold(0, 128, step)[:160], whole_numbers((128, 160), device, dtype)
+        batch = signal.as_strided((3, 130, 128), (step, 2 * step, 1))
+        for x, y in ((rows, w), (w.mT, rows.mT), (batch, w)):
+            assert torch.equal(myops.matmul(x, y).cpu(), (widen(x) @ widen(y)).to(dtype)), step
+
+
 @pytest.mark.parametrize("k", [1, 31, 64, 95, 96, 97, 128, 1000, 4097])
 def test_inner_products(device: str, dtype: torch.dtype, k: int) -> None:
     for batch in (1, 7):

@@ -114,13 +114,14 @@ def odd() -> Iterable[Case]:
 
 
 def skinny() -> Iterable[Case]:
-    """Tall and thin, the long inner product, few columns (heads of classifiers), their gradients, and short sums."""
+    """Tall and thin, long inner products, few columns (heads of classifiers), their gradients, and short sums."""
     for dtype in FLOATS:
         for m, n, k in ((4096, 64, 64), (100000, 16, 16), (16, 16, 100000), (64, 4096, 64)):
             yield Case("skinny", _mm(dtype, m, n, k), m != 64 and dtype in ("float32", "float64"))
         for m, n, k, layout in (
             (2048, 2, 768, "NT"), (2048, 10, 1024, "NT"), (2048, 10, 1024, "NN"), (768, 10, 2048, "TN"),
             (1024, 64, 2048, "TN"), (4096, 32, 2028, "TT"), (4, 1024, 24, "NT"), (4096, 64, 3, "NN"),
+            (1, 1, 100000, "NN"), (100000, 3, 3, "NN"), (2048, 2048, 1, "NN"),
         ):  # fmt: skip
             yield Case("skinny", _mm(dtype, m, n, k, layout))
 
@@ -158,6 +159,7 @@ def batched() -> Iterable[Case]:
     """Tiny cubes by the thousand, 3-D rotations, attention shapes, broadcast and strided batches."""
     for dtype in FLOATS:
         yield Case("batched", _bmm(dtype, 10000, 3, 1, 3))
+        yield Case("batched", _bmm(dtype, 1000, 1, 1, 512))
         for n, batch in ((4, 10000), (8, 10000), (16, 4096), (32, 1024)):
             yield Case("batched", _bmm(dtype, batch, n, n, n), dtype == "float32" or (n == 16 and dtype == "float64"))
         yield Case("batched", _bmm(dtype, 4096, 16, 16, 16, "NB"))
@@ -184,12 +186,12 @@ def integers() -> Iterable[Case]:
 
 
 def add() -> Iterable[Case]:
-    """Element-wise sums: contiguous, broadcast row and column, transposed."""
+    """Element-wise sums: contiguous, broadcast row and column, transposed; squares and three columns."""
     for dtype in (*FLOATS, "int32"):
-        for n in (1024, 4096):
+        for m, n in ((1024, 1024), (4096, 4096), (300000, 3)):
             for layout in ("NN", "NR", "NC", "NT"):
-                quick = n == 1024 and dtype == "float32"
-                yield Case("add", Problem("add", dtype, n, n, layout=layout), quick)
+                quick = m == 1024 and dtype == "float32"
+                yield Case("add", Problem("add", dtype, m, n, layout=layout), quick)
 
 
 def addmm() -> Iterable[Case]:
@@ -265,28 +267,14 @@ def _with_out_dtype(call: Callable[..., Any], out_dtype: str | None) -> Callable
     return call if out_dtype is None else functools.partial(call, out_dtype=getattr(torch, out_dtype))
 
 
-def _missing(op: str) -> Callable[..., Any]:
-    """Stands for an operator that this build of myops lacks; its row says so instead of ending the run."""
-
-    def call(*_: Any) -> Any:
-        raise NotImplementedError(f"this build has no {op}")
-
-    return call
-
-
 def myops_side(problem: Problem, route: str) -> Side:
     """The myops contestant of a problem by route; the switch is entered and left outside the clock."""
     if route == "switch":
         native = native_call(replace(problem, out_dtype=None))
         assert native is not None  # only a problem with an out_dtype can be without one
-        if not hasattr(myops, "use"):
-            return Side(_missing("use"))
         return Side(_with_out_dtype(native, problem.out_dtype), myops.use)
     name = "matmul" if problem.op == "mv" else problem.op
-    call = getattr(torch.ops.myops if route == "op" else myops, name, None)
-    if call is None:
-        return Side(_missing(name))
-    call = _with_out_dtype(call, problem.out_dtype)
+    call = _with_out_dtype(getattr(torch.ops.myops if route == "op" else myops, name), problem.out_dtype)
     if problem.activation != "none":
         call = functools.partial(call, **keyword(problem.activation))
     return Side(with_gradients(call) if problem.training else call)

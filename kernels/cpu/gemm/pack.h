@@ -359,7 +359,8 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
           store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(to + r * width), block[r], used);
       }
     }
-    for (int64_t i = 0; i < m; ++i) std::memset(dst + i * width + groups * G, 0, (padded - groups * G) * sizeof(E));
+    if (padded > groups * G)
+      for (int64_t i = 0; i < m; ++i) std::memset(dst + i * width + groups * G, 0, (padded - groups * G) * sizeof(E));
     return;
   }
   for (int64_t i = 0; i < m; ++i) {

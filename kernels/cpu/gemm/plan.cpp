@@ -174,10 +174,11 @@ void Planner::choose_compute() {
 }
 
 // An inner product is one lane of a panel of B, a chain of additions: 100,000 terms of float32 took 107 us and 8.7 as a
-// dot product, of float16 124 and 6.2, of int8 54 and 6.2. Of 64 terms in a batch 21 ns and 28, of 96 the same (Zen 5).
+// dot product, of float16 124 and 6.2, of int8 54 and 6.2. Of 64 terms in a batch 21 ns and 28, of 96 the same; of 32
+// in float16 17 and 26, in complex64 57 and 20 (Zen 5).
 bool Planner::takes_dots() const {
-  constexpr int64_t kInner = 96;
-  const bool columns = b_n_contiguous ? g.N == 1 && (g.K >= kInner || !same_type) : b_k_contiguous;
+  const int64_t least = same_type || g.in == DType::f16 ? 96 : 1;
+  const bool columns = b_n_contiguous ? g.N == 1 && g.K >= least : b_k_contiguous;
   return !ordered && b_k_contiguous && columns && dots_pay(g.in, g.M, g.K, isa);
 }
 
@@ -277,7 +278,7 @@ void Planner::choose_blocks() {
          max_rows();
   p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
   // Sums of few terms are the writing of D: row by row, while all of B stays in L1, and not panel by panel.
-  if (!p.pack_a && !in_unit() && p.cols > width && k_bytes * p.cols <= (24 << 10)) p.mc = max_rows();
+  if (!p.pack_a && !in_unit() && g.N * element_size(g.out) > 4096 && k_bytes * p.cols <= (24 << 10)) p.mc = max_rows();
   // Few rows against a k-contiguous B: what is packed is hardly reused, so the reading of B decides. All of a few
   // columns is long runs of memory; a block of all columns is short ones, each on a page of its own.
   if (p.pack_b && !g.b_panels && !b_n_contiguous && g.M <= 8 * kMaxRows && g.K > p.kc) {
