@@ -40,7 +40,7 @@ def test_readme_says_what_is_found(left: str, right: str) -> None:
 # The tables of benchmarks/README.md, against the results that they are made of.
 
 CLASSES = {
-    "squares 256..4096, six dtypes": "squares", "odd and medium": "odd", "tall-skinny, few columns": "skinny", "decode, 1 to 16 rows": "decode",
+    "squares 256..4096, six dtypes": "squares", "odd and medium": "odd", "tall-skinny, few columns, inner and outer products": "skinny", "decode, 1 to 16 rows": "decode",
     "a matrix times a vector": "vector",
     "batched, 3x3 to attention": "batched", "integers": "integers", "`add`": "add", "addmm, linear": "addmm",
     "linear with an activation": "fused", "packed weights against torch's linear": "packed",
