@@ -100,12 +100,14 @@ def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
         raise TypeError(f"myops.{row.name}: out must be a Tensor, but got {type(out).__name__}")
     try:
         shape = row.shape(*args)
+        if out.shape != shape and not torch.compiler.is_compiling():
+            _check_before_resize(row, out, args)
     except AttributeError:  # what is no tensor has no dim()
         check_tensors(row.name, args)
         raise
+    except RuntimeError as error:
+        raise translate(error, row.name, args) from None
     if out.shape != shape:
-        if not torch.compiler.is_compiling():
-            _check_before_resize(row, out, args)
         if out.numel() != 0:
             warnings.warn(
                 f"An output with one or more elements was resized since it had shape {list(out.shape)}, which does not "

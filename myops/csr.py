@@ -217,7 +217,7 @@ class CSR(torch.Tensor):
             values = args[0].values  # once more, above the parts, where autograd records it
             if values.requires_grad:
                 # A Parameter that module.to() has converted in place stays the one that the matrix has.
-                copies = func in _CLONES or bool((kwargs or {}).get("copy"))
+                copies = func in _CLONES or (result.dtype, result.device) == (args[0].dtype, args[0].device)
                 return result.with_values(values.to(result.values, copy=copies))
         return result
 
@@ -363,7 +363,7 @@ def _transpose(input: CSR) -> CSR:
 
 
 def _swap(input: CSR, dim0: int, dim1: int) -> CSR:
-    """`input.transpose(dim0, dim1)`, and with two dims `permute`."""
+    """`input.transpose(dim0, dim1)`."""
     if {dim0 % 2, dim1 % 2} != {0, 1} or not -2 <= min(dim0, dim1) <= max(dim0, dim1) < 2:
         raise NotImplementedError(f"a myops.CSR can be transposed over dimensions 0 and 1, not {dim0} and {dim1}")
     return input.transpose_csr()

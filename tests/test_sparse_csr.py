@@ -434,8 +434,8 @@ def test_every_conversion_keeps_the_gradient() -> None:
         assert made.values is not a.values
         assert made.crow.dtype == made.col.dtype == a.crow.dtype
         assert torch.autograd.grad(made.values.real.sum(), a.values)[0].equal(torch.ones_like(a.values))
-    copied = a.to(torch.float32, copy=True)
-    assert copied.values.data_ptr() != a.values.data_ptr()
+    for copied in (a.to(torch.float32, copy=True), a.to(torch.float32, False, True), a.clone()):
+        assert copied.values.data_ptr() != a.values.data_ptr()
     assert not a.detach().values.requires_grad
 
 
