@@ -186,7 +186,7 @@ def _check_counts(**counts: tuple[int, int]) -> None:
     for name, (value, least) in counts.items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}, but got {value}")
-        most = 2**31 if name == "threads" else 2**48  # so that products of them have 64 bits, and bytes of a row
+        most = 2**31 if name == "threads" else 2**48  # what C would take for another number is far above
         if value >= most:
             raise ValueError(f"{name} must be less than {most}, but got {value}")
 

@@ -64,11 +64,13 @@ def _has_kernel(name: str, *keys: str) -> bool:
 
 def _devices_of(name: str, devices: dict[str, str]) -> dict[str, str]:
     """`devices` without those that an operator has no kernel for."""
-    others = ("CompositeExplicitAutograd", "CompositeImplicitAutograd")
+    made_of_others = _has_kernel(name, "CompositeImplicitAutograd")
     found = dict(devices)
-    if devices["cuda"].startswith("ok") and not _has_kernel(name, "CUDA", "SparseCsrCUDA", "SparseCUDA", *others[1:]):
+    if devices["cuda"].startswith("ok") and not (
+        made_of_others or _has_kernel(name, "CUDA", "SparseCsrCUDA", "SparseCUDA")
+    ):
         found["cuda"] = "no"
-    if _libraries.cpu_error is not None or not _has_kernel(name, *others):
+    if _libraries.cpu_error is not None or not (made_of_others or _has_kernel(name, "CompositeExplicitAutograd")):
         found["others"] = "no"
     return found
 

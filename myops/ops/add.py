@@ -189,13 +189,14 @@ def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1, ou
         RuntimeError: shapes that do not broadcast, devices that differ, an alpha that the dtype cannot hold, or `out`
             with an argument that requires grad.
     """
-    if not is_tensor(input) and isinstance(other, Tensor):
-        input = as_tensor(input, other, "input")
-    elif not is_tensor(other) and isinstance(input, Tensor):
-        other = as_tensor(other, input, "other")
-    elif is_tensor(input) != is_tensor(other):  # a number and what only stands for a tensor: fx.Proxy
-        given = {} if out is None else {"out": out}
-        return handle_torch_function(add, (input, other), input, other, alpha=alpha, **given)
+    both = isinstance(input, Tensor) and isinstance(other, Tensor)
+    if not both and is_tensor(input) != is_tensor(other):
+        if isinstance(other, Tensor):
+            input = as_tensor(input, other, "input")
+        elif isinstance(input, Tensor):
+            other = as_tensor(other, input, "other")
+        else:  # a number and what only stands for a tensor: fx.Proxy
+            return handle_torch_function(add, (input, other), input, other, alpha=alpha, out=out)
     if isinstance(alpha, bool):
         check_alpha(input, other, alpha)  # type: ignore[arg-type]
     if out is None:
