@@ -55,6 +55,15 @@ class TestDecisions(expecttest.TestCase):
             ("avx512_bf16", torch.float32, 1, 1, 1, 95, False, False, 2),
             ("avx512_bf16", torch.complex64, 6250, 1, 1, 32, False, False, 2),
             ("avx2", torch.float32, 1, 2048, 2048, 2, False, False, 2),
+            ("avx512_bf16", torch.int8, 1, 1000, 1000, 24, False, False, 2),
+            ("avx512_bf16", torch.int8, 1, 1000, 1000, 25, False, False, 2),
+            ("avx2", torch.uint8, 1, 2000, 16, 16, False, True, 2),
+            ("avx2", torch.int16, 1, 1000, 1000, 64, True, False, 2),
+            ("avx512_bf16", torch.int16, 1, 16, 4096, 4095, False, False, 2),
+            ("avx512_bf16", torch.int16, 1, 16, 2000, 16, False, True, 2),
+            ("avx512_bf16", torch.bfloat16, 1, 100000, 3, 3, False, False, 2),
+            ("avx512_bf16", torch.bfloat16, 1, 100000, 17, 3, False, False, 2),
+            ("avx512_bf16", torch.float64, 1, 386, 512, 1, False, False, 2),
         ]
         lines = []
         for level, dtype, batch, m, n, k, ta, tb, threads in cases:
@@ -73,7 +82,7 @@ avx512_bf16 float32 1x4096x1x4096 NN: dot compute=f32 tile=1x64 pack= chain=4096
 avx512_bf16 bfloat16 1x64x768x768 NT: tiled compute=bf16_dot tile=6x64 pack=B chain=768 kc=768 mc=66 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 bfloat16 1x4x4096x4096 NN: tiled compute=bf16_dot tile=4x64 pack= chain=2048 kc=64 mc=6 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
 avx512_bf16 float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB chain=256 kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
-avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B chain=256 kc=256 mc=150 nc=512 direct_d=0 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 complex64 1x256x256x256 NN: tiled compute=f32 complex tile=6x64 pack=B chain=256 kc=256 mc=150 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
 avx512_bf16 int8 1x256x256x256 NN: tiled compute=byte_dot tile=6x64 pack=B chain=256 kc=256 mc=258 nc=256 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 int8 1x1x4096x4096 NN: tiled compute=byte_dot tile=1x256 pack= chain=2048 kc=64 mc=6 nc=4096 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
 avx512_bf16 uint8 1x16x4096x4096 NT: dot compute=byte_dot tile=6x64 pack= chain=4096 kc=4096 mc=18 nc=192 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
@@ -107,6 +116,15 @@ avx512_bf16 float32 1x1x1x100000 NN: dot compute=f32 tile=1x16 pack= chain=10000
 avx512_bf16 float32 1x1x1x95 NN: tiled compute=f32 tile=1x16 pack= chain=95 kc=95 mc=6 nc=64 direct_d=1 parts=1x1 serial rule="B in place: few rows"
 avx512_bf16 complex64 6250x1x1x32 NN: dot compute=f32 complex tile=2x16 pack= chain=32 kc=32 mc=6 nc=64 direct_d=0 parts=1x1 parallel rule="dot: few rows against a k-contiguous B"
 avx2 float32 1x2048x2048x2 NN: tiled compute=f32 tile=6x16 pack=B chain=2 kc=2 mc=6 nc=2048 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx512_bf16 int8 1x1000x1000x24 NN: tiled compute=u16 tile=6x128 pack=B chain=24 kc=24 mc=1002 nc=1024 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 int8 1x1000x1000x25 NN: tiled compute=byte_dot tile=6x64 pack=AB chain=25 kc=25 mc=1002 nc=1024 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx2 uint8 1x2000x16x16 NT: tiled compute=u16 tile=12x16 tall pack=B chain=16 kc=16 mc=504 nc=32 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx2 int16 1x1000x1000x64 TN: tiled compute=u16 tile=6x32 pack=B chain=64 kc=64 mc=1002 nc=1024 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 int16 1x16x4096x4095 NN: tiled compute=u16 tile=6x128 pack= chain=2048 kc=64 mc=18 nc=4096 direct_d=1 parts=1x2 parallel rule="B in place: few rows"
+avx512_bf16 int16 1x16x2000x16 NT: tiled compute=i16_dot tile=6x64 pack=B chain=16 kc=16 mc=18 nc=2048 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 bfloat16 1x100000x3x3 NN: tiled compute=f32 tile=16x16 tall pack=AB chain=3 kc=3 mc=1360 nc=64 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 bfloat16 1x100000x17x3 NN: tiled compute=bf16_dot tile=6x32 pack=AB chain=3 kc=3 mc=2730 nc=64 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+avx512_bf16 float64 1x386x512x1 NN: tiled compute=f64 tile=6x32 pack=B chain=1 kc=1 mc=6 nc=512 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
 """,
         )
 

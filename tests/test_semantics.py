@@ -511,6 +511,36 @@ def test_inner_products(device: str, dtype: torch.dtype, k: int) -> None:
             assert torch.equal(myops.matmul(x[0, 0], y[0, :, 0]).cpu(), (widen(x) @ widen(y))[0, 0, 0].to(dtype))
 
 
+@pytest.mark.parametrize("order", ["NN", "NT", "TN"])
+def test_short_sums(device: str, dtype: torch.dtype, order: str) -> None:
+    """Of few terms, integers beyond their range: into rows, with addends that are a matrix, a row, a column or D itself."""
+    generator = torch.Generator().manual_seed(5)
+
+    def of(*shape: int) -> Tensor:
+        integral = not (dtype.is_floating_point or dtype.is_complex)
+        limits = (torch.iinfo(dtype).min, torch.iinfo(dtype).max) if integral and dtype.itemsize < 4 else (-2, 3)
+        value = torch.randint(*limits, shape, generator=generator).to(device, dtype)
+        return value * (1 + 2j) if dtype.is_complex else value
+
+    def turned(rows: int, columns: int, way: str) -> Tensor:
+        return of(rows, columns) if way == "N" else of(columns, rows).mT
+
+    cases = [(m, n, k) for m, n, k in itertools.product((1, 5, 33, 70), (1, 3, 16, 17, 33, 140), (1, 2, 3, 15, 16, 25))]
+    for m, n, k in [*cases, (50, 600, 3), (40, 1024, 2), (100, 100, 64), (100, 100, 65), (1100, 2000, 2)]:
+        a, b = turned(m, k, order[0]), turned(k, n, order[1])
+        if dtype.is_complex:
+            a, b = (a.conj() if k % 2 else a), (b.conj() if k % 3 == 0 else b)
+        product = widen(a) @ widen(b)
+        assert torch.equal(myops.mm(a, b).cpu(), product.to(dtype)), (m, n, k)
+        for shape in ((m, n), (n,), (m, 1), (1, 1)):
+            c = of(*shape)
+            c = c.conj() if dtype.is_complex and n % 2 else c
+            expected = (2 * widen(c) + 3 * product).to(dtype)
+            assert torch.equal(myops.addmm(c, a, b, beta=2, alpha=3).cpu(), expected), (m, n, k, shape)
+            if shape == (m, n):
+                assert torch.equal(myops.addmm(c, a, b, beta=2, alpha=3, out=c.resolve_conj()).cpu(), expected)
+
+
 def test_add_numbers_promote_as_torch(device: str) -> None:
     for dtype, number in itertools.product(PROMOTED, [2, 2.5, 1 + 2j, True]):
         x = torch.randint(0, 2, (3, 4), device=device).to(dtype)

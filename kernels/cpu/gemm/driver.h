@@ -116,6 +116,7 @@ struct Tiled {
   const Split rows_of_tiles, vectors_of_panels;
   const FinishFn<T> finish;
   const T alpha, beta;
+  const typename C::Signs signs;
   const int64_t kc_steps;                         // steps of a full block of k
   int64_t a_width = 0;                            // elements of packed A per row
   int64_t b_bytes = 0, a_bytes = 0, s_bytes = 0;  // s: each of the matrices that sums wait in
@@ -145,6 +146,7 @@ struct Tiled {
         finish(f),
         alpha(scalar<T>(problem.alpha)),
         beta(scalar<T>(problem.beta)),
+        signs(problem.A.conj, problem.B.conj, problem.C.conj, beta),
         kc_steps(steps_of(plan.kc)) {}
 
   // Steps that k elements take, whole ones of what the kernel works on at a time.
@@ -161,9 +163,10 @@ struct Tiled {
       b_bytes = align64(min64(nc_panels, ceil_div(panels, p.tasks_n)) * C::kVectors * L * kc_steps * sizeof(BE));
     if (p.pack_a) {
       // A cache line beyond a power of two keeps the rows of a tile out of each other's cache sets.
-      a_width = C::kGroup * kc_steps + 64 / static_cast<int64_t>(sizeof(AE));
+      const int64_t line = 64 / static_cast<int64_t>(sizeof(AE));
+      a_width = C::kGroup == 1 && unit == 1 && g.K <= kShortRow ? g.K : C::kGroup * kc_steps + line;
       const int64_t packed_tiles = p.keep_a ? ceil_div(tiles, p.tasks_m) : min64(mc_tiles, tiles);
-      a_bytes = align64(packed_tiles * max64(C::kRows, p.tall) * a_width * sizeof(AE));
+      a_bytes = align64((packed_tiles * max64(C::kRows, p.tall) * a_width + line) * sizeof(AE));
     }
     const bool totals_wait = !p.direct_d && p.chain < g.K, chain_waits = p.kc < p.chain;
     if (totals_wait || chain_waits) {
@@ -197,7 +200,8 @@ struct Tiled {
 
   // Matrices of a few elements times a column each, as rotations are: a vector of one useful lane is no faster.
   void run_columns(int64_t begin, int64_t end) const {
-    const Gemm q = g;  // a copy, which stores to D cannot change
+    using T = std::conditional_t<sizeof(Tiled::T) == 2, uint32_t, Tiled::T>;  // C++ promotes to a signed int
+    const Gemm q = g;                                                         // a copy, which stores to D cannot change
     const T scale = alpha, scale_c = beta;
     for (int64_t item = begin; item < end; ++item) {
       const S* const a = at<S>(q.A.data, batch_offset(q, q.A, item));
@@ -206,8 +210,10 @@ struct Tiled {
       S* const d = at<S>(q.D.data, batch_offset(q, q.D, item));
       for (int64_t i = 0; i < q.M; ++i) {
         T sum{};
-        for (int64_t k = 0; k < q.K; ++k)
+        for (int64_t k = 0; k < q.K; ++k) {
           sum += load_scalar<T>(a[i * q.A.row_stride + k * q.A.col_stride]) * load_scalar<T>(b[k * q.B.row_stride]);
+          if constexpr (std::is_floating_point_v<T>) sum = rounded(sum);  // the bits of a tile: no products by vectors
+        }
         sum = rounded(sum * scale);
         if (c != nullptr) sum += rounded(load_scalar<T>(c[i * q.C.row_stride]) * scale_c);
         d[i * q.D.row_stride] = store_scalar<S>(sum);
@@ -223,12 +229,11 @@ struct Tiled {
     T* const shifts = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
     if constexpr (std::is_same_v<S, Out>)
       if (p.cols == 1 && !g.batch_invariant && g.activation == Activation::none) return run_columns(begin, end);
-    Tile<C> t{};
+    Tile<C> t = any_tile(true);
     t.k = steps_of(g.K);
     t.b_k = p.pack_b ? vectors * L : C::kGroup * g.B.row_stride * unit;
     t.last = static_cast<int>(p.cols - (vectors - 1) * L);
     t.read = p.pack_b ? L : t.last;
-    t.alpha = alpha, t.beta = beta;
     for (int64_t item = begin; item < end; ++item) {
       const S* const a = at<S>(g.A.data, batch_offset(g, g.A, item) * unit);
       const S* const b = at<S>(g.B.data, batch_offset(g, g.B, item) * unit);
@@ -239,7 +244,7 @@ struct Tiled {
       Position q{0, 0, 0, p.cols, g.C.data == nullptr ? 0 : batch_offset(g, g.C, item), batch_offset(g, g.D, item)};
       for (int64_t i = 0; i < tiles; ++i) {
         q.row = tile_row(i), q.rows = tile_row(i + 1) - q.row;
-        set_a(t, a, 0, i, 0, a_packed);
+        t.a = rows_of_a(a, q.row, 0, a_packed, 0);
         t.rows = static_cast<int>(q.rows * unit);
         if constexpr (C::kShift) t.shift = shifts + q.row;
         write_direct(t, kernel(t.rows, vectors), q);
@@ -263,6 +268,8 @@ struct Tiled {
     alignas(64) T slices[C::kMatrixUnit ? kUnitTiles : 1][C::kRows * C::kVectors * L];
 
     const bool whole = p.direct_d && p.kc >= g.K;  // one block, and nothing waits
+    Tile<C> t = any_tile(whole);
+    t.d_ahead = p.d_far ? kTilesAhead * p.nv * L : 0;
     const BE* panels_k = reinterpret_cast<const BE*>(g.B.data);
     int64_t k0 = 0, in_chain = 0;
     do {
@@ -283,7 +290,6 @@ struct Tiled {
           for (int64_t j = jc; j < jc_end; ++j) {
             const int64_t v0 = panel_vector(j), nv = panel_vector(j + 1) - v0, col = v0 * L;
             const int64_t cols = min64(nv * L, p.cols - col);
-            Tile<C> t;
             t.k = steps;
             const bool in_place = !p.pack_b && !g.b_panels;
             t.last = static_cast<int>(cols - (nv - 1) * L);
@@ -292,8 +298,6 @@ struct Tiled {
                            : packed + (v0 - base_vector) * L * steps;
             t.b_k = in_place ? C::kGroup * g.B.row_stride * unit : nv * L;
             const int64_t ahead = b_ahead(j, jc, jc_end, kb);
-            t.start = t.before = nullptr, t.start_row = 0, t.sums = nullptr;
-            t.alpha = alpha, t.beta = beta;
             // A slice of the panel stays in L1 while the tiles pass by it, and so do their sums. A single panel reads A
             // once, from memory, in runs as long as possible.
             const bool sliced = C::kMatrixUnit && block.opens && ic_end - ic > 1 && jc_end - jc > 1;
@@ -301,16 +305,18 @@ struct Tiled {
             int64_t done = 0;
             do {
               t.k = min64(slice, steps - done);
-              for (int64_t i = ic; i < ic_end; ++i) {
-                const int64_t row = tile_row(i), rows = tile_row(i + 1) - row;
+              const int64_t row0 = tile_row(ic);
+              for (int64_t i = ic, row = row0, next; i < ic_end; ++i, row = next) {
+                next = tile_row(i + 1);
+                const int64_t rows = next - row;
                 const auto kernel = Tiled::kernel(rows * unit, nv);
-                set_a(t, a, k0 + done * C::kGroup, i, ic, a_block + done * C::kGroup);
+                t.a = rows_of_a(a, row, k0 + done * C::kGroup, a_block + done * C::kGroup, row0);
                 t.rows = static_cast<int>(rows * unit);
                 t.b_ahead = i == ic ? ahead : 0;
-                if constexpr (C::kShift) t.shift = shifts + (row - tile_row(ic));
+                if constexpr (C::kShift) t.shift = shifts + (row - row0);
                 if constexpr (C::kMatrixUnit) {
                   T* const waiting = slices[i - ic];
-                  if (done > 0) t.start = waiting, t.start_row = C::kVectors * L;
+                  t.start = done > 0 ? waiting : nullptr, t.start_row = C::kVectors * L;
                   t.sums = done + slice < steps ? waiting : nullptr;
                   if (t.sums != nullptr) {
                     kernel(t);
@@ -358,10 +364,21 @@ struct Tiled {
     bool opens, closes, first_chain, last;
   };
 
+  // What is the same for every tile. Whole: of a problem of one block, whose sums are finished at once.
+  Tile<C> any_tile(bool whole) const {
+    Tile<C> t{};
+    t.a_row = unit * (p.pack_a ? a_width : g.A.row_stride);
+    t.a_k = kGroups ? C::kGroup : unit * (p.pack_a ? 1 : g.A.col_stride);
+    t.c_row = unit * g.C.row_stride, t.c_col = g.C.col_stride != 0, t.d_row = unit * g.D.row_stride;
+    t.alpha = alpha, t.beta = beta;
+    if constexpr (C::kComplexRows) t.signs = whole ? &signs : nullptr;
+    return t;
+  }
+
   void write_direct(Tile<C>& t, TileFn<C> kernel, const Position& q) const {
-    t.d = at<Out>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col), t.d_row = g.D.row_stride;
-    t.c = g.C.data == nullptr ? nullptr : at<Out>(g.C.data, q.c_offset + q.row * g.C.row_stride + q.col);
-    t.c_row = g.C.row_stride;
+    t.d = at<Out>(g.D.data, (q.d_offset + q.row * g.D.row_stride) * unit + q.col);
+    t.c = g.C.data == nullptr ? nullptr
+                              : at<Out>(g.C.data, (q.c_offset + q.row * g.C.row_stride) * unit + q.col * t.c_col);
     kernel(t);
     if constexpr (!kDirectOnly)
       if (g.activation != Activation::none) {  // in place, while the tile is in L1
@@ -372,9 +389,8 @@ struct Tiled {
   }
 
   // The sums of a block, from where its chain stands to where they wait for the next block, the next chain or the end.
-  void compute_tile(Tile<C>& t, TileFn<C> kernel, const Position& q, const Block& block, T* running, T* totals, T* sums,
+  void compute_tile(Tile<C> t, TileFn<C> kernel, const Position& q, const Block& block, T* running, T* totals, T* sums,
                     int64_t sums_row) const {
-    t.c = nullptr, t.before = nullptr;
     t.alpha = T(1);
     if (!block.opens) t.start = running, t.start_row = s_cols;
     if (!block.closes) {
@@ -382,7 +398,7 @@ struct Tiled {
       return kernel(t);
     }
     if (p.direct_d)
-      t.d = at<T>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col), t.d_row = g.D.row_stride;
+      t.d = at<T>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col);
     else
       t.d = totals, t.d_row = s_cols;
     if (!block.first_chain) t.before = t.d, t.before_row = t.d_row;
@@ -446,6 +462,7 @@ struct Tiled {
 
   static constexpr int64_t kRowsTogether = 16;
   static constexpr int64_t kBytesAhead = 4096;
+  static constexpr int64_t kTilesAhead = 4;
 
   // Rows [k0, k0 + kb) of the panels [jc, jc_end), one panel after the other. Rows of B that lie far apart are read a
   // few at a time across all panels: the prefetcher follows few streams.
@@ -500,7 +517,9 @@ struct Tiled {
     const int64_t rows = tile_row(ic_end) - row0;
     if constexpr (std::is_same_v<S, AE> && std::is_floating_point_v<S>)
       if (p.complex) return pack_a_complex<Isa>(src, g.A.row_stride, g.A.col_stride, rows, kb, a_width, packed);
-    if constexpr (kGroups)
+    if constexpr (sizeof(T) == 2)
+      return;  // every stride is read in place
+    else if constexpr (kGroups)
       pack_a_groups<Isa>(src, g.A.row_stride, g.A.col_stride, rows, kb, C::kGroup * C::kDepth, a_width, packed);
     else
       pack_a_rows<Isa, T, S>(src, g.A.row_stride, g.A.col_stride, rows, kb, a_width, packed);
@@ -513,17 +532,11 @@ struct Tiled {
     for (int64_t i = 0; i < rows; ++i) shifts[i] = shift_of_row<Isa, S>(from + i * a_row, kb);
   }
 
-  void set_a(Tile<C>& t, const S* a, int64_t k0, int64_t tile, int64_t ic, const AE* packed) const {
-    const int64_t row = tile_row(tile);
-    if (!p.pack_a) {
-      if constexpr (std::is_same_v<S, AE>) t.a = a + (row * g.A.row_stride + k0 * g.A.col_stride) * unit;
-      t.a_row = g.A.row_stride * unit;
-      t.a_k = kGroups ? C::kGroup : g.A.col_stride * unit;
-      return;
-    }
-    t.a = packed + (row - tile_row(ic)) * unit * a_width;
-    t.a_row = unit * a_width;
-    t.a_k = unit * C::kGroup;
+  // A from row `row` and step k on, where it lies or in a block that was packed from `row0` on.
+  const AE* rows_of_a(const S* a, int64_t row, int64_t k, const AE* packed, int64_t row0) const {
+    if constexpr (std::is_same_v<S, AE>)
+      if (!p.pack_a) return a + (row * g.A.row_stride + k * g.A.col_stride) * unit;
+    return packed + (row - row0) * unit * a_width;
   }
 };
 
@@ -647,7 +660,7 @@ void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
       if (in_place) return use(Tiled<Isa, ByteDot<Isa, S, true>, S>(g, p, finish));
       return use(Tiled<Isa, ByteDot<Isa, S>, S>(g, p, finish));
     }
-  if constexpr (std::is_integral_v<S> && sizeof(S) < sizeof(T))
+  if constexpr (sizeof(S) == 1)
     if (in_place) return use(Tiled<Isa, Real<Isa, T, S>, S>(g, p, finish));
   if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
     const bool narrow_d = p.direct_d && g.out == g.in;
@@ -656,7 +669,7 @@ void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
     if (narrow_d) return use(Tiled<Isa, Real<Isa, T, T, S>, S>(g, p, finish));
   }
   if constexpr (std::is_same_v<S, float> || std::is_same_v<S, double>)
-    if (p.complex) return use(Tiled<Isa, Real<Isa, T, T, T, true>, S>(g, p, finish));
+    if (p.complex) return use(Tiled<Isa, Real<Isa, T, T, T, T, true>, S>(g, p, finish));
   use(Tiled<Isa, Real<Isa, T, T>, S>(g, p, finish));
 }
 
@@ -714,8 +727,21 @@ void for_dtype(DType in, const Work& work) {
   }
 }
 
+// Integers S summed modulo 2^16.
+template <class Isa, class S>
+void sum_in_16_bits(const Gemm& g, const Plan& p, const Runtime& rt) {
+  using T = uint16_t;
+  const FinishFn<T> finish = finish_with<Isa, T, S, S>(g.activation);
+  if (p.pack_b)
+    Tiled<Isa, Real<Isa, T, T, S, S>, S>(g, p, finish).run(rt);
+  else
+    Tiled<Isa, Real<Isa, T, S, S, S>, S>(g, p, finish).run(rt);
+}
+
 template <class Isa>
 void gemm(const Gemm& g, const Plan& p, const Runtime& rt) {
+  if (p.compute == Compute::u16)  // of bytes only what is written, whatever their sign
+    return g.in == DType::i16 ? sum_in_16_bits<Isa, uint16_t>(g, p, rt) : sum_in_16_bits<Isa, uint8_t>(g, p, rt);
   for_dtype(g.in, RunGemm<Isa>{g, p, rt});
 }
 

@@ -3,11 +3,7 @@
 //   D = f(alpha * sums + beta * C), f the activation, rounded once. Used where the micro-kernel cannot write D itself.
 //
 // A complex tile has two real rows for each row of D: sums of Re(a) * (re, im) and of Im(a) * (re, im) of b. They are
-// combined here, and a conjugated A or B only changes signs:
-//
-//            plain            conj A           conj B            both
-//   re   r.re - i.im      r.re + i.im      r.re + i.im      r.re - i.im
-//   im   r.im + i.re      r.im - i.re     -r.im + i.re     -r.im - i.re
+// combined here, and a conjugated A or B only changes signs (ComplexSigns).
 #pragma once
 #include "activation.h"
 #include "microkernel.h"
@@ -76,19 +72,8 @@ static inline void store_complex(const EpilogueArgs<T>& e, T re, T im, const T* 
 
 template <class Isa, class T>
 void finish_complex(const EpilogueArgs<T>& e, const T* c, T* d) {
-  using Vec = typename Isa::template Vec<T>;
-  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
   constexpr int L = Isa::template lanes<T>;
-  const T sign_re = e.conj_a == e.conj_b ? T(-1) : T(1);  // of i.im in re
-  const T sign_r = e.conj_b ? T(-1) : T(1), sign_i = e.conj_a ? T(-1) : T(1);
-  Vec of_r, of_i, of_c;
-  Index swap;
-  for (int j = 0; j < L; ++j) {
-    of_r[j] = j % 2 ? sign_r : T(1);
-    of_i[j] = j % 2 ? sign_i : sign_re;
-    of_c[j] = e.beta * (j % 2 && e.conj_c ? T(-1) : T(1));
-    swap[j] = j ^ 1;
-  }
+  const ComplexSigns<Isa, T> signs(e.conj_a, e.conj_b, e.conj_c, e.beta);
   const bool vectors = e.d_col == 1 && (c == nullptr || e.c_col == 1);
   for (int i = 0; i < e.rows; ++i) {
     const T* r = e.sums + (2 * i) * e.sums_row;
@@ -97,17 +82,16 @@ void finish_complex(const EpilogueArgs<T>& e, const T* c, T* d) {
     if (vectors)
       for (; 2 * j < 2 * e.cols; j += L / 2) {
         const int n = 2 * (e.cols - j) < L ? 2 * (e.cols - j) : L;
-        const Vec im = load_converted<Isa, T, T>(m + 2 * j, n);
-        const Vec sum = load_converted<Isa, T, T>(r + 2 * j, n) * of_r + __builtin_shuffle(im, swap) * of_i;
-        Vec v = rounded(sum * e.alpha);
-        if (c != nullptr) v += rounded(load_converted<Isa, T, T>(c + 2 * (i * e.c_row + j), n) * of_c);
+        auto v =
+            signs.combined(load_converted<Isa, T, T>(r + 2 * j, n), load_converted<Isa, T, T>(m + 2 * j, n), e.alpha);
+        if (c != nullptr) v += rounded(load_converted<Isa, T, T>(c + 2 * (i * e.c_row + j), n) * signs.of_c);
         store_converted<Isa, T, T>(d + 2 * (i * e.d_row + j), v, n);
       }
     else
       for (; j < e.cols; ++j)
-        store_complex<T>(e, r[2 * j] + sign_re * m[2 * j + 1], sign_r * r[2 * j + 1] + sign_i * m[2 * j],
-                         c == nullptr ? nullptr : c + 2 * (i * e.c_row + j * e.c_col),
-                         d + 2 * (i * e.d_row + j * e.d_col));
+        store_complex<T>(
+            e, r[2 * j] + signs.of_i[0] * m[2 * j + 1], signs.of_r[1] * r[2 * j + 1] + signs.of_i[1] * m[2 * j],
+            c == nullptr ? nullptr : c + 2 * (i * e.c_row + j * e.c_col), d + 2 * (i * e.d_row + j * e.d_col));
   }
 }
 

@@ -8,7 +8,7 @@
 //   a         any strides, in stored elements; nothing but those MR x K elements is read
 //   b         unit stride along j. Isa with masked loads: nothing behind column n - 1 is read. Otherwise whole vectors
 //             are read, so a ragged panel has to be packed and padded.
-//   c         nullptr: not read. Otherwise unit stride along j; may be d itself.
+//   c         nullptr: not read. Otherwise unit stride along j, or one element for all of a row; may be d itself.
 //   start     nullptr: 0. Where a chain of additions goes on from; whole vectors of it are read
 //   shift     of a policy with kShift: what the sums of each row start from beside that
 //   before    nullptr: not read. The sum of the chains before this one; may be d itself
@@ -16,12 +16,13 @@
 //   sums      in the compute type, k ascending, one accumulator an element: the same bits for every MR, NV and position
 //   aliasing  d may be c, nothing else
 //
-//   d, c      in the compute type, or in a 16-bit float that is rounded to once (Out of the policy)
+//   d, c      in the compute type, or in a shorter one that sums are rounded or cut to once (Out of the policy)
+//   signs     of a policy with kComplexRows: not nullptr where rows 2 i and 2 i + 1 of sums become row i of d
 //
-// The policy C says what a step multiplies: scalars of T with a vector of T (Real), of 16-bit floats widened on the
-// way (Real with another B), or groups of neighbours along k (PairDot, ByteDot, where k counts groups). A complex A is
-// read in place as two real rows for each of its own (ComplexRows): even rows are real parts, odd ones the imaginary
-// parts beside them.
+// The policy C says what a step multiplies: scalars of T with a vector of T (Real), of shorter elements widened on the
+// way (Real with another A or B), or groups of neighbours along k (PairDot, ByteDot, where k counts groups). A complex
+// A is read in place as two real rows for each of its own (ComplexRows): even rows are real parts, odd ones the
+// imaginary parts beside them.
 //
 // Bound: MR * NV multiply-adds a step at one 64-byte (two 32-byte) FMA a cycle, against NV loads of B and MR broadcasts
 // of A at two a cycle; 24 FMAs to 10 loads for 6 x 4. Registers: MR * NV + NV + 1 of 32 (29), of 16 for 6 x 2 (15).
@@ -57,30 +58,29 @@ inline typename Isa::template Vec<T> load_converted(const S* p, int n = Isa::tem
     return Isa::template widen_integers<T>(p);
 }
 
-// Rounding: the level whose verb rounds to a 16-bit float.
+// n lanes of v to storage S. Rounding: the level whose verb rounds to a 16-bit float.
+template <class Isa, class T, class S, class Rounding = Isa>
+inline auto narrowed(typename Isa::template Vec<T> v) {
+  if constexpr (sizeof(S) == sizeof(T))
+    return reinterpret_cast<typename Isa::template Vec<S>>(v);
+  else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>)
+    return Rounding::narrow(S{}, v);
+  else
+    return Isa::template narrow_integers<S, T>(v);
+}
+template <class Isa, class T, class S, class Rounding = Isa>
+inline void store_first(S* p, typename Isa::template Vec<T> v, int n) {
+  if constexpr (sizeof(S) == sizeof(T))
+    Isa::template store_partial<S>(p, narrowed<Isa, T, S>(v), n);
+  else
+    Isa::store_first(p, narrowed<Isa, T, S, Rounding>(v), n);
+}
+// The same, which asks whether they are all of them.
 template <class Isa, class T, class S, class Rounding = Isa>
 inline void store_converted(S* p, typename Isa::template Vec<T> v, int n) {
-  constexpr int L = Isa::template lanes<T>;
-  if constexpr (std::is_same_v<T, S>) {
-    if (n == L)
-      Isa::template store<T>(p, v);
-    else
-      Isa::template store_partial<T>(p, v, n);
-  } else if constexpr (std::is_same_v<S, bf16> || std::is_same_v<S, f16>) {
-    if (n == L) return Rounding::narrow(p, v);
-    S whole[L];
-    Rounding::narrow(whole, v);
-    Isa::copy_partial(p, whole, n);
-  } else {
-    if (n == L) return Isa::template narrow_integers<S, T>(p, v);
-    if constexpr (sizeof(S) == sizeof(T)) {
-      Isa::template store_partial<S>(p, reinterpret_cast<typename Isa::template Vec<S>>(v), n);
-    } else {
-      S whole[L];
-      Isa::template narrow_integers<S, T>(whole, v);
-      Isa::copy_partial(p, whole, n);
-    }
-  }
+  if (n != Isa::template lanes<T>) return store_first<Isa, T, S, Rounding>(p, v, n);
+  const auto whole = narrowed<Isa, T, S, Rounding>(v);
+  std::memcpy(p, &whole, sizeof(whole));
 }
 
 // Keeps subnormals, which the bfloat16 instruction does not: that type rounds in integer arithmetic on every level.
@@ -89,7 +89,37 @@ inline void store_exact(S* p, typename Isa::template Vec<T> v, int n) {
   store_converted<Isa, T, S, std::conditional_t<std::is_same_v<S, bf16>, Portable<Isa::kBytes>, Isa>>(p, v, n);
 }
 
-template <class T, class A, class B, class Out>
+struct NoSigns {
+  template <class T>
+  NoSigns(bool, bool, bool, T) {}
+};
+
+// How two real rows of sums, r of the real parts of a row of A and i of its imaginary parts, become a complex one:
+//
+//            plain            conj A           conj B            both
+//   re   r.re - i.im      r.re + i.im      r.re + i.im      r.re - i.im
+//   im   r.im + i.re      r.im - i.re     -r.im + i.re     -r.im - i.re
+template <class Isa, class T>
+struct ComplexSigns {
+  using Vec = typename Isa::template Vec<T>;
+  static constexpr int kLanes = Isa::template lanes<T>;
+  Vec of_r, of_i, of_c;  // what multiplies r, i with re and im exchanged, and C
+
+  ComplexSigns(bool conj_a, bool conj_b, bool conj_c, T beta) {
+    for (int j = 0; j < kLanes; ++j) {
+      of_r[j] = j % 2 && conj_b ? T(-1) : T(1);
+      of_i[j] = (j % 2 ? conj_a : conj_a == conj_b) ? T(-1) : T(1);
+      of_c[j] = j % 2 && conj_c ? -beta : beta;
+    }
+  }
+  inline Vec combined(Vec r, Vec i, T alpha) const {
+    typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>> other;
+    for (int j = 0; j < kLanes; ++j) other[j] = j ^ 1;
+    return rounded((r * of_r + __builtin_shuffle(i, other) * of_i) * alpha);
+  }
+};
+
+template <class T, class A, class B, class Out, class Signs>
 struct TileArgs {
   int64_t k;
   const A* a;
@@ -98,7 +128,7 @@ struct TileArgs {
   int64_t b_k;
   int last, read;  // lanes of the last vector: of D; of B, of which packed panels hold all
   const Out* c;
-  int64_t c_row;
+  int64_t c_row, c_col;  // c_col: 1, or 0
   Out* d;
   int64_t d_row;
   T alpha, beta;
@@ -107,28 +137,33 @@ struct TileArgs {
   const T* before;
   int64_t before_row;
   const T* shift;
-  T* sums;          // of a matrix unit, not nullptr: the sums are left here, rows of start_row, and d is not written
-  int rows;         // of the tile; an instance knows them, a matrix unit is told
-  int64_t b_ahead;  // how far ahead of its use B is asked for, in elements; 0: it is near
+  const Signs* signs;  // nullptr: not complex, or finished elsewhere. Else two rows of sums are one of d and of c
+  T* sums;             // of a matrix unit, not nullptr: the sums are left here, rows of start_row, and d is not written
+  int rows;            // of the tile; an instance knows them, a matrix unit is told
+  int64_t b_ahead, d_ahead;  // how far ahead of their use B and D are asked for, in elements; 0: they are near
 };
 
 // What a policy says of its tiles when they live in vector registers. kDepth: steps that a panel is padded to.
 template <class Isa>
 struct RegisterTile {
-  static constexpr bool kMatrixUnit = false, kShift = false;
+  static constexpr bool kMatrixUnit = false, kShift = false, kComplexRows = false;
   static constexpr int kRows = kMaxRows, kVectors = Isa::kPanelVectors, kDepth = 1;
   static constexpr int kRowsOfB = 1;  // that a step reads, `step` elements in all
   struct Session {};                  // lives as long as a thread computes tiles
+  using Signs = NoSigns;
 };
 
-template <class Isa, class T, class S, class O = T, bool ComplexRows = false>
+// AS: what A is stored as, converted where it is multiplied.
+template <class Isa, class T, class S, class O = T, class AS = T, bool ComplexRows = false>
 struct Real : RegisterTile<Isa> {
   using Scalar = T;
-  using A = T;
+  using A = AS;
   using B = S;
   using Out = O;
   using Vec = typename Isa::template Vec<T>;
   using Operand = Vec;
+  static constexpr bool kComplexRows = ComplexRows;
+  using Signs = std::conditional_t<ComplexRows, ComplexSigns<Isa, T>, NoSigns>;
   static constexpr int kLanes = Isa::template lanes<T>;
   static inline Operand load(const S* p, int64_t) { return load_converted<Isa, T, S>(p); }
   static inline Operand load_last(const S* p, int64_t, int n) {
@@ -136,7 +171,7 @@ struct Real : RegisterTile<Isa> {
     return load_first<Isa, T, S>(p, n);
   }
   static constexpr int kGroup = 1;  // elements of A along k in a step
-  static inline T scalar(const A* p) { return *p; }
+  static inline T scalar(const A* p) { return load_scalar<T>(*p); }
   static inline const A* row(const A* a, int i, int64_t a_row) {
     return ComplexRows ? a + i / 2 * a_row + i % 2 : a + i * a_row;
   }
@@ -247,27 +282,42 @@ struct ByteDot : Grouped<Isa, S, uint32_t, uint32_t, InPlace> {
 };
 
 template <class C>
-using Tile = TileArgs<typename C::Scalar, typename C::A, typename C::B, typename C::Out>;
+using Tile = TileArgs<typename C::Scalar, typename C::A, typename C::B, typename C::Out, typename C::Signs>;
 
-// The n columns of vector j in row i of a tile: d = alpha * (before + sums) + beta * c. Plain: neither before nor c.
-template <class Isa, class C, bool kPlain = false>
+// n elements of C from those of vector j in row i on; a complex one is two.
+template <class Isa, class C>
+inline typename C::Vec load_c(const Tile<C>& t, int i, int j, int n) {
+  using T = typename C::Scalar;
+  const typename C::Out* const row = t.c + i * t.c_row;
+  if (t.c_col != 0) return load_converted<Isa, T>(row + static_cast<int64_t>(j) * C::kLanes, n);
+  if constexpr (C::kComplexRows) {
+    typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>> parts;
+    for (int l = 0; l < C::kLanes; ++l) parts[l] = l % 2;
+    return __builtin_shuffle(Isa::template load_partial<T>(row, 2), parts);
+  } else {
+    return load_scalar<T>(*row) - typename C::Vec{};  // a sum would turn -0 into 0
+  }
+}
+
+// The n columns of vector j in row i of a tile: d = alpha * (before + sums) + beta * c.
+template <class Isa, class C>
 inline void write_sums(const Tile<C>& t, int i, int j, typename C::Vec sums, int n) {
   using T = typename C::Scalar;
   using Out = typename C::Out;
   const int64_t at = static_cast<int64_t>(j) * C::kLanes;
-  if (!kPlain && t.before != nullptr) sums += load_converted<Isa, T, T>(t.before + i * t.before_row + at, n);
+  if (t.before != nullptr) sums += load_converted<Isa, T, T>(t.before + i * t.before_row + at, n);
   typename C::Vec v = rounded(sums * t.alpha);
-  if (!kPlain && t.c != nullptr) v += rounded(load_converted<Isa, T, Out>(t.c + i * t.c_row + at, n) * t.beta);
+  if (t.c != nullptr) v += rounded(load_c<Isa, C>(t, i, j, n) * t.beta);
   store_converted<Isa, T, Out>(t.d + i * t.d_row + at, v, n);
 }
 
 // D lies in memory while the sums are formed: ask for its lines first, so that the end does not wait for them. Where
-// few steps lie in between, asking is what waits.
+// few steps lie in between, asking is what waits, unless it is for a later tile.
 template <class C>
-inline void prefetch_d(const Tile<C>& t, int rows, int vectors) {
+inline void prefetch_d(const typename C::Out* d, int64_t d_row, int rows, int vectors) {
   constexpr int kLine = 64 / sizeof(typename C::Out);
   for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < vectors * C::kLanes; j += kLine) __builtin_prefetch(t.d + i * t.d_row + j, 1);
+    for (int j = 0; j < vectors * C::kLanes; j += kLine) __builtin_prefetch(d + i * d_row + j, 1);
 }
 
 // Every line of a step of a panel: of each of its rows where the step lies in place. By its last byte, because a row of
@@ -305,7 +355,9 @@ void microkernel(const Tile<C>& t) {
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) acc[i][j] += t.shift[i];
   const typename C::B* b = t.b;
-  if (t.k >= 64) prefetch_d<C>(t, MR, NV);
+  const bool combines = C::kComplexRows && t.signs != nullptr;
+  if (t.k >= 64 || t.d_ahead != 0)
+    prefetch_d<C>(t.d + (t.k >= 64 ? 0 : t.d_ahead), t.d_row, combines ? MR / 2 : MR, NV);
   // The arithmetic of addresses competes with the multiply-adds for the ports of a core that has two of them. A pointer
   // for every four rows of A makes each row a base with an invariant index: from 205 to 232 GFLOP/s of 249 on such a
   // core.
@@ -332,17 +384,39 @@ void microkernel(const Tile<C>& t) {
     for (int i = 0; i < kBases; ++i) base[i] += a_k;
     b += b_k;
   }
-  if (t.before == nullptr && t.c == nullptr && last == L) {  // asked once, not for every vector of a short product
+  const Tile<C> end = t;  // a copy, which what is stored cannot change
+  if constexpr (C::kComplexRows && MR % 2 == 0)
+    if (combines) {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR / 2; ++i)
+#pragma GCC unroll 16
+        for (int j = 0; j < NV; ++j) {
+          const int n = j < NV - 1 ? L : last;
+          Vec v = end.signs->combined(acc[2 * i][j], acc[2 * i + 1][j], end.alpha);
+          if (end.c != nullptr) v += rounded(load_c<Isa, C>(end, i, j, n) * end.signs->of_c);
+          store_converted<Isa, T, T>(end.d + i * end.d_row + j * L, v, n);
+        }
+      return;
+    }
+  if (end.before == nullptr && end.c == nullptr && (Isa::kMaskedLoads || last == L)) {  // asked once: sums may be short
+    using Out = typename C::Out;
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
-      for (int j = 0; j < NV; ++j) write_sums<Isa, C, true>(t, i, j, acc[i][j], L);
+      for (int j = 0; j < NV; ++j) {
+        const Vec v = rounded(acc[i][j] * end.alpha);
+        Out* const d = end.d + i * end.d_row + j * L;
+        if (Isa::kMaskedLoads && j == NV - 1)
+          store_first<Isa, T, Out>(d, v, last);
+        else
+          store_converted<Isa, T, Out>(d, v, L);
+      }
     return;
   }
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
-    for (int j = 0; j < NV; ++j) write_sums<Isa, C>(t, i, j, acc[i][j], j < NV - 1 ? L : last);
+    for (int j = 0; j < NV; ++j) write_sums<Isa, C>(end, i, j, acc[i][j], j < NV - 1 ? L : last);
 }
 
 template <class C>

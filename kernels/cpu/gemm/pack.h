@@ -110,7 +110,7 @@ template <class Isa, class E, class S>
 inline void copy_spread(const S* src, int64_t stride, int64_t n, E* dst) {
   constexpr int L = Isa::template lanes<E>;
   int64_t j = 0;
-  if constexpr (std::is_same_v<E, S>)
+  if constexpr (std::is_same_v<E, S> && sizeof(E) >= 4)
     if (stride == 2)
       for (; j + L <= n; j += L) Isa::template store<E>(dst + j, load_every_second<Isa>(src + 2 * j));
   for (; j < n; ++j) dst[j] = load_scalar<E>(src[j * stride]);
@@ -134,15 +134,16 @@ void pack_b_panel(const S* src, int64_t k_stride, int64_t n_stride, int64_t k, i
     }
     return;
   }
-  if (k_stride == 1) {
-    turn_columns<Isa, E>(n, k, width, dst, [&](int64_t j, int64_t p, int rows) {
-      const S* from = src + j * n_stride + p;
-      if (rows == L) __builtin_prefetch(from + kPrefetchBytes / sizeof(S));
-      return load_converted<Isa, E, S>(from, rows);
-    });
-    return;
-  }
-  if constexpr (std::is_same_v<E, S>)
+  if constexpr (sizeof(E) >= 4)
+    if (k_stride == 1) {
+      turn_columns<Isa, E>(n, k, width, dst, [&](int64_t j, int64_t p, int rows) {
+        const S* from = src + j * n_stride + p;
+        if (rows == L) __builtin_prefetch(from + kPrefetchBytes / sizeof(S));
+        return load_converted<Isa, E, S>(from, rows);
+      });
+      return;
+    }
+  if constexpr (std::is_same_v<E, S> && sizeof(E) >= 4)
     if (k_stride == 2 && n_stride != 2) {
       turn_columns<Isa, E>(n, k, width, dst, [&](int64_t j, int64_t p, int rows) {
         return load_every_second<Isa>(src + j * n_stride + 2 * p, rows);
@@ -210,13 +211,14 @@ template <class Isa>
 void pack_b_byte_pairs(const uint8_t* src, int64_t k_stride, int64_t n_stride, int64_t k, int64_t n, int64_t width,
                        uint16_t* dst) {
   if (k_stride == 1 && n_stride != 1) {  // two pairs of a column are a 32-bit element: transpose those
+    constexpr int L = Isa::template lanes<uint32_t>;
     const auto load = [&](int64_t j, int64_t p, int) {
       return load_groups<Isa>(src + j * n_stride + 4 * p, k - 4 * p);
     };
     turn_columns<Isa, uint32_t>(n, (k + 3) / 4, width, load, [&](int64_t p, int64_t j, auto pairs) {
       uint16_t* const out = dst + 2 * p * width + j;
-      Isa::template narrow_integers<uint16_t, uint32_t>(out, pairs);
-      if (4 * p + 2 < k) Isa::template narrow_integers<uint16_t, uint32_t>(out + width, pairs >> 16);
+      store_converted<Isa, uint32_t, uint16_t>(out, pairs, L);
+      if (4 * p + 2 < k) store_converted<Isa, uint32_t, uint16_t>(out + width, pairs >> 16, L);
     });
     return;
   }
@@ -271,6 +273,7 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
 template <class Isa, class T, class S>
 void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t width, T* dst) {
   constexpr int L = Isa::template lanes<T>;
+  if (k == 1) k_stride = 1;  // it means nothing
   const auto turn = [&](const auto& load) {
     for (int64_t p = 0; p < k; p += L) {
       const int steps = static_cast<int>(k - p < L ? k - p : L);
@@ -292,6 +295,7 @@ void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, in
   if constexpr (std::is_same_v<T, S>)
     if (m_stride == 2 && k_stride > 2)
       return turn([](const S* from, int rows) { return load_every_second<Isa>(from, rows); });
+  if (k_stride == 1 && m_stride == width && k == width) k *= m, m = 1;  // rows side by side, as they are to lie
   for (int64_t i = 0; i < m; ++i) {
     const S* row = src + i * m_stride;
     T* out = dst + i * width;

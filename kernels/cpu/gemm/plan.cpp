@@ -33,6 +33,7 @@ bool unit(int64_t stride, int64_t extent) { return stride == 1 || extent == 1; }
 // times with 512. 16-bit results round once, so there only L2 limits the panel.
 int64_t chain_of(Compute c, DType in) {
   switch (c) {
+    case Compute::u16:
     case Compute::bf16_dot:
     case Compute::i16_dot:
     case Compute::byte_dot: return 2048;
@@ -138,11 +139,20 @@ struct Planner {
   const bool ordered = g.b_panels || (g.batch_invariant && !is_integral(g.in));
   const bool sixteen_bit = is_16bit(g.in);
   const bool narrow_integer = is_byte(g.in) || g.in == DType::i16;
-  const bool same_type = g.in == DType::f32 || g.in == DType::f64 || g.in == DType::i32 || g.in == DType::i64;
+  // Whether D is written, and C read, along rows, as the micro-kernel does.
+  const bool writes_rows =
+      unit(g.D.col_stride, g.N) &&
+      (g.C.data == nullptr || (g.c_type == g.out && (unit(g.C.col_stride, g.N) || g.C.col_stride == 0)));
   const bool a_k_contiguous = unit(g.A.col_stride, g.K), b_k_contiguous = unit(g.B.row_stride, g.K);
   const bool b_n_contiguous = unit(g.B.col_stride, g.N);
   bool skinny = false;  // few enough rows to read a weight in place, tile after tile
 
+  // Whether A and B are multiplied as they are stored, element by element.
+  bool same_type() const { return !p.complex && group() == 1 && compute_bytes(p.compute) == element_size(g.in); }
+  void compute_with(Compute c) {
+    p.compute = c;
+    p.lanes = isa.vector_bytes / compute_bytes(c);
+  }
   int64_t panel() const { return static_cast<int64_t>(p.lanes) * isa.panel_vectors; }
   bool in_unit() const { return p.compute == Compute::matrix_unit && p.driver == Driver::tiled; }
   int group() const { return group_of(p.compute, g.in); }
@@ -150,6 +160,7 @@ struct Planner {
   int max_rows() const { return in_unit() ? kUnitRows : p.tall > 0 ? p.tall : kMaxRows; }
 
   void choose_compute();
+  bool sums_are_short() const;
   Compute in_place() const;
   bool takes_dots() const;
   void choose_packing();
@@ -162,8 +173,12 @@ struct Planner {
 
 void Planner::choose_compute() {
   p.complex = is_complex(g.in);
-  p.compute = arithmetic(g.in, g.K, isa).compute;
-  p.lanes = isa.vector_bytes / compute_bytes(p.compute);
+  // Rows of an odd length are packed, as pairs one by one, as float32 all at once: 100000 x 3 x 3 of bfloat16 on one
+  // thread went from 234 to 105 us, 4096 x 9 x 16 from 14.3 to 11.4, of 17 nothing gained (Zen 5). In wider panels more
+  // steps of float32 than of pairs cost more than that.
+  const bool odd_rows =
+      g.in == DType::bf16 && !ordered && g.K % 2 != 0 && g.K <= kShortRow && (g.N <= lanes_of(g.in, isa) || g.K == 1);
+  compute_with(sums_are_short() ? Compute::u16 : odd_rows ? Compute::f32 : arithmetic(g.in, g.K, isa).compute);
   p.rows = p.complex ? 2 * g.M : g.M;
   p.cols = p.complex ? 2 * g.N : g.N;
   // Against packing: 16x4096x4096 of float32 3.6 and 2.3 ms in place, of bfloat16 2.0 and 1.7, 24 rows 4.1 and 3.8, 2.5
@@ -173,13 +188,25 @@ void Planner::choose_compute() {
   skinny = g.M <= (p.compute == Compute::matrix_unit ? 1 : large ? 3 : 2) * kMaxRows;
 }
 
+// Integers of 8 and 16 bits, of which the result keeps no more, are summed modulo 2^16 where sums are so short that dot
+// products do not pay for packing their operands in groups and narrowing what they sum: 1000 x K x 1000 int8 on one
+// thread takes 38 us and as dot products 128 with K = 4 (natively 79), 134 and 165 with 24, 174 and 182 with 32, int16
+// 292 and 361 with 64; 2000 x K x 16, half a vector, int16 8.7 and 10.3 with 16, 11.4 and 11.3 with 24. A transposed B
+// is turned element by element: 16 x K x 2000 int8 9.1 and 9.4 with 8, 14.0 and 10.5 with 16 (Zen 5).
+bool Planner::sums_are_short() const {
+  if (!narrow_integer || g.out != g.in || g.b_panels) return false;
+  if (is_byte(g.in) && (!writes_rows || g.activation != Activation::none)) return false;
+  const int64_t longest = g.N <= lanes_of(g.in, isa) ? 16 : is_byte(g.in) ? 24 : 64;
+  return g.K <= longest && (b_n_contiguous || 2 * g.K <= g.M || g.K * g.N <= 1024);
+}
+
 // An inner product is one lane of a panel of B, a chain of additions: 100,000 terms of float32 took 107 us and 8.7 as a
 // dot product, of float16 124 and 6.2, of int8 54 and 6.2. Of 64 terms in a batch 21 ns and 28, of 96 the same; of 32
 // in float16 17 and 26, in complex64 57 and 20 (Zen 5).
 bool Planner::takes_dots() const {
-  const int64_t least = same_type || g.in == DType::f16 ? 96 : 1;
+  const int64_t least = same_type() || g.in == DType::f16 ? 96 : 1;
   const bool columns = b_n_contiguous ? g.N == 1 && g.K >= least : b_k_contiguous;
-  return !ordered && b_k_contiguous && columns && dots_pay(g.in, g.M, g.K, isa);
+  return !ordered && p.compute != Compute::u16 && b_k_contiguous && columns && dots_pay(g.in, g.M, g.K, isa);
 }
 
 // What B is computed with where it lies. Whole groups of rows become the lanes of dot products on the way; pairs of
@@ -187,7 +214,8 @@ bool Planner::takes_dots() const {
 Compute Planner::in_place() const {
   if (g.in == DType::bf16) return isa.bf16_dot && !isa.matrix_unit && g.K % 2 == 0 ? Compute::bf16_dot : Compute::f32;
   if (g.in == DType::f16) return Compute::f32;
-  if (g.in == DType::i16) return g.K % 2 == 0 ? Compute::i16_dot : Compute::u32;
+  if (p.compute == Compute::u16 || (g.in == DType::i16 && g.K % 2 != 0)) return Compute::u16;
+  if (g.in == DType::i16) return Compute::i16_dot;
   if (is_byte(g.in) && isa.i8_dot) return g.K % 4 == 0 ? Compute::byte_dot : Compute::u32;
   if (is_byte(g.in)) return g.K % 2 == 0 ? Compute::i16_dot : Compute::u32;
   return p.compute;
@@ -201,7 +229,7 @@ void Planner::choose_packing() {
       skinny && (narrow_integer || (g.in == DType::bf16 && (!ordered || p.compute == in_place())) ||
                  (g.in == DType::f16 && isa.converts_f16));
   const bool parts = isa.masked_loads || g.M <= 8 * kMaxRows || p.cols % p.lanes == 0;
-  const bool readable = b_n_contiguous && (same_type || p.complex || loads_convert) && parts;
+  const bool readable = b_n_contiguous && (same_type() || p.complex || loads_convert) && parts;
   // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads, and with rows
   // of whole cache lines, not all on the same sets of L1, those cost little: 64x4000x64 float32 went from 283 to 234 us
   // in place, 64x768x768 from 620 to 590, 256^3 from 220 to 208, but 257^3 from 241 to 271 (Golden Cove). A weight from
@@ -218,15 +246,15 @@ void Planner::choose_packing() {
   // Of a packed weight: widened in a block, once it is reused enough.
   const bool worth_widening = sixteen_bit && p.compute == Compute::f32 && g.M > 8 * kMaxRows;
   p.pack_b = g.b_panels ? worth_widening : !readable || worth_packing;
-  if (!p.pack_b && !g.b_panels) p.compute = in_place();
+  if (!p.pack_b && !g.b_panels) compute_with(in_place());
   // A: what is not computed in its own type is converted; groups are read in place where they are whole and neighbours.
   const int64_t whole = group() * (p.compute == Compute::matrix_unit ? kUnitDepth : 1);
-  const bool a_converts = !p.complex && !same_type && operand_bytes() != element_size(g.in);
+  const bool a_converts = !p.complex && operand_bytes() != element_size(g.in);
   const bool a_groups = group() > 1 && (!a_k_contiguous || g.K % whole != 0);
   // Narrow panels read A often: 512^3 complex64 with A transposed, two threads, from 6.3 to 4.7 ms in panels of 16, but
   // from 2.35 to 2.44 in panels of 64 (Zen 5).
   const bool a_far = !a_k_contiguous && p.cols > panel() && g.K > 32 && (!p.complex || panel() < 32);
-  p.pack_a = a_converts || a_groups || a_far;
+  p.pack_a = p.compute != Compute::u16 && (a_converts || a_groups || a_far);
   p.rule = g.b_panels      ? "panels: B was packed before"
            : !readable     ? "packed B: layout or dtype cannot be read in place"
            : worth_packing ? "packed B: enough rows reuse it"
@@ -278,7 +306,10 @@ void Planner::choose_blocks() {
          max_rows();
   p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
   // Sums of few terms are the writing of D: row by row, while all of B stays in L1, and not panel by panel.
-  if (!p.pack_a && !in_unit() && g.N * element_size(g.out) > 4096 && k_bytes * p.cols <= (24 << 10)) p.mc = max_rows();
+  if (!p.pack_a && !in_unit() && g.N * element_size(g.out) >= 4096 && k_bytes * p.cols <= (24 << 10)) {
+    p.mc = max_rows();
+    p.d_far = g.M * g.N * element_size(g.out) > (8 << 20);
+  }
   // Few rows against a k-contiguous B: what is packed is hardly reused, so the reading of B decides. All of a few
   // columns is long runs of memory; a block of all columns is short ones, each on a page of its own.
   if (p.pack_b && !g.b_panels && !b_n_contiguous && g.M <= 8 * kMaxRows && g.K > p.kc) {
@@ -292,16 +323,14 @@ void Planner::choose_blocks() {
 
 // Whether the micro-kernel writes D and reads C.
 void Planner::choose_writing() {
-  const bool d_same = (same_type && g.out == g.in) || g.in == DType::f32 || (sixteen_bit && g.out == DType::f32) ||
-                      ((g.in == DType::i8 || g.in == DType::u8) && g.out == DType::i32);
-  const bool c_direct = g.C.data == nullptr || (g.c_type == g.out && unit(g.C.col_stride, g.N) && g.C.col_stride != 0);
+  const bool d_same = !p.complex && compute_bytes(p.compute) == element_size(g.out);
   // Between chains the sums wait in D, which must not be what is added to them at the end.
   const bool d_waits = g.K <= p.chain || g.C.data == nullptr || g.C.data != g.D.data;
   // Rounded in the micro-kernel. Panels of 16-bit floats that are not multiplied as such have kernels for float32 only.
-  const bool narrow_d = sixteen_bit && g.out == g.in && g.K <= p.kc && (!g.b_panels || p.pack_b || group() > 1) &&
-                        g.activation == Activation::none;
-  p.direct_d = p.driver == Driver::tiled && ((d_same && d_waits) || narrow_d) && !p.complex &&
-               unit(g.D.col_stride, g.N) && c_direct;
+  const bool narrow_d = (sixteen_bit || p.compute == Compute::u16) && g.out == g.in && g.K <= p.kc &&
+                        (!g.b_panels || p.pack_b || group() > 1) && g.activation == Activation::none;
+  const bool complex_d = p.complex && g.K <= p.kc;
+  p.direct_d = p.driver == Driver::tiled && ((d_same && d_waits) || narrow_d || complex_d) && writes_rows;
 }
 
 // Threads: over the batch, then over a grid of M x N parts that packs least and balances best.
@@ -361,7 +390,8 @@ Plan make_plan(const Gemm& g, const IsaTraits& isa, int threads) {
 }
 
 std::string Plan::text() const {
-  static const char* const computes[] = {"f32", "f64", "u32", "u64", "bf16_dot", "i16_dot", "byte_dot", "matrix_unit"};
+  static const char* const computes[] = {"f32",      "f64",     "u16",      "u32",        "u64",
+                                         "bf16_dot", "i16_dot", "byte_dot", "matrix_unit"};
   std::ostringstream s;
   s << (driver == Driver::dot ? "dot" : "tiled") << " compute=" << computes[static_cast<int>(compute)]
     << (complex ? " complex" : "") << " tile=" << mr << "x" << nv * lanes << (tall > 0 ? " tall" : "")

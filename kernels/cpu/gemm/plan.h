@@ -29,7 +29,7 @@ enum class Driver : int8_t {
 };
 
 // How the operands are computed with.
-enum class Compute : int8_t { f32, f64, u32, u64, bf16_dot, i16_dot, byte_dot, matrix_unit };
+enum class Compute : int8_t { f32, f64, u16, u32, u64, bf16_dot, i16_dot, byte_dot, matrix_unit };
 
 struct IsaTraits {
   const char* name;
@@ -60,6 +60,8 @@ constexpr int kUnitDepth = 16;                   // steps that a panel for it is
 constexpr int kUnitSlice = 8 * kUnitDepth;       // steps of a panel (16 KB) that stay in L1 ...
 constexpr int kUnitTiles = 4;                    // ... while so many tiles pass by it, and their sums (16 KB)
 
+constexpr int kShortRow = 15;  // of converted A: up to so many elements, rows lie side by side
+
 // Neighbours along k that a step multiplies, in 32 bits.
 constexpr int group_of(Compute c, DType in) {
   switch (c) {
@@ -71,7 +73,9 @@ constexpr int group_of(Compute c, DType in) {
   }
 }
 
-constexpr int compute_bytes(Compute c) { return c == Compute::f64 || c == Compute::u64 ? 8 : 4; }
+constexpr int compute_bytes(Compute c) {
+  return c == Compute::f64 || c == Compute::u64 ? 8 : c == Compute::u16 ? 2 : 4;
+}
 constexpr bool is_byte(DType in) { return in == DType::i8 || in == DType::u8; }
 constexpr bool is_16bit(DType in) { return in == DType::bf16 || in == DType::f16; }
 
@@ -89,6 +93,7 @@ struct Plan {
   bool pack_a = false, pack_b = false;
   bool keep_a = false;        // all rows of a packed block of k are kept for every block of panels
   bool b_far = false;         // B does not stay in L2 between calls: what is read next of it is asked for
+  bool d_far = false;         // nor does D, which little else is done than writing of
   bool panels_first = false;  // a block of panels at a time through all of k, not a block of k through all panels
   bool direct_d = false;      // the micro-kernel writes D (and reads C) itself
   int lanes = 1;              // elements of the compute type in a vector

@@ -39,7 +39,7 @@ void configure(int rows) {
 
 template <class Isa, class S, class O>
 struct MatrixUnit {
-  static constexpr bool kMatrixUnit = true, kShift = false;
+  static constexpr bool kMatrixUnit = true, kShift = false, kComplexRows = false;
   static constexpr int kRows = kUnitRows, kVectors = kUnitVectors, kDepth = kUnitDepth, kLanes = 16,
                        kGroup = 4 / sizeof(S);
   using Scalar = std::conditional_t<std::is_same_v<S, bf16>, float, uint32_t>;
@@ -47,6 +47,7 @@ struct MatrixUnit {
   using B = uint32_t;
   using Out = O;
   using Vec = typename Isa::template Vec<Scalar>;
+  using Signs = NoSigns;
 
   // The state of the tiles is large, and a context switch saves what is in use.
   struct Session {
@@ -65,9 +66,9 @@ struct MatrixUnit {
     _tile_dpbuud(d, a, b)
 
   template <bool Lower, bool Right>
-  static void run(const TileArgs<Scalar, A, B, Out>& t) {
+  static void run(const TileArgs<Scalar, A, B, Out, Signs>& t) {
     configure(t.rows);
-    if (t.k >= 8 * kDepth && t.sums == nullptr) prefetch_d<MatrixUnit>(t, t.rows, 1 + Right);
+    if (t.k >= 8 * kDepth && t.sums == nullptr) prefetch_d<MatrixUnit>(t.d, t.d_row, t.rows, 1 + Right);
     if (t.start == nullptr) {
       _tile_zero(0);
       if constexpr (Right) _tile_zero(1);

@@ -87,9 +87,14 @@ struct Avx2 : Portable<32> {
     store_bytes(p, _mm256_castsi256_si128(bits), bytes < 16 ? bytes : 16);
     if (bytes > 16) store_bytes(p + 16 / sizeof(T), _mm256_extracti128_si256(bits, 1), bytes - 16);
   }
-  template <class S>
-  static inline void copy_partial(S* to, const S* from, int n) {
-    store_bytes(to, load_bytes(from, lanes<float> * sizeof(S)), n * static_cast<int>(sizeof(S)));
+  template <class S, class V>
+  static inline void store_first(S* p, V v, int n) {
+    if constexpr (sizeof(V) == 16)
+      store_bytes(p, reinterpret_cast<__m128i>(v), n * static_cast<int>(sizeof(S)));
+    else if constexpr (sizeof(V) == 8)
+      store_bytes(p, _mm_set_epi64x(0, reinterpret_cast<int64_t>(v)), n * static_cast<int>(sizeof(S)));
+    else
+      Portable<32>::store_first(p, v, n);
   }
 
   template <class To, class From>
@@ -134,9 +139,9 @@ struct Avx2 : Portable<32> {
     return acc + reinterpret_cast<Vec<uint32_t>>(
                      _mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
   }
-  static inline void narrow(f16* p, Vec<float> v) {
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
-                     _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  static inline Halves narrow(f16, Vec<float> v) {
+    return reinterpret_cast<Halves>(
+        _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
 };
 

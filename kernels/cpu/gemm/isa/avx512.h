@@ -31,7 +31,9 @@ struct Avx512 : Portable<64> {
   }
   template <class T>
   static inline void store_partial(T* p, Vec<T> v, int n) {
-    if constexpr (sizeof(T) == 4)
+    if constexpr (sizeof(T) == 2)
+      _mm512_mask_storeu_epi16(p, static_cast<__mmask32>((uint64_t{1} << n) - 1), reinterpret_cast<__m512i>(v));
+    else if constexpr (sizeof(T) == 4)
       _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << n) - 1), reinterpret_cast<__m512i>(v));
     else
       _mm512_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m512i>(v));
@@ -51,9 +53,8 @@ struct Avx512 : Portable<64> {
     }
   }
   template <class S, class T>
-  static inline void narrow_integers(S* p, typename VectorOf<T, 64>::type v) {
-    const auto low = __builtin_convertvector(v, typename VectorOf<S, lanes<T> * sizeof(S)>::type);
-    std::memcpy(p, &low, sizeof(low));
+  static inline auto narrow_integers(Vec<T> v) {
+    return __builtin_convertvector(v, typename VectorOf<S, lanes<T> * sizeof(S)>::type);
   }
   template <class To, class From>
   static inline Vec<To> widen_integers_partial(const From* p, int n) {
@@ -61,6 +62,10 @@ struct Avx512 : Portable<64> {
       const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1), p);
       return reinterpret_cast<Vec<To>>(std::is_signed_v<From> ? _mm512_cvtepi8_epi32(bytes)
                                                               : _mm512_cvtepu8_epi32(bytes));
+    } else if constexpr (sizeof(From) == 1 && sizeof(To) == 2) {
+      const __m256i bytes = _mm256_maskz_loadu_epi8(static_cast<__mmask32>((uint64_t{1} << n) - 1), p);
+      return reinterpret_cast<Vec<To>>(std::is_signed_v<From> ? _mm512_cvtepi8_epi16(bytes)
+                                                              : _mm512_cvtepu8_epi16(bytes));
     } else if constexpr (sizeof(From) == 2 && sizeof(To) == 4) {
       const __m256i shorts = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
       return reinterpret_cast<Vec<To>>(std::is_signed_v<From> ? _mm512_cvtepi16_epi32(shorts)
@@ -80,23 +85,24 @@ struct Avx512 : Portable<64> {
     const __m256i half = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p);
     return reinterpret_cast<Vec<float>>(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
   }
-  template <class S>
-  static inline void copy_partial(S* to, const S* from, int n) {
-    static_assert(sizeof(S) <= 2, "16- or 8-bit elements");
-    if constexpr (sizeof(S) == 2)
-      _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << n) - 1),
-                               _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  template <class S, class V>
+  static inline void store_first(S* p, V v, int n) {
+    if constexpr (sizeof(V) == 32 && sizeof(S) == 2)
+      _mm256_mask_storeu_epi16(p, static_cast<__mmask16>((1u << n) - 1), reinterpret_cast<__m256i>(v));
+    else if constexpr (sizeof(V) == 32 && sizeof(S) == 1)
+      _mm256_mask_storeu_epi8(p, static_cast<__mmask32>((uint64_t{1} << n) - 1), reinterpret_cast<__m256i>(v));
+    else if constexpr (sizeof(V) == 16 && sizeof(S) == 1)
+      _mm_mask_storeu_epi8(p, static_cast<__mmask16>((1u << n) - 1), reinterpret_cast<__m128i>(v));
     else
-      _mm_mask_storeu_epi8(to, static_cast<__mmask16>((1u << n) - 1),
-                           _mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+      Portable<64>::store_first(p, v, n);
   }
   static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
     return acc + reinterpret_cast<Vec<uint32_t>>(
                      _mm512_madd_epi16(reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
   }
-  static inline void narrow(f16* p, Vec<float> v) {
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                        _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  static inline Halves narrow(f16, Vec<float> v) {
+    return reinterpret_cast<Halves>(
+        _mm512_cvtps_ph(reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
 };
 

@@ -11,9 +11,8 @@ struct Avx512Bf16 : Avx512 {
   using Avx512::narrow;
 
   // Subnormals become zero, as in the dot product itself.
-  static inline void narrow(bf16* p, Vec<float> v) {
-    const __m256bh half = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
-    std::memcpy(p, &half, sizeof(half));
+  static inline Halves narrow(bf16, Vec<float> v) {
+    return reinterpret_cast<Halves>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v)));
   }
   static inline Vec<uint32_t> dot_i8(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
     return reinterpret_cast<Vec<uint32_t>>(_mm512_dpbusd_epi32(

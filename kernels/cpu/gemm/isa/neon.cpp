@@ -18,8 +18,8 @@ struct Neon : Portable<16> {
   static inline Vec<float> widen(const f16* p) {
     return reinterpret_cast<Vec<float>>(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(&p->bits))));
   }
-  static inline void narrow(f16* p, Vec<float> v) {
-    vst1_u16(&p->bits, vreinterpret_u16_f16(vcvt_f16_f32(reinterpret_cast<float32x4_t>(v))));
+  static inline Halves narrow(f16, Vec<float> v) {
+    return reinterpret_cast<Halves>(vcvt_f16_f32(reinterpret_cast<float32x4_t>(v)));
   }
 };
 

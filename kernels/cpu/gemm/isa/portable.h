@@ -4,9 +4,9 @@
 //   store_partial<T>(p, v, n)  first n lanes to p
 //   widen / widen_partial      16-bit floats to float32
 //   widen_integers<To>(p)      a vector of shorter integers; widen_integers_partial<To>(p, n): n lanes, the rest 0
-//   narrow                     float32 to 16-bit floats, round to nearest even
-//   narrow_integers<S>(p, v)   the low bits of the lanes to shorter integers
-//   copy_partial(to, from, n)  n of the 16- or 8-bit elements that the lanes of float or uint32_t were narrowed to
+//   narrow(S{}, v)             float32 as the bits of 16-bit floats S, round to nearest even
+//   narrow_integers<S, T>(v)   the low bits of the lanes as shorter integers
+//   store_first(p, v, n)       n elements of what was narrowed
 //   dot_i8(acc, a, b)          acc + four products of unsigned bytes of a with signed bytes of b (where kInt8Dot)
 //   dot_i16(acc, a, b)         acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of int16
 //   dot_bf16(acc, a, b)        acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of bfloat16
@@ -22,6 +22,7 @@ struct Portable {
   static constexpr bool kLaneMasks = false;   // else load_masked<T> takes the lanes of 4 or 8 bytes whose bits are set
   template <class T>
   using Vec = typename VectorOf<T, Bytes>::type;
+  using Halves = typename VectorOf<uint16_t, Bytes / 2>::type;
   template <class T>
   static constexpr int lanes = Bytes / static_cast<int>(sizeof(T));
 
@@ -46,7 +47,12 @@ struct Portable {
   }
   template <class T>
   static inline void store_partial(T* p, Vec<T> v, int n) {
-    std::memcpy(p, &v, n * sizeof(T));
+    if constexpr (lanes<T> > 4)
+      std::memcpy(p, &v, n * sizeof(T));
+    else
+#pragma GCC unroll 4
+      for (int i = 0; i < lanes<T>; ++i)
+        if (i < n) p[i] = v[i];
   }
   template <class To, class From>
   static inline Vec<To> widen_integers(const From* p) {
@@ -63,8 +69,7 @@ struct Portable {
     return widen_integers<To>(whole);
   }
   static inline Vec<float> widen(const bf16* p) {
-    typedef uint16_t Half __attribute__((vector_size(Bytes / 2)));
-    Half h;
+    Halves h;
     std::memcpy(&h, p, sizeof(h));
     const Vec<uint32_t> bits = __builtin_convertvector(h, Vec<uint32_t>) << 16;
     return reinterpret_cast<Vec<float>>(bits);
@@ -80,27 +85,26 @@ struct Portable {
     for (int i = 0; i < n; ++i) v[i] = to_float(p[i]);
     return v;
   }
-  template <class S>
-  static inline void copy_partial(S* to, const S* from, int n) {
-    std::memcpy(to, from, n * sizeof(S));
+  template <class S, class V>
+  static inline void store_first(S* p, V v, int n) {
+    std::memcpy(p, &v, n * sizeof(S));
   }
-  static inline void narrow(bf16* p, Vec<float> v) {
+  static inline Halves narrow(bf16, Vec<float> v) {
     const Vec<uint32_t> bits = reinterpret_cast<Vec<uint32_t>>(v);
     Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const Vec<uint32_t> quiet = (bits >> 16) | 0x40u;
     const auto is_nan = v != v;
     rounded = (reinterpret_cast<Vec<uint32_t>>(is_nan) & quiet) | (~reinterpret_cast<Vec<uint32_t>>(is_nan) & rounded);
-    typedef uint16_t Half __attribute__((vector_size(Bytes / 2)));
-    const Half h = __builtin_convertvector(rounded, Half);
-    std::memcpy(p, &h, sizeof(h));
+    return __builtin_convertvector(rounded, Halves);
   }
-  static inline void narrow(f16* p, Vec<float> v) {
-    for (int i = 0; i < lanes<float>; ++i) p[i] = to_f16(v[i]);
+  static inline Halves narrow(f16, Vec<float> v) {
+    Halves h = {};
+    for (int i = 0; i < lanes<float>; ++i) h[i] = to_f16(v[i]).bits;
+    return h;
   }
   template <class S, class T>
-  static inline void narrow_integers(S* p, typename VectorOf<T, Bytes>::type v) {
-    const auto low = convert_lanes<S, T, lanes<T>>(v);
-    std::memcpy(p, &low, sizeof(low));
+  static inline auto narrow_integers(Vec<T> v) {
+    return convert_lanes<S, T, lanes<T>>(v);
   }
   static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
     const Vec<int32_t> x = reinterpret_cast<Vec<int32_t>>(a), y = reinterpret_cast<Vec<int32_t>>(b);
