@@ -115,7 +115,7 @@ neon float32 1x48x35x1000 NN: tiled compute=f32 tile=6x12 pack= chain=384 kc=384
 avx512_bf16 float32 1x1x1x100000 NN: dot compute=f32 tile=1x16 pack= chain=100000 kc=100000 mc=6 nc=64 direct_d=0 parts=1x1 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 float32 1x1x1x95 NN: tiled compute=f32 tile=1x16 pack= chain=95 kc=95 mc=6 nc=64 direct_d=1 parts=1x1 serial rule="B in place: few rows"
 avx512_bf16 complex64 6250x1x1x32 NN: dot compute=f32 complex tile=2x16 pack= chain=32 kc=32 mc=6 nc=64 direct_d=0 parts=1x1 parallel rule="dot: few rows against a k-contiguous B"
-avx2 float32 1x2048x2048x2 NN: tiled compute=f32 tile=6x16 pack=B chain=2 kc=2 mc=6 nc=2048 direct_d=1 parts=1x2 parallel rule="packed B: enough rows reuse it"
+avx2 float32 1x2048x2048x2 NN: tiled compute=f32 tile=6x16 pack=B chain=2 kc=2 mc=6 nc=2048 direct_d=1 parts=2x1 parallel rule="packed B: enough rows reuse it"
 avx512_bf16 int8 1x1000x1000x24 NN: tiled compute=u16 tile=6x128 pack=B chain=24 kc=24 mc=1002 nc=1024 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 int8 1x1000x1000x25 NN: tiled compute=byte_dot tile=6x64 pack=AB chain=25 kc=25 mc=1002 nc=1024 direct_d=0 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
 avx2 uint8 1x2000x16x16 NT: tiled compute=u16 tile=12x16 tall pack=B chain=16 kc=16 mc=504 nc=32 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"

@@ -389,16 +389,20 @@ struct Tiled {
   }
 
   // The sums of a block, from where its chain stands to where they wait for the next block, the next chain or the end.
-  void compute_tile(Tile<C> t, TileFn<C> kernel, const Position& q, const Block& block, T* running, T* totals, T* sums,
+  void compute_tile(Tile<C>& t, TileFn<C> kernel, const Position& q, const Block& block, T* running, T* totals, T* sums,
                     int64_t sums_row) const {
+    t.c = nullptr, t.before = nullptr;
     t.alpha = T(1);
-    if (!block.opens) t.start = running, t.start_row = s_cols;
+    if (!block.opens)
+      t.start = running, t.start_row = s_cols;
+    else if (!C::kMatrixUnit)  // else the sums of a slice
+      t.start = nullptr;
     if (!block.closes) {
       t.d = running, t.d_row = s_cols;
       return kernel(t);
     }
     if (p.direct_d)
-      t.d = at<T>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col);
+      t.d = at<T>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col), t.d_row = g.D.row_stride;
     else
       t.d = totals, t.d_row = s_cols;
     if (!block.first_chain) t.before = t.d, t.before_row = t.d_row;
