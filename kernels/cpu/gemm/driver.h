@@ -200,8 +200,9 @@ struct Tiled {
 
   // Matrices of a few elements times a column each, as rotations are: a vector of one useful lane is no faster.
   void run_columns(int64_t begin, int64_t end) const {
-    using T = std::conditional_t<sizeof(Tiled::T) == 2, uint32_t, Tiled::T>;  // C++ promotes to a signed int
-    const Gemm q = g;                                                         // a copy, which stores to D cannot change
+    // C++ would multiply 16 bits as a signed int.
+    using T = std::conditional_t<sizeof(Tiled::T) == 2, uint32_t, Tiled::T>;
+    const Gemm q = g;  // a copy, which stores to D cannot change
     const T scale = alpha, scale_c = beta;
     for (int64_t item = begin; item < end; ++item) {
       const S* const a = at<S>(q.A.data, batch_offset(q, q.A, item));
