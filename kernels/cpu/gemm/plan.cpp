@@ -197,11 +197,12 @@ void Planner::choose_compute() {
 // products do not pay for packing their operands in groups and narrowing what they sum: 1000 x K x 1000 int8 on one
 // thread takes 38 us and as dot products 128 with K = 4 (natively 79), 134 and 165 with 24, 174 and 182 with 32, int16
 // 292 and 361 with 64; 2000 x K x 16, half a vector, int16 8.7 and 10.3 with 16, 11.4 and 11.3 with 24. A transposed B
-// is turned element by element: 16 x K x 2000 int8 9.1 and 9.4 with 8, 14.0 and 10.5 with 16 (Zen 5).
+// is turned element by element: 16 x K x 2000 int8 9.1 and 9.4 with 8, 14.0 and 10.5 with 16 (Zen 5). Bytes that are
+// multiplied as pairs of int16 (AVX2): 310 and 461 with 24, 754 and 817 with 64.
 bool Planner::sums_are_short() const {
   if (!narrow_integer || g.out != g.in || g.b_panels) return false;
   if (is_byte(g.in) && (!writes_rows || g.activation != Activation::none)) return false;
-  const int64_t longest = g.N <= lanes_of(g.in, isa) ? 16 : is_byte(g.in) ? 24 : 64;
+  const int64_t longest = g.N <= lanes_of(g.in, isa) ? 16 : is_byte(g.in) && isa.i8_dot ? 24 : 64;
   return g.K <= longest && (b_n_contiguous || 2 * g.K <= g.M || g.K * g.N <= 1024);
 }
 
