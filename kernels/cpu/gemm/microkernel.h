@@ -89,6 +89,25 @@ inline void store_exact(S* p, typename Isa::template Vec<T> v, int n) {
   store_converted<Isa, T, S, std::conditional_t<std::is_same_v<S, bf16>, Portable<Isa::kBytes>, Isa>>(p, v, n);
 }
 
+// Integers as wide as T, which shuffles name lanes by.
+template <class Isa, class T>
+using LaneIndex = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+
+// (re, im) as (im, re), in every pair of lanes.
+template <class Isa, class T, class Vec = typename Isa::template Vec<T>>
+inline Vec swap_pairs(Vec v) {
+  LaneIndex<Isa, T> swap;
+  for (int l = 0; l < Isa::template lanes<T>; ++l) swap[l] = l ^ 1;
+  return __builtin_shuffle(v, swap);
+}
+
+template <class Isa, class T, class Vec = typename Isa::template Vec<T>>
+inline Vec alternating(T even, T odd) {
+  Vec v;
+  for (int l = 0; l < Isa::template lanes<T>; ++l) v[l] = l % 2 ? odd : even;
+  return v;
+}
+
 struct NoSigns {
   template <class T>
   NoSigns(bool, bool, bool, T) {}
@@ -102,20 +121,14 @@ struct NoSigns {
 template <class Isa, class T>
 struct ComplexSigns {
   using Vec = typename Isa::template Vec<T>;
-  static constexpr int kLanes = Isa::template lanes<T>;
   Vec of_r, of_i, of_c;  // what multiplies r, i with re and im exchanged, and C
 
-  ComplexSigns(bool conj_a, bool conj_b, bool conj_c, T beta) {
-    for (int j = 0; j < kLanes; ++j) {
-      of_r[j] = j % 2 && conj_b ? T(-1) : T(1);
-      of_i[j] = (j % 2 ? conj_a : conj_a == conj_b) ? T(-1) : T(1);
-      of_c[j] = j % 2 && conj_c ? -beta : beta;
-    }
-  }
+  ComplexSigns(bool conj_a, bool conj_b, bool conj_c, T beta)
+      : of_r(alternating<Isa, T>(1, conj_b ? -1 : 1)),
+        of_i(alternating<Isa, T>(conj_a == conj_b ? -1 : 1, conj_a ? -1 : 1)),
+        of_c(alternating<Isa, T>(beta, conj_c ? -beta : beta)) {}
   inline Vec combined(Vec r, Vec i, T alpha) const {
-    typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>> other;
-    for (int j = 0; j < kLanes; ++j) other[j] = j ^ 1;
-    return rounded((r * of_r + __builtin_shuffle(i, other) * of_i) * alpha);
+    return rounded((r * of_r + swap_pairs<Isa, T>(i) * of_i) * alpha);
   }
 };
 
@@ -291,7 +304,7 @@ inline typename C::Vec load_c(const Tile<C>& t, int i, int j, int n) {
   const typename C::Out* const row = t.c + i * t.c_row;
   if (t.c_col != 0) return load_converted<Isa, T>(row + static_cast<int64_t>(j) * C::kLanes, n);
   if constexpr (C::kComplexRows) {
-    typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>> parts;
+    LaneIndex<Isa, T> parts;
     for (int l = 0; l < C::kLanes; ++l) parts[l] = l % 2;
     return __builtin_shuffle(Isa::template load_partial<T>(row, 2), parts);
   } else {
@@ -451,8 +464,7 @@ struct TileTable {
 //   d[i * d_row + j] = sum over k of a[i * a_row + k] * b[j * b_col + k]; partial sums lane by lane, then a fixed tree.
 template <class Isa, class T, int H>
 inline void add_halves(typename Isa::template Vec<T>& v) {
-  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
-  Index other;
+  LaneIndex<Isa, T> other;
   for (int i = 0; i < Isa::template lanes<T>; ++i) other[i] = i ^ H;
   v += __builtin_shuffle(v, other);
 }
@@ -476,9 +488,8 @@ inline T horizontal_sum(typename Isa::template Vec<T> v) {
 template <class Isa, class T, int H>
 [[gnu::always_inline]] inline typename Isa::template Vec<T> add_halves_of(typename Isa::template Vec<T> v,
                                                                           typename Isa::template Vec<T> w) {
-  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
   constexpr int L = Isa::template lanes<T>;
-  Index low, high;
+  LaneIndex<Isa, T> low, high;
   for (int i = 0; i < L; ++i) {
     low[i] = (i & H) ? L + i - H : i;
     high[i] = low[i] + H;
@@ -637,18 +648,15 @@ void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col,
 template <class Isa, class T, int MR, int NC>
 void complex_dot_kernel(int64_t k, const T* a, int64_t a_row, const T* b, int64_t b_col, T* d, int64_t d_row) {
   using Vec = typename Isa::template Vec<T>;
-  using Index = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
   constexpr int L = Isa::template lanes<T>, U = MR * NC >= 2 ? 1 : 2;  // chains along k: four with the two of a product
-  Index other;
-  for (int i = 0; i < L; ++i) other[i] = i ^ 1;
-  Vec same[U][MR][NC] = {}, cross[U][MR][NC] = {};  // lanes: re re, im im; re im, im re
+  Vec same[U][MR][NC] = {}, cross[U][MR][NC] = {};                     // lanes: re re, im im; re im, im re
   const auto step = [&](int64_t p, int n, Vec(&straight)[MR][NC], Vec(&crossed)[MR][NC]) {
     Vec av[MR];
 #pragma GCC unroll 4
     for (int i = 0; i < MR; ++i) av[i] = load_converted<Isa, T, T>(a + i * a_row + p, n);
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
-      const Vec bv = load_converted<Isa, T, T>(b + j * b_col + p, n), swapped = __builtin_shuffle(bv, other);
+      const Vec bv = load_converted<Isa, T, T>(b + j * b_col + p, n), swapped = swap_pairs<Isa, T>(bv);
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i) straight[i][j] += av[i] * bv, crossed[i][j] += av[i] * swapped;
     }

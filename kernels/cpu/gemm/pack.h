@@ -17,9 +17,8 @@ namespace myops::cpu {
 // wanted (a power of two). Stage h swaps blocks of h lanes.
 template <class Isa, class E, int H, int Rows>
 inline void transpose_stage(typename Isa::template Vec<E>* r) {
-  using Index = typename Isa::template Vec<std::conditional_t<sizeof(E) == 4, int32_t, int64_t>>;
   constexpr int L = Isa::template lanes<E>;
-  Index low, high;
+  LaneIndex<Isa, E> low, high;
   for (int j = 0; j < L; ++j) {
     low[j] = (j & H) ? L + j - H : j;
     high[j] = (j & H) ? L + j : j + H;
@@ -90,7 +89,7 @@ inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, const Load
 template <class Isa, class E>
 inline typename Isa::template Vec<E> load_every_second(const E* p) {
   constexpr int L = Isa::template lanes<E>;
-  typename Isa::template Vec<std::conditional_t<sizeof(E) == 4, int32_t, int64_t>> lanes;
+  LaneIndex<Isa, E> lanes;
   for (int l = 0; l < L; ++l) lanes[l] = l < L / 2 ? 2 * l : 2 * l + 1;
   return __builtin_shuffle(Isa::template load<E>(p), Isa::template load<E>(p + L - 1), lanes);
 }

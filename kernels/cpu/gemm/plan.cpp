@@ -48,7 +48,7 @@ int64_t lanes_of(DType in, const IsaTraits& isa) { return isa.vector_bytes / max
 // Elements of a column that a step of a dot product multiplies.
 int64_t dot_step(DType in, const IsaTraits& isa) {
   if (is_byte(in) && isa.i8_dot) return isa.vector_bytes;
-  return in == DType::bf16 || in == DType::i16 || is_byte(in) ? isa.vector_bytes / 2 : lanes_of(in, isa);
+  return in == DType::bf16 || is_narrow_integer(in) ? isa.vector_bytes / 2 : lanes_of(in, isa);
 }
 
 // x @ W.T for few rows reads W once, in place, with a sum over lanes for every element of the result. Packing W turns
@@ -103,7 +103,7 @@ Gemm canonical(const Gemm& g, const IsaTraits& isa) {
   // to be packed. 1000 of M x K @ K x 1 on one thread, in us as rows and as columns: float32 15 x 8 40 and 36, 15 x
   // 16 46 and 77, 2 x 64 34 and 56; bfloat16 2 x 16 33 and 24, 8 x 8 33 and 51; int16 15 x 16 100 and 34, 8 x 32 82 and
   // 176; int64 15 x 64 127 and 95; complex64 2 x 16 44 and 25, 15 x 8 47 and 100 (Zen 5).
-  const bool narrow = is_byte(g.in) || g.in == DType::i16;
+  const bool narrow = is_narrow_integer(g.in);
   const int64_t most = g.in == DType::i64 ? 1024 : is_16bit(g.in) || is_complex(g.in) ? 32 : narrow ? 240 : 120;
   const bool short_rows =
       g.M < 16 && unit(g.A.col_stride, g.K) && g.A.row_stride != 1 && g.M * g.K <= most && (!narrow || g.K <= 16);
@@ -143,7 +143,7 @@ struct Planner {
   // Panels fix the order of the sums; integers are exact in any order.
   const bool ordered = g.b_panels || (g.batch_invariant && !is_integral(g.in));
   const bool sixteen_bit = is_16bit(g.in);
-  const bool narrow_integer = is_byte(g.in) || g.in == DType::i16;
+  const bool narrow_integer = is_narrow_integer(g.in);
   // Whether D is written, and C read, along rows, as the micro-kernel does.
   const bool writes_rows =
       unit(g.D.col_stride, g.N) &&

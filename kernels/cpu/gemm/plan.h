@@ -77,6 +77,7 @@ constexpr int compute_bytes(Compute c) {
   return c == Compute::f64 || c == Compute::u64 ? 8 : c == Compute::u16 ? 2 : 4;
 }
 constexpr bool is_byte(DType in) { return in == DType::i8 || in == DType::u8; }
+constexpr bool is_narrow_integer(DType in) { return is_byte(in) || in == DType::i16; }
 constexpr bool is_16bit(DType in) { return in == DType::bf16 || in == DType::f16; }
 
 // What the bits of a result depend on beside its operands, for a given dtype, K and ISA.

@@ -22,21 +22,6 @@ namespace myops::cpu {
 constexpr int64_t kNear = 4096 * 1024;  // bytes of B that stay in L2, where prefetching costs more than it brings
 constexpr int kTile = 8;                // vectors of D in registers: 8 of 16 (complex: 4 x 2)
 
-// (re, im) as (im, re), in every pair of lanes.
-template <class Isa, class T, class Vec = typename Isa::template Vec<T>>
-inline Vec swap_pairs(Vec v) {
-  typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>> swap;
-  for (int l = 0; l < Isa::template lanes<T>; ++l) swap[l] = l ^ 1;
-  return __builtin_shuffle(v, swap);
-}
-
-template <class Isa, class T, class Vec = typename Isa::template Vec<T>>
-inline Vec alternating(T even, T odd) {
-  Vec v;
-  for (int l = 0; l < Isa::template lanes<T>; ++l) v[l] = l % 2 ? odd : even;
-  return v;
-}
-
 // Where finished sums of a tile go: a row of D with its addend.
 template <class Isa, class T, class S, bool Cx>
 struct SpmmOut {

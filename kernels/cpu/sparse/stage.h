@@ -73,7 +73,7 @@ inline typename Isa::template Vec<T> load_ragged(const S* p, int n, const S* end
     return Isa::widen_partial(p, n);
   } else {
     if (n == L || end - p < L) return load_converted<Isa, T, S>(p, n);
-    using Bits = typename Isa::template Vec<std::conditional_t<sizeof(T) == 4, int32_t, int64_t>>;
+    using Bits = LaneIndex<Isa, T>;
     using Vec = typename Isa::template Vec<T>;
     Bits lane;
     for (int i = 0; i < L; ++i) lane[i] = i;
