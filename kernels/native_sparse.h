@@ -100,10 +100,35 @@ Tensor multiply_blocks(const Pattern& A, const Tensor& values, bool crossed, boo
   return times_dense<Backend>(m, k, false, multiply, values, with);
 }
 
+// Rows for each entry, from which on entries are added one by one.
+constexpr int64_t kRowsToScatter = 8;
+
+// Entries in any order, far fewer than rows.
+template <class Backend>
+Tensor scatter_entries(const Tensor& row, const Tensor& col, const Tensor& values, int64_t m, int64_t k,
+                       const Operands& with) {
+  const Tensor rows = as_contiguous(row), cols = as_contiguous(col), v = as_contiguous(values);
+  const auto multiply = [&](Spmm& p) {
+    p.A = {m, k, col.size(0), nullptr, cols.const_data_ptr(), col.scalar_type() == ScalarType::Long};
+    p.values = v.const_data_ptr();
+    const Status status = Backend::run(ScatterSpmm{p, rows.const_data_ptr()}, values);
+    MYOPS_CHECK(status != Status::bad_crow, "row holds an index outside [0, ", m, ")");
+    MYOPS_CHECK(status != Status::bad_col, "col holds an index outside [0, ", k, ")");
+  };
+  return times_dense<Backend>(m, k, true, multiply, values, with);
+}
+
 // Entries of an m x k matrix in any order, or sorted by row.
 template <class Backend>
 Tensor multiply_coo(const Tensor& row, const Tensor& col, const Tensor& values, bool sorted, int64_t m, int64_t k,
                     const Operands& with) {
+  if constexpr (kRuns<Backend, ScatterSpmm>) {
+    const DType type = dtype_of(values.scalar_type(), "spmm", "values");
+    const bool exact = is_integral(type) || element_size(type) > 2;
+    if (exact && type != DType::boolean && !with.mean && std::isfinite(with.alpha) &&
+        values.size(0) <= m / kRowsToScatter)
+      return scatter_entries<Backend>(row, col, values, m, k, with);
+  }
   const auto in_order = [&](const Tensor& crow) {
     return multiply_pattern<Backend>(Pattern(crow, "crow", col, "col", k), values, false, {}, {}, {}, with);
   };
@@ -234,7 +259,24 @@ Tensor native_sampled_addmm(const Tensor& input, const Tensor& mat1, const Tenso
   return compressed_tensor(layout, parts.outer, parts.inner, values, m, n);
 }
 
-// a @ b of two CSR or two coalesced COO matrices: one of the same layout.
+// A CSR matrix of the entries of a COO tensor, which may repeat.
+struct RowParts {
+  Tensor crow, col, values;
+};
+
+template <class Backend>
+RowParts by_rows(const CooParts& coo, int64_t rows, int64_t cols) {
+  const Tensor row = coo.index(0), col = coo.index(1);
+  if (coo.coalesced) return {csr_rows<Backend>(row, rows), col, coo.values};
+  if constexpr (Backend::kReports)
+    if (const auto [crow, status] = compressed<Backend>(row, rows); status == Status::ok)
+      return {crow, col, coo.values};
+  const ByColumn sorted = sorted_by_row<Backend>(row, col, rows, cols);
+  return {sorted.pattern.crow, sorted.pattern.col,
+          call_aten<Tensor>("aten::index_select", coo.values, int64_t{0}, *sorted.perm)};
+}
+
+// a @ b of two CSR or two COO matrices: one of the same layout, coalesced.
 template <class Backend>
 Tensor native_spgemm(const Tensor& a, const Tensor& b) {
   check_inner(a, "a", b, "b");
@@ -244,10 +286,8 @@ Tensor native_spgemm(const Tensor& a, const Tensor& b) {
   MYOPS_CHECK(layout == layout_of(b), "a and b must have one layout");
   if (layout == Layout::Sparse) {
     const CooParts x(a, "a"), y(b, "b");
-    MYOPS_CHECK(x.coalesced && y.coalesced, "a and b must be coalesced");
-    const auto [crow, indices, values] =
-        spgemm<Backend>(csr_rows<Backend>(x.index(0), m), x.index(1), x.values, csr_rows<Backend>(y.index(0), k),
-                        y.index(1), y.values, n, true);
+    const RowParts p = by_rows<Backend>(x, m, k), q = by_rows<Backend>(y, k, n);
+    const auto [crow, indices, values] = spgemm<Backend>(p.crow, p.col, p.values, q.crow, q.col, q.values, n, true);
     return coalesced_tensor(indices, values, m, n);
   }
   MYOPS_CHECK(layout == Layout::SparseCsr, "a and b must be CSR or COO");

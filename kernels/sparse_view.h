@@ -2,6 +2,7 @@
 //
 //   Spmm       D = alpha * A @ B + beta * C             A is M x K in CSR, B is K x N, C and D are M x N
 //   BlockSpmm  the same for A in BSR
+//   ScatterSpmm  the same for A of entries in any order, far fewer than rows
 //   Extremum   D[i, j] = max (min) over the entries e of row i of value[e] * B[col[e], j], and which entry it was
 //   Sddmm      value[e] = alpha * sum over n of A[i, n] * B[col[e], n] + beta * C[e], for every entry e = (i, col[e])
 //   SpmmBackward  an Spmm and an Sddmm over one pattern that gather the same rows: both gradients of a product
@@ -56,6 +57,12 @@ struct BlockSpmm {
   Spmm spmm;  // no mean
   int64_t height = 1, width = 1;
   int64_t block_step = 1, row_step = 1, col_step = 1;
+};
+
+// Each product is rounded to the dtype of D on its own: not for 16-bit floats.
+struct ScatterSpmm {
+  Spmm spmm;                  // no mean, no perm; A.crow is not there, A.col in any order, b_col any
+  const void* row = nullptr;  // of each entry, as wide as A.col
 };
 
 struct Extremum {

@@ -316,7 +316,7 @@ def _native_mm(args: tuple[Any, ...], **scalars: float) -> Tensor | None:
         return _one_call(_spmm.call, (a.crow, a.col, a.values, b)) if fits else None
     if takes_one_call(a, b) and (not rest or getattr(rest[0], "layout", None) is torch.strided):
         return _one_call(_native_mm_op, args, **scalars)
-    if a.layout is b.layout and not rest and not scalars and _is_by_row(a) and _is_by_row(b):
+    if a.layout is b.layout and a.layout in (torch.sparse_csr, torch.sparse_coo) and not rest and not scalars:
         return _one_call(_native_spgemm_op, args)
     return None
 

@@ -331,6 +331,43 @@ class TestTheOneOperator:
             with pytest.raises(RuntimeError, match=r"outside \[0, 7\)"):
                 torch.ops.myops.native_mm(a, x)
 
+    @pytest.mark.parametrize("layout", ["coo", "uncoalesced"])
+    @pytest.mark.parametrize("n", [1, 3, 40])
+    def test_far_more_rows_than_entries(self, layout: str, n: int, dtype: torch.dtype) -> None:
+        """A product of its own on the CPU, where rows of D are written once and added to entry by entry."""
+        a = torch.zeros(900, 7, dtype=dtype)
+        a[torch.randint(900, (60,)), torch.randint(7, (60,))] = random_dense(60, 1, dtype, density=1)[:, 0]
+        s, b = in_layout(a, layout), random_dense(7, n, dtype)
+        product = exact_mm(a, b)
+        wider = torch.full((7, n + 3), 9, dtype=dtype)
+        wider[:, 1 : n + 1] = b
+        for dense in (b, b.mT.contiguous().mT, wider[:, 1 : n + 1], b.repeat_interleave(2, 1)[:, ::2]):
+            assert torch.equal(myops.sparse.mm(s, dense).cpu(), product.to(dtype))
+        for shape in ((900, n), (n,), (1, n), (900, 1), (n, 900)):
+            c = random_dense(*shape, dtype) if len(shape) == 2 else random_dense(1, n, dtype)[0]
+            c = c.t() if shape == (n, 900) else c
+            got = myops.sparse.addmm(c, s, b, beta=2, alpha=3)
+            assert torch.equal(got.cpu(), (2 * c.cpu().to(product) + 3 * product).to(dtype))
+        assert torch.equal(myops.sparse.addmm(c * torch.nan if dtype.is_floating_point else c, s, b, beta=0).cpu(),
+                           product.to(dtype))  # fmt: skip
+        x = random_dense(n, 7, dtype)
+        assert torch.equal(myops.sparse.mm(x, in_layout(a.t(), layout)).cpu(), exact_mm(x, a.t()).to(dtype))
+
+    @pytest.mark.parametrize(("at", "words"), [((-1, 0), "row"), ((900, 0), "row"), ((0, -1), "col"), ((0, 7), "col")])
+    def test_bad_indices_of_far_more_rows_than_entries(
+        self, at: tuple[int, int], words: str, on_cpu_only: None
+    ) -> None:
+        s = torch.sparse_coo_tensor([[5, at[0]], [6, at[1]]], torch.ones(2), (900, 7), check_invariants=False)
+        with pytest.raises(RuntimeError, match=f"{words} holds an index outside"), torch.inference_mode():
+            torch.ops.myops.native_mm(s, torch.ones(7, 3))
+
+    def test_an_infinite_alpha_and_far_more_rows_than_entries(self) -> None:
+        s = torch.sparse_coo_tensor([[5], [6]], torch.ones(1), (900, 7)).coalesce()
+        for alpha in (math.inf, math.nan):
+            got = myops.sparse.addmm(torch.zeros(1), s, torch.ones(7, 3), alpha=alpha)
+            expected = alpha * (s.to_dense() @ torch.ones(7, 3))  # NaN where there is nothing
+            torch.testing.assert_close(got, expected, equal_nan=True)
+
     @pytest.mark.parametrize("layout", ["csr", "csc", "coo", "uncoalesced", "bsc"])
     @pytest.mark.parametrize("n", [1, 3, 40])
     def test_values_on_the_right(self, layout: str, n: int, dtype: torch.dtype) -> None:
@@ -475,7 +512,7 @@ class TestOneOperatorEach:
         got = myops.sparse.sampled_addmm(s.to_sparse_csr(), a, torch.ones(40, 9000), beta=2, alpha=3)
         assert torch.equal(got.values(), 2 * s[0] + 120)
 
-    @pytest.mark.parametrize("layout", ["csr", "coo"])
+    @pytest.mark.parametrize("layout", ["csr", "coo", "uncoalesced"])
     def test_spgemm(self, layout: str, dtype: torch.dtype) -> None:
         a, b = random_dense(6, 9, dtype), random_dense(9, 7, dtype)
         x, y = in_layout(a, layout, torch.int32), in_layout(b, layout, torch.int32)
@@ -483,10 +520,16 @@ class TestOneOperatorEach:
         assert torch.equal(dense_of(got), exact_mm(dense_of(x), dense_of(y)).to(dtype))
         assert operators_of(lambda: myops.sparse.mm(x, y)) == {"myops::native_spgemm"}
         assert torch.equal(dense_of(torch.ops.myops.native_spgemm(x, y)), dense_of(got))
-        if layout == "coo":
-            assert got.is_coalesced()
-        else:
+        if layout == "csr":
             assert index_dtype(got) == torch.int32
+        else:
+            assert got.is_coalesced()
+
+    def test_spgemm_of_sorted_entries_that_are_not_coalesced(self) -> None:
+        indices, values = torch.tensor([[0, 0, 2, 2], [3, 1, 0, 0]]), torch.arange(1.0, 5)
+        a = torch.sparse_coo_tensor(indices, values, (3, 4))
+        got = myops.sparse.mm(a, a.t())
+        assert torch.equal(got.to_dense(), a.to_dense() @ a.to_dense().t())
 
     @pytest.mark.parametrize("reduce", ["amax", "amin"])
     @pytest.mark.parametrize("layout", ["csr", "coo"])
@@ -580,7 +623,7 @@ class TestOneOperatorEach:
             (ops.native_spgemm, (csr, torch.ones(5, 6).to_sparse_csr()), "a and b shapes cannot be multiplied (6x6 and 5x6)"),
             (ops.native_spgemm, (csr, coo), "a and b must have one layout"),
             (ops.native_spgemm, (bsr, bsr), "a and b must be CSR or COO"),
-            (ops.native_spgemm, (coo, coo.t()), "a and b must be coalesced"),
+            (ops.native_spgemm, (coo, torch.ones(6, 3).to_sparse(1)), "b must have scalar entries"),
             (ops.native_spgemm, (csr, csr.double()), "a_values and b_values must have the same dtype"),
         ]  # fmt: skip
         for op, args, words in cases:

@@ -11,6 +11,7 @@
 #include "gemm/dispatch.h"
 #include "gemm/native.h"
 #include "gemm/panels.h"
+#include "sparse/scatter.h"
 #include "sparse/spgemm.h"
 #include "sparse/transpose.h"
 
@@ -125,6 +126,11 @@ Status Cpu::run(const Spmm& p, const Tensor& like) { return run_on_pieces(cpu::e
 
 Status Cpu::run(const BlockSpmm& p, const Tensor& like) {
   return run_on_pieces(cpu::engine().block_spmm, p, p.spmm.A, p.spmm.N, like, p.height * p.width);
+}
+
+Status Cpu::run(const ScatterSpmm& p, const Tensor& like) {
+  Scratch scratch(like);
+  return cpu::scatter(p, runtime(scratch));
 }
 
 Status Cpu::run(const Extremum& p, const Tensor& like) {

@@ -16,6 +16,7 @@ struct Cpu {
   static void run(const Add& problem, const Tensor& like);
   static Status run(const Spmm& problem, const Tensor& like);
   static Status run(const BlockSpmm& problem, const Tensor& like);
+  static Status run(const ScatterSpmm& problem, const Tensor& like);
   static Status run(const Extremum& problem, const Tensor& like);
   static Status run(const Sddmm& problem, const Tensor& like);
   static Status run(const SpmmBackward& problem, const Tensor& like);

@@ -52,14 +52,6 @@ FinishFn<T> choose_finish(const Gemm& g) {
                 : (wide_c ? finish_with<Isa, T, W, S>(f) : finish_with<Isa, T, S, S>(f));
 }
 
-template <class T>
-static inline T scalar(double v) {
-  if constexpr (static_cast<T>(-1) > static_cast<T>(0))  // unsigned: integers modulo 2^w
-    return static_cast<T>(static_cast<int64_t>(v));
-  else
-    return static_cast<T>(v);
-}
-
 static inline int64_t align64(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // An element of an operand, counted from its base.

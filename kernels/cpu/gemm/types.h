@@ -36,6 +36,15 @@ static inline bf16 to_bf16(float v) {
 
 static inline f16 to_f16(float v) { return {float_to_binary16(v)}; }
 
+// What alpha and beta are as T.
+template <class T>
+static inline T scalar(double v) {
+  if constexpr (static_cast<T>(-1) > static_cast<T>(0))  // unsigned: integers modulo 2^w
+    return static_cast<T>(static_cast<int64_t>(v));
+  else
+    return static_cast<T>(v);
+}
+
 // Scalar load and store between storage and compute types.
 template <class T, class S>
 static inline T load_scalar(S v) {

@@ -456,7 +456,7 @@ void for_tiles(const SpmmOut<Isa, T, S, Cx>& out, RowOf row_of, const T* values,
     else if (left >= 4)  // then tiles are wider
       tile(std::integral_constant<int, kMiddle>{});
     else if (left >= 2)
-      tile(std::integral_constant<int, 2>{});
+      tile(std::integral_constant < int, kWidest<2 ? 1 : 2>{});
     else
       tile(std::integral_constant<int, 1>{});
   }
@@ -492,7 +492,8 @@ template <class Isa, class T, class S, bool Cx, class RowOf>
 void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values, T* slots) {
   RowOrder<Isa> order;
   if (piece.slot < 0) order.sort(out.p.A, piece);
-  for_tiles<kTile / (Cx ? 2 : 1)>(out, row_of, values, [&](const auto& tile, auto count, int64_t j) {
+  constexpr int kWidest = Isa::kHalf ? 1 : kTile / (Cx ? 2 : 1);
+  for_tiles<kWidest>(out, row_of, values, [&](const auto& tile, auto count, int64_t j) {
     spmm_tile<Isa, T, S, count.value, Cx>(out, piece, order, tile, j, slots);
   });
 }
@@ -539,7 +540,7 @@ Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
       return false;
     const auto column = [&](auto* col) {
       if (!columns_inside(col, piece.end - piece.begin, p.A.cols)) return false;
-      if constexpr (!Cx) spmm_column<Isa, T, S>(out, piece, v, col, slots);
+      if constexpr (!Cx && !Isa::kHalf) spmm_column<Isa, T, S>(out, piece, v, col, slots);
       return true;
     };
     if (!Cx && p.N == 1 && p.A.wide) return column(static_cast<const int64_t*>(p.A.col) + piece.begin);
@@ -551,11 +552,18 @@ Status spmm_typed(const Spmm& p, const Partition& cut, const Runtime& rt) {
   return status;
 }
 
+// With the vectors that fit: a masked load of a wide one crosses a line for most short rows, which takes twice as long.
 template <class Isa>
 Status spmm(const Spmm& p, const Partition& cut, const Runtime& rt) {
   return with_types(p.type, [&](auto types) {
     using Of = decltype(types);
-    return spmm_typed<Isa, typename Of::Lane, typename Of::StoredLane, Of::kComplex>(p, cut, rt);
+    const auto multiply = [&](auto isa) {
+      return spmm_typed<decltype(isa), typename Of::Lane, typename Of::StoredLane, Of::kComplex>(p, cut, rt);
+    };
+    const int64_t numbers = p.N * (Of::kComplex ? 2 : 1);
+    if constexpr (!std::is_void_v<typename Isa::Half>)
+      if (numbers > 1 && numbers <= Isa::Half::template lanes<typename Of::Lane>) return multiply(typename Isa::Half{});
+    return multiply(Isa{});
   });
 }
 

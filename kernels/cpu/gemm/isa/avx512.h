@@ -1,4 +1,5 @@
-// The verbs of AVX-512 F, BW, DQ and VL: 64-byte vectors, 32 registers, masked loads and stores.
+// The verbs of AVX-512 F, BW, DQ and VL: 64-byte vectors, 32 registers, masked loads and stores; and, for gathers of
+// short rows, of vectors half as wide.
 #pragma once
 #include <immintrin.h>
 
@@ -6,8 +7,66 @@
 
 namespace myops::cpu {
 
+struct Avx512Half : Portable<32> {
+  static constexpr bool kMaskedLoads = true, kLaneMasks = true, kHalf = true;
+  using Portable<32>::widen;
+  using Portable<32>::narrow;
+
+  template <class T>
+  static inline Vec<T> load_masked(const T* p, uint64_t lanes) {
+    if constexpr (sizeof(T) == 4)
+      return reinterpret_cast<Vec<T>>(_mm256_maskz_loadu_epi32(static_cast<__mmask8>(lanes), p));
+    else
+      return reinterpret_cast<Vec<T>>(_mm256_maskz_loadu_epi64(static_cast<__mmask8>(lanes), p));
+  }
+  template <class T>
+  static inline Vec<T> load_partial(const T* p, int n) {
+    return load_masked<T>(p, (1u << n) - 1);
+  }
+  template <class T>
+  static inline void store_partial(T* p, Vec<T> v, int n) {
+    if constexpr (sizeof(T) == 4)
+      _mm256_mask_storeu_epi32(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m256i>(v));
+    else
+      _mm256_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m256i>(v));
+  }
+
+  // Of n numbers that have half a vector or less.
+  template <class S>
+  static inline __mmask16 bytes_of(int n) {
+    return static_cast<__mmask16>((1u << (n * static_cast<int>(sizeof(S)))) - 1);
+  }
+  template <class To, class From>
+  static inline Vec<To> widen_integers_partial(const From* p, int n) {
+    const __m128i bits = _mm_maskz_loadu_epi8(bytes_of<From>(n), p);
+    typename VectorOf<From, lanes<To> * sizeof(From)>::type v;
+    std::memcpy(&v, &bits, sizeof(v));
+    return convert_lanes<To, From, lanes<To>>(v);
+  }
+  static inline Vec<float> widen_bits(__m128i v, bf16) {
+    return reinterpret_cast<Vec<float>>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16));
+  }
+  static inline Vec<float> widen_bits(__m128i v, f16) { return reinterpret_cast<Vec<float>>(_mm256_cvtph_ps(v)); }
+  static inline Vec<float> widen(const f16* p) { return widen_partial(p, lanes<float>); }
+  template <class S>
+  static inline Vec<float> widen_partial(const S* p, int n) {
+    return widen_bits(_mm_maskz_loadu_epi8(bytes_of<S>(n), p), S{});
+  }
+  template <class S, class V>
+  static inline void store_first(S* p, V v, int n) {
+    __m128i bits = _mm_setzero_si128();
+    std::memcpy(&bits, &v, sizeof(v));
+    _mm_mask_storeu_epi8(p, bytes_of<S>(n), bits);
+  }
+  static inline Halves narrow(f16, Vec<float> v) {
+    return reinterpret_cast<Halves>(
+        _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+};
+
 struct Avx512 : Portable<64> {
   using Gather = Avx512;  // of the levels above too
+  using Half = Avx512Half;
   static constexpr bool kMaskedLoads = true, kLaneMasks = true, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 4, kDotRows = 4;
   using Portable<64>::widen;
