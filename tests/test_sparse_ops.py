@@ -675,7 +675,7 @@ def test_results_do_not_depend_on_threads() -> None:
 def test_products_of_few_terms(dtype_: torch.dtype) -> None:
     """Rows of 0 to 60 terms, columns in any order and more than once: sorted, each column once."""
     generator = torch.Generator().manual_seed(0)
-    for columns in (7, 3000, 2**25 + 9):
+    for columns in (7, 500, 3000, 2**25 + 9):
         lengths = torch.arange(61).repeat(2)
         crow = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         col = torch.randint(columns, (int(crow[-1]),), generator=generator)
@@ -688,6 +688,52 @@ def test_products_of_few_terms(dtype_: torch.dtype) -> None:
             sums = torch.zeros(len(expected), dtype=dtype_).index_add_(0, where, values[begin:end] * 2)
             assert torch.equal(got_col[got_crow[row] : got_crow[row + 1]], expected)
             assert torch.equal(got[got_crow[row] : got_crow[row + 1]], sums)
+
+
+@pytest.mark.parametrize("dtype_", [torch.float32, torch.int64, torch.complex64, torch.complex128, torch.bfloat16])
+@pytest.mark.parametrize("columns", [200, 3000, 2**21], ids=str)
+def test_products_whose_columns_rise(dtype_: torch.dtype, columns: int) -> None:
+    """One term of rising columns is copied, several that rise one after the other are taken as they are, up to the last
+    column, which may repeat the one before it or fall behind it."""
+    rows, terms, last = [], [], (1, 0, -1)  # its distance to the column before it
+    for length, parts, step in itertools.product(range(1, 60), (1, 2, 3), last):
+        if length >= parts and (length > 1 or step == 1):
+            col = torch.randperm(198)[:length].sort().values * (columns // 200) + 1
+            col[-1] = col[-2] + step if length > 1 else col[-1]
+            rows.append(col)
+            terms.append(parts)
+    pieces = [piece for col, parts in zip(rows, terms, strict=True) for piece in col.tensor_split(parts)]
+    b_crow = torch.tensor([0, *(len(piece) for piece in pieces)]).cumsum(0)
+    b_col, k = torch.cat(pieces), len(pieces)
+    values = torch.randint(1, 5, b_col.shape).to(dtype_)
+    a = torch.tensor([0, *terms]).cumsum(0), torch.arange(k), torch.full((k,), 2).to(dtype_)
+    got_crow, got_col, got = ops.spgemm(*a, b_crow, b_col, values, columns)
+    end = 0
+    for i, col in enumerate(rows):
+        begin, end = end, end + len(col)
+        expected, where = torch.unique(col, return_inverse=True)
+        sums = torch.zeros(len(expected), dtype=dtype_).index_add_(0, where, values[begin:end] * 2)
+        assert torch.equal(got_col[got_crow[i] : got_crow[i + 1]], expected)
+        assert torch.equal(got[got_crow[i] : got_crow[i + 1]], sums)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+def test_starts_of_sorted_rows(index: torch.dtype) -> None:
+    """Rows in use, empty ones, one of all entries, and rows that go through the shares of several threads."""
+    many = torch.randint(60_000, (100_000,))
+    for row, rows in (
+        (many, 60_000), (many // 100 * 100, 60_001), (many // 20_000 * 20_000, 70_000), (many * 0 + 5, 9), (many[:0], 4),
+        (many[:3], 60_000), (torch.cat([many, torch.full((50_000,), 777)]), 60_000),
+    ):  # fmt: skip
+        row = row.sort().values
+        expected = torch.cat([torch.zeros(1), torch.bincount(row, minlength=rows).cumsum(0)]).long()
+        assert torch.equal(ops.csr_rows(row.to(index), rows).long(), expected)
+        for at in (0, len(row) // 2, len(row) - 1):
+            if len(row) > 3:
+                wrong = row.to(index)
+                wrong[at] = -1 if at < len(row) - 1 else rows
+                with pytest.raises(RuntimeError, match="must be sorted|holds an index outside"):
+                    ops.csr_rows(wrong, rows)
 
 
 def test_hashed_rows() -> None:

@@ -16,7 +16,10 @@
 namespace myops::cpu {
 namespace {
 
-constexpr int64_t kEntriesPerShare = 1024, kRowsPerShare = 4096;
+// Rows of C are shared out by the room they may take: above 128 KB malloc takes new pages for each share, whose faults
+// take as long as the products.
+constexpr int64_t kProductsPerShare = 8192, kRowsPerShare = 4096;
+constexpr int64_t kRowsToCount = 1024;
 constexpr int64_t kAlone = 1 << 17;         // multiplications of a gradient that one thread does
 constexpr int64_t kDenseColumns = 1 << 20;  // 4 MB of float32: L2 and L3 of one core
 
@@ -44,7 +47,7 @@ struct Rows {
 };
 
 // A row of a few terms, put in order by counting for each how many come before it: no branch depends on the columns,
-// where an insertion sort and the walk over marks mispredict for most terms.
+// where an insertion sort and the walk over marks mispredict for most terms. Columns that rise are in order.
 constexpr int kShortRow = 48;
 
 template <class T>
@@ -56,12 +59,19 @@ class ShortRow {
   // Term: factor * values[n]. It is multiplied in finish(): gcc 12 makes vectors of a loop that multiplies complex
   // pairs here, and reads another value for the last of a multiple of four.
   void add(int64_t column, T factor, int64_t n) {
-    key_[count_] = static_cast<int32_t>(column * kPlaces + count_);
+    const int32_t key = static_cast<int32_t>(column * kPlaces + count_);
+    falls_ |= key < behind_;
+    behind_ = (key | (kPlaces - 1)) + 1;
+    key_[count_] = key;
     factor_[count_] = factor;
     value_[count_++] = n;
   }
   template <class S, class Emit>
   void finish(const S* values, const Emit& emit) {
+    if (!falls_) {
+      for (int i = 0; i < count_; ++i) emit(key_[i] / kPlaces, factor_[i] * load_scalar<T>(values[value_[i]]));
+      return;
+    }
     using Four = int32_t __attribute__((vector_size(16)));
     int32_t sorted[kShortRow];
     for (int j = 0; j < count_; j += 8) {  // what is behind the last key has a rank that nobody reads
@@ -89,25 +99,35 @@ class ShortRow {
   int32_t key_[kShortRow];
   T factor_[kShortRow];
   int64_t value_[kShortRow];
+  int32_t behind_ = 0;  // the first key of the columns behind the last one
   int count_ = 0;
+  bool falls_ = false;
 };
 
 // One row of C over all columns. Columns in use are marked by a byte each, and by another for their group of 64: plain
-// stores, where setting bits would make neighbours wait for each other. All marks and sums are zero between rows.
+// stores, where setting bits would make neighbours wait for each other. Where neighbours are rare, by a bit each, which
+// is read sooner. All marks and sums are zero between rows.
 template <class T, class I>
 class DenseRow {
  public:
-  explicit DenseRow(int64_t cols) : sums_(cols), used_((cols + 63) / 64 * 64), groups_((cols + 511) / 512 * 8) {}
+  explicit DenseRow(int64_t cols)
+      : sums_(cols), used_((cols + 63) / 64 * 64), bits_((cols + 63) / 64), groups_((cols + 511) / 512 * 8) {}
 
-  void start(int64_t) {}
+  void start(int64_t flops) { by_bits_ = flops * kApart <= static_cast<int64_t>(sums_.size()); }
   template <class S>
   void add(T factor, const I* col, const S* values, int64_t n) {
-    for (int64_t e = 0; e < n; ++e) {
-      const int64_t c = col[e];
-      sums_[c] += factor * load_scalar<T>(values[e]);
-      used_[c] = 1;
-      groups_[c >> 6] = 1;
-    }
+    const auto add_each = [&](const auto& mark) {
+      for (int64_t e = 0; e < n; ++e) {
+        const int64_t c = col[e];
+        sums_[c] += factor * load_scalar<T>(values[e]);
+        mark(c);
+        groups_[c >> 6] = 1;
+      }
+    };
+    if (by_bits_)
+      add_each([&](int64_t c) { bits_[c >> 6] |= uint64_t{1} << (c & 63); });
+    else
+      add_each([&](int64_t c) { used_[c] = 1; });
   }
   template <class Emit>
   void finish(const Emit& emit) {
@@ -116,10 +136,14 @@ class DenseRow {
       if (groups == 0) continue;
       std::memset(&groups_[base], 0, 8);
       for (; groups != 0; groups &= groups - 1) {
-        const int64_t first = static_cast<int64_t>(base + __builtin_ctzll(groups)) * 64;
+        const int64_t group = static_cast<int64_t>(base + __builtin_ctzll(groups)), first = group * 64;
         uint64_t columns = 0;
-        for (int i = 0; i < 8; ++i) columns |= mask_of_eight(&used_[first + 8 * i]) << (8 * i);
-        std::memset(&used_[first], 0, 64);
+        if (by_bits_) {
+          std::swap(columns, bits_[group]);
+        } else {
+          for (int i = 0; i < 8; ++i) columns |= mask_of_eight(&used_[first + 8 * i]) << (8 * i);
+          std::memset(&used_[first], 0, 64);
+        }
         for (; columns != 0; columns &= columns - 1) {
           const int64_t c = first + __builtin_ctzll(columns);
           emit(c, sums_[c]);
@@ -130,6 +154,8 @@ class DenseRow {
   }
 
  private:
+  static constexpr int64_t kApart = 16;  // columns for each product
+
   static uint64_t mask_of_eight(const uint8_t* marks) {  // bit i for byte i, which is 0 or 1
     uint64_t bytes;
     std::memcpy(&bytes, marks, 8);
@@ -137,8 +163,18 @@ class DenseRow {
   }
 
   std::vector<T> sums_;
-  std::vector<uint8_t> used_, groups_;
+  std::vector<uint8_t> used_;
+  std::vector<uint64_t> bits_;
+  std::vector<uint8_t> groups_;
+  bool by_bits_ = false;
 };
+
+template <class I>
+bool columns_rise(const I* col, int64_t n) {
+  bool falls = false;
+  for (int64_t e = 1; e < n; ++e) falls |= col[e] <= col[e - 1];
+  return !falls;
+}
 
 // Sums by their column, by open addressing. A free place has the key -1.
 template <class T, class I>
@@ -212,36 +248,34 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
   const Rows<I> A(p.A), B(p.B);
   const S* const a = static_cast<const S*>(p.a);
   const S* const b = static_cast<const S*>(p.b);
-  const auto flops_of = [&](int64_t i) {
-    int64_t flops = 0;
-    for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e) flops += B.crow[A.col[e] + 1] - B.crow[A.col[e]];
-    return flops;
-  };
   struct Share {
-    int64_t begin, end;
+    int64_t begin, end, room;
     std::unique_ptr<I[]> col;
     std::unique_ptr<S[]> values;
   };
+  std::vector<int64_t> lengths(A.rows);  // of the rows of C; before, their multiplications
+  take_turns(rt, (A.rows + kRowsToCount - 1) / kRowsToCount, [&](int64_t part) {
+    const int64_t begin = part * kRowsToCount;
+    for (int64_t i = begin; i < std::min(A.rows, begin + kRowsToCount); ++i)
+      for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e) lengths[i] += B.crow[A.col[e] + 1] - B.crow[A.col[e]];
+  });
   std::vector<Share> shares;
   for (int64_t i = 0; i < A.rows;) {
-    const int64_t begin = i;
-    while (++i < A.rows && A.crow[i + 1] - A.crow[begin] <= kEntriesPerShare && i - begin < kRowsPerShare) {
+    Share share{i, i + 1, std::min(lengths[i], B.cols), nullptr, nullptr};
+    while (++i < A.rows && share.room + lengths[i] <= kProductsPerShare && i - share.begin < kRowsPerShare) {
+      share.room += std::min(lengths[i], B.cols);
+      share.end = i + 1;
     }
-    shares.push_back({begin, i, nullptr, nullptr});
+    shares.push_back(std::move(share));
   }
-  std::vector<int64_t> lengths(A.rows);  // of the rows of C; before, their multiplications
   std::atomic<size_t> next{0};
   take_turns(rt, std::min<int64_t>(rt.threads, shares.size()), [&](int64_t) {
     Row row(p.B.cols);
     for (size_t at; (at = next.fetch_add(1)) < shares.size();) {
       Share& share = shares[at];
-      int64_t count = 0, bound = 0;
-      for (int64_t i = share.begin; i < share.end; ++i) {
-        lengths[i] = flops_of(i);
-        bound += std::min(lengths[i], p.B.cols);
-      }
-      share.col.reset(new I[bound]);
-      share.values.reset(new S[bound]);
+      int64_t count = 0;
+      share.col.reset(new I[share.room]);
+      share.values.reset(new S[share.room]);
       I* const col = share.col.get();
       S* const values = share.values.get();
       for (int64_t i = share.begin; i < share.end; ++i) {
@@ -250,6 +284,14 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
           col[count] = static_cast<I>(c);
           values[count++] = store_scalar<S>(sum);
         };
+        if (A.crow[i + 1] - A.crow[i] == 1) {
+          const int64_t k = A.col[A.crow[i]], from = B.crow[k];
+          if (columns_rise(B.col + from, flops)) {
+            const T factor = load_scalar<T>(a[A.crow[i]]);
+            for (int64_t n = 0; n < flops; ++n) emit(B.col[from + n], factor * load_scalar<T>(b[from + n]));
+            continue;
+          }
+        }
         if (flops <= kShortRow && p.B.cols <= ShortRow<T>::kColumns) {
           ShortRow<T> few;
           for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e)
@@ -267,7 +309,7 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
         row.finish(emit);
         lengths[i] = count - before;
       }
-      if (bound > 2 * count) {  // not worth keeping
+      if (share.room > 2 * count) {  // not worth keeping
         std::unique_ptr<I[]> fewer_col(new I[count]);
         std::unique_ptr<S[]> fewer_values(new S[count]);
         std::copy_n(col, count, fewer_col.get());

@@ -95,28 +95,31 @@ Status compress_typed(const CompressRows& p, const Runtime& rt) {
   const I* row = static_cast<const I*>(p.row);
   I* const crow = static_cast<I*>(p.crow);
   if (p.nnz > 0 && (row[0] < 0 || row[p.nnz - 1] >= p.rows)) return Status::bad_col;
-  constexpr int64_t kPart = 1 << 16;
   const auto start_rows = [&](int64_t after, int64_t upto, int64_t entry) {
     for (int64_t r = after + 1; r <= upto; ++r) crow[r] = static_cast<I>(entry);
   };
   // Two passes: nothing is written through a row that is out of order.
   Flag falls;
-  const int64_t shares = (p.nnz + kPart - 1) / kPart;
+  const int64_t shares = (p.nnz + kGrain - 1) / kGrain;
   take_turns(rt, shares, [&](int64_t share) {
-    bool fall = false;
-    const int64_t end = std::min(p.nnz, (share + 1) * kPart);
-    for (int64_t e = std::max<int64_t>(1, share * kPart); e < end; ++e) fall |= row[e] < row[e - 1];
-    if (fall) falls.raise();
+    const int64_t first = std::max<int64_t>(0, share * kGrain - 1), last = std::min(p.nnz, (share + 1) * kGrain) - 1;
+    if (!rows_rise(row + first, last - first)) falls.raise();
   });
   if (falls.is_raised()) return Status::bad_crow;
+  // Every entry says that the row behind its predecessor's begins with it. The last to say so is right, and no branch
+  // depends on where a row ends, only on where one is empty. Behind the first entry of a share's last row none does:
+  // that row may go on in the next share.
   take_turns(rt, shares, [&](int64_t share) {
-    const int64_t begin = share * kPart, end = std::min(p.nnz, begin + kPart);
+    const int64_t begin = share * kGrain, end = std::min(p.nnz, begin + kGrain);
     I last = begin == 0 ? I(-1) : row[begin - 1];
-    for (int64_t e = begin; e < end; ++e)
-      if (row[e] != last) {
-        start_rows(last, row[e], e);
-        last = row[e];
-      }
+    int64_t stop = end;
+    while (stop > begin && row[stop - 1] == row[end - 1]) --stop;
+    for (int64_t e = begin; e < stop; ++e) {
+      crow[last + 1] = static_cast<I>(e);
+      if (row[e] > last + 1) start_rows(last + 1, row[e], e);
+      last = row[e];
+    }
+    if (stop < end) start_rows(last, row[end - 1], stop);
   });
   start_rows(p.nnz == 0 ? -1 : row[p.nnz - 1], p.rows, p.nnz);
   return Status::ok;
