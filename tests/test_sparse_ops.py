@@ -718,6 +718,26 @@ def test_products_whose_columns_rise(dtype_: torch.dtype, columns: int) -> None:
 
 
 @pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("bad", [-1, 9])
+def test_bad_columns_of_a_second_factor(bad: int, index: torch.dtype, on_cpu_only: None) -> None:
+    """Found in every row that the first one meets. Where those are few, the others are not looked at, nor read."""
+    b = torch.tensor([0, 2, 4, 6], dtype=index), torch.tensor([0, 1, 2, bad, 3, 4], dtype=index), torch.ones(6)
+    for col, words in (
+        ([0], None),
+        ([2, 0], None),
+        ([1], "b_col holds"),
+        ([2, 1], "b_col holds"),
+        ([0] * 9, "b_col holds"),
+    ):
+        a = torch.tensor([0, len(col)], dtype=index), torch.tensor(col, dtype=index), torch.ones(len(col))
+        if words is None:
+            assert ops.spgemm(*a, *b, 9)[1].tolist() == [[0, 1], [0, 1, 3, 4]][len(col) - 1]
+        else:
+            with pytest.raises(RuntimeError, match=words):
+                ops.spgemm(*a, *b, 9)
+
+
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
 def test_starts_of_sorted_rows(index: torch.dtype) -> None:
     """Rows in use, empty ones, one of all entries, and rows that go through the shares of several threads."""
     many = torch.randint(60_000, (100_000,))

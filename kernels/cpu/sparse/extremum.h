@@ -17,6 +17,7 @@ void best_of_piece(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, RowO
   using Vec = typename Isa::template Vec<T>;
   RowOrder<Isa> order;
   order.sort(to.p.A, piece);
+  to.finish_empty(piece, order);
   for_tiles<kTile / 2>(to, row_of, values, [&](const auto& tile, auto count, int64_t j) {
     constexpr int NV = count.value;
     const SpmmOut<Isa, T, S, false> out = to;  // copies, which stores to D cannot change
@@ -42,7 +43,6 @@ void best_of_piece(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, RowO
       }
       out.finish(piece.row + row, j, best, t.last);
     };
-    if (order.empty_rows > 0) out.finish_empty(piece, order, j, (NV - 1) * L + t.last);
     for (int64_t i = order.empty_rows; i < order.short_rows; ++i) one(order.order[i]);
     for (int64_t i = 0; i < order.rows - order.short_rows; ++i) one(order.long_ones()[i]);
   });

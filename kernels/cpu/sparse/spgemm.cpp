@@ -16,14 +16,14 @@
 namespace myops::cpu {
 namespace {
 
-// Rows of C are shared out by the room they may take: above 128 KB malloc takes new pages for each share, whose faults
-// take as long as the products.
-constexpr int64_t kProductsPerShare = 8192, kRowsPerShare = 4096;
+// Rows of C are shared out by the room they may take, an eighth of the 128 KB from which on malloc takes new pages for
+// each share, whose faults take as long as the products.
+constexpr int64_t kProductsPerShare = 2048, kRowsPerShare = 4096;
 constexpr int64_t kRowsToCount = 1024;
 constexpr int64_t kAlone = 1 << 17;         // multiplications of a gradient that one thread does
 constexpr int64_t kDenseColumns = 1 << 20;  // 4 MB of float32: L2 and L3 of one core
 
-// Offsets into a pattern, checked once before anything is read through them.
+// Offsets into a pattern. Before anything is read through them, rows_cover is asked of crow, and columns are checked.
 template <class I>
 struct Rows {
   const I *crow, *col;
@@ -34,15 +34,18 @@ struct Rows {
         rows(m.rows),
         cols(m.cols),
         nnz(m.nnz) {}
-  Status check(const Runtime& rt) const {
-    if (!rows_cover(crow, rows, nnz)) return Status::bad_crow;
+  bool starts_fit() const { return rows_cover(crow, rows, nnz); }
+  bool columns_fit(const Runtime& rt) const {
     constexpr int64_t kGrain = 1 << 16;
     Flag bad;
     take_turns(rt, (nnz + kGrain - 1) / kGrain, [&](int64_t part) {
       const int64_t begin = part * kGrain;
       if (!columns_inside(col + begin, std::min(nnz - begin, kGrain), cols)) bad.raise();
     });
-    return bad.is_raised() ? Status::bad_col : Status::ok;
+    return !bad.is_raised();
+  }
+  Status check(const Runtime& rt) const {
+    return !starts_fit() ? Status::bad_crow : !columns_fit(rt) ? Status::bad_col : Status::ok;
   }
 };
 
@@ -59,10 +62,9 @@ class ShortRow {
   // Term: factor * values[n]. It is multiplied in finish(): gcc 12 makes vectors of a loop that multiplies complex
   // pairs here, and reads another value for the last of a multiple of four.
   void add(int64_t column, T factor, int64_t n) {
-    const int32_t key = static_cast<int32_t>(column * kPlaces + count_);
-    falls_ |= key < behind_;
-    behind_ = (key | (kPlaces - 1)) + 1;
-    key_[count_] = key;
+    falls_ |= column <= last_;
+    last_ = column;
+    key_[count_] = static_cast<int32_t>(column * kPlaces + count_);
     factor_[count_] = factor;
     value_[count_++] = n;
   }
@@ -84,7 +86,7 @@ class ShortRow {
       for (int i = 0; i < 8 && j + i < count_; ++i) sorted[rank[i / 4][i % 4]] = key_[j + i];
     }
     const auto term = [&](int i) {
-      const int place = sorted[i] % kPlaces;
+      const int place = sorted[i] & (kPlaces - 1);
       return factor_[place] * load_scalar<T>(values[value_[place]]);
     };
     for (int i = 0; i < count_;) {
@@ -99,7 +101,7 @@ class ShortRow {
   int32_t key_[kShortRow];
   T factor_[kShortRow];
   int64_t value_[kShortRow];
-  int32_t behind_ = 0;  // the first key of the columns behind the last one
+  int64_t last_ = -1;
   int count_ = 0;
   bool falls_ = false;
 };
@@ -254,11 +256,24 @@ Status multiply(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
     std::unique_ptr<S[]> values;
   };
   std::vector<int64_t> lengths(A.rows);  // of the rows of C; before, their multiplications
-  take_turns(rt, (A.rows + kRowsToCount - 1) / kRowsToCount, [&](int64_t part) {
-    const int64_t begin = part * kRowsToCount;
-    for (int64_t i = begin; i < std::min(A.rows, begin + kRowsToCount); ++i)
-      for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e) lengths[i] += B.crow[A.col[e] + 1] - B.crow[A.col[e]];
-  });
+  const auto by_rows = [&](const auto& body) {
+    take_turns(rt, (A.rows + kRowsToCount - 1) / kRowsToCount, [&](int64_t part) {
+      for (int64_t i = part * kRowsToCount; i < std::min(A.rows, (part + 1) * kRowsToCount); ++i)
+        for (int64_t e = A.crow[i]; e < A.crow[i + 1]; ++e) body(i, B.crow[A.col[e]], B.crow[A.col[e] + 1]);
+    });
+  };
+  by_rows([&](int64_t i, int64_t begin, int64_t end) { lengths[i] += end - begin; });
+  int64_t products = 0;
+  for (const int64_t length : lengths) products += length;
+  if (products < B.nnz) {  // the other columns of B are not read
+    Flag bad;
+    by_rows([&](int64_t, int64_t begin, int64_t end) {
+      if (!columns_inside(B.col + begin, end - begin, B.cols)) bad.raise();
+    });
+    if (bad.is_raised()) return Status::bad_col;
+  } else if (!B.columns_fit(rt)) {
+    return Status::bad_col;
+  }
   std::vector<Share> shares;
   for (int64_t i = 0; i < A.rows;) {
     Share share{i, i + 1, std::min(lengths[i], B.cols), nullptr, nullptr};
@@ -436,8 +451,8 @@ Status spgemm(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
     using S = typename decltype(types)::Stored;
     const auto run = [&](auto index) {
       using I = decltype(index);
-      for (const Csr& m : {p.A, p.B})
-        if (const Status status = Rows<I>(m).check(rt); status != Status::ok) return status;
+      if (const Status status = Rows<I>(p.A).check(rt); status != Status::ok) return status;
+      if (!Rows<I>(p.B).starts_fit()) return Status::bad_crow;
       return p.B.cols <= kDenseColumns ? multiply<T, S, I, DenseRow<T, I>>(p, sink, rt)
                                        : multiply<T, S, I, HashRow<T, I>>(p, sink, rt);
     };

@@ -81,22 +81,22 @@ struct SpmmOut {
     }
   }
 
-  // Writes n columns of the empty rows of a piece, from real column j on; false where that is left to finish(). Where
-  // the rows are narrow and many are empty, all rows of the piece are written as one.
-  [[gnu::noinline]] bool finish_empty(const Piece& piece, const RowOrder<Isa>& order, int64_t j, int64_t n) const {
-    if (!(alpha - alpha == T(0))) return false;  // times 0 it is a NaN
-    S* const to = d + piece.row * d_row + j;
-    const bool at_once = n == d_row && n * static_cast<int64_t>(sizeof(S)) <= 64 && order.empty_rows > order.rows / 4;
+  // Writes the empty rows of a piece; false where that is left to finish(). Where rows are narrow and many are empty,
+  // all rows of the piece are written as one.
+  [[gnu::noinline]] bool finish_empty(const Piece& piece, const RowOrder<Isa>& order) const {
+    if (order.empty_rows == 0 || !(alpha - alpha == T(0))) return false;  // times 0 it is a NaN
+    S* const to = d + piece.row * d_row;
+    const bool at_once = d_row * static_cast<int64_t>(sizeof(S)) <= 64 && order.empty_rows > order.rows / 4;
     if (c == nullptr) {
-      if (at_once) std::memset(to, 0, order.rows * n * sizeof(S));
+      if (at_once) std::memset(to, 0, order.rows * d_row * sizeof(S));
       for (int64_t i = 0; i < order.empty_rows && !at_once; ++i)
-        std::memset(to + order.order[i] * d_row, 0, n * sizeof(S));
+        std::memset(to + order.order[i] * d_row, 0, d_row * sizeof(S));
       return true;
     }
     if (!at_once || !usual || c_row != d_row) return false;
     const S* const from = c + piece.row * d_row;
-    for (int64_t k = 0; k < order.rows * n; k += L) {
-      const int lanes = static_cast<int>(min64(L, order.rows * n - k));
+    for (int64_t k = 0; k < order.rows * d_row; k += L) {
+      const int lanes = static_cast<int>(min64(L, order.rows * d_row - k));
       store_exact<Isa, T, S>(to + k, load_converted<Isa, T, S>(from + k, lanes) * beta, lanes);
     }
     return true;
@@ -115,6 +115,8 @@ struct SpmmOut {
   [[gnu::always_inline]] void finish_rows(int64_t i, Vec sums, int n) const {
     if (plain)
       store_exact<Isa, T, S>(d + i, sums * alpha, n);
+    else if (c != nullptr && c_row == 1 && !p.mean)
+      store_exact<Isa, T, S>(d + i, sums * alpha + load_converted<Isa, T, S>(c + i, n) * beta, n);
     else
       finish_rows_with_more(i, sums, n);
   }
@@ -292,7 +294,7 @@ inline void join_parts(Vec (&sums)[Parts][NV]) {
 }
 
 template <class Isa, class T, class S, int NV, bool Cx, class RowOf>
-void spmm_tile(const SpmmOut<Isa, T, S, Cx>& to, const Piece& piece, const RowOrder<Isa>& order,
+void spmm_tile(const SpmmOut<Isa, T, S, Cx>& to, const Piece& piece, const RowOrder<Isa>& order, bool empty_done,
                const SpmmTile<T, S, RowOf>& tile, int64_t j, T* slots) {
   constexpr int L = Isa::template lanes<T>;
   constexpr int Parts = Cx ? 2 : 1;
@@ -322,13 +324,13 @@ void spmm_tile(const SpmmOut<Isa, T, S, Cx>& to, const Piece& piece, const RowOr
   // than a mispredicted branch.
   if constexpr (RowOf::kFar && NV >= 4) {
     for (int64_t row = 0; row < order.rows; ++row) {
+      if (empty_done && order.length(row) == 0) continue;
       out.prefetch(piece.row + min64(row + kRowsAhead, order.rows - 1), j, NV * L);
       one(row);
     }
     return;
   }
-  const bool done = order.empty_rows > 0 && out.finish_empty(piece, order, j, (NV - 1) * L + t.last);
-  for (int64_t i = done ? order.empty_rows : 0; i < order.short_rows; i += Rows) {
+  for (int64_t i = empty_done ? order.empty_rows : 0; i < order.short_rows; i += Rows) {
     const uint16_t* const rows = order.order + i;
     Vec sums[Rows][Parts][NV] = {};
 #pragma GCC unroll 4
@@ -492,9 +494,10 @@ template <class Isa, class T, class S, bool Cx, class RowOf>
 void spmm_piece(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, RowOf row_of, const T* values, T* slots) {
   RowOrder<Isa> order;
   if (piece.slot < 0) order.sort(out.p.A, piece);
+  const bool empty_done = piece.slot < 0 && out.finish_empty(piece, order);
   constexpr int kWidest = Isa::kHalf ? 1 : kTile / (Cx ? 2 : 1);
   for_tiles<kWidest>(out, row_of, values, [&](const auto& tile, auto count, int64_t j) {
-    spmm_tile<Isa, T, S, count.value, Cx>(out, piece, order, tile, j, slots);
+    spmm_tile<Isa, T, S, count.value, Cx>(out, piece, order, empty_done, tile, j, slots);
   });
 }
 
