@@ -36,7 +36,7 @@ from .timing import Side
 
 HELP = "sparse products against native torch and scipy, interleaved"
 
-WIDTHS = (1, 16, 64, 256)
+WIDTHS = (1, 4, 16, 64, 256)
 REAL = ("cora", "pubmed", "wiki_vote", "bcsstk16", "arrow", "p2p_gnutella31", "musae_git")
 GENERATED = ("uniform", "uniform5%", "powerlaw")
 DENSE_GRADIENT_BYTES = 512 << 20
@@ -124,7 +124,7 @@ def _two_widths(group: str) -> Callable[[], Iterable[Case]]:
 
 def _batches() -> Iterable[Case]:
     for name in GENERATED:
-        yield Case("bmm", name, WIDTHS[len(WIDTHS) // 2])
+        yield Case("bmm", name, 64)
 
 
 def _pruned(group: str) -> Callable[[], Iterable[Case]]:
