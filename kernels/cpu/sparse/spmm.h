@@ -238,6 +238,14 @@ inline void add_entry(const SpmmTile<T, S, RowOf>& t, int64_t e, int64_t ahead, 
   }
 }
 
+// The same with the value in all lanes, of rows of one vector.
+template <class Isa, class T, class S, class RowOf, class Vec>
+inline void add_products(const SpmmTile<T, S, RowOf>& t, int64_t e, int64_t ahead, Vec value, Vec (&sums)[1]) {
+  const S* x = t.b + t.row_of(e);
+  if constexpr (RowOf::kFar) __builtin_prefetch(t.b + t.row_of(ahead));
+  sums[0] += load_ragged<Isa, T, S>(x, t.last, t.b_end) * value;
+}
+
 // The sums of Rows short rows of rising length, one chain each. Prefetches for the rows behind them.
 template <class Isa, class T, class S, int NV, int Parts, int Rows, class RowOf, class Vec>
 inline void sum_short(const SpmmTile<T, S, RowOf>& t, const RowOrder<Isa>& order, const uint16_t* rows,
@@ -267,6 +275,15 @@ inline void sum_long(const SpmmTile<T, S, RowOf>& t, int64_t begin, int64_t end,
   constexpr bool kNoBranch = Chains == 4 && (Isa::kMaskedLoads || has_masks<Isa, T, S>);
   Vec chains[Chains][Parts][NV] = {};
   int64_t e = begin;
+  if constexpr (Chains == 4 && Parts == 1 && std::is_same_v<T, float> && Isa::kFours) {
+    for (; e + 4 <= end; e += 4) {  // one load of four values, for which loads of each were as many as rows of B
+      const Vec values = Isa::load_four(t.values + e);
+      add_products<Isa>(t, e, e + kPrefetch, Isa::template one_of_four<0>(values), chains[0][0]);
+      add_products<Isa>(t, e + 1, e + 1 + kPrefetch, Isa::template one_of_four<1>(values), chains[1][0]);
+      add_products<Isa>(t, e + 2, e + 2 + kPrefetch, Isa::template one_of_four<2>(values), chains[2][0]);
+      add_products<Isa>(t, e + 3, e + 3 + kPrefetch, Isa::template one_of_four<3>(values), chains[3][0]);
+    }
+  }
   for (; e + Chains <= end; e += Chains)
 #pragma GCC unroll 4
     for (int chain = 0; chain < Chains; ++chain) add_entry<Isa>(t, e + chain, e + chain + kPrefetch, chains[chain]);

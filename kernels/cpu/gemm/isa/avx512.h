@@ -8,7 +8,7 @@
 namespace myops::cpu {
 
 struct Avx512Half : Portable<32> {
-  static constexpr bool kMaskedLoads = true, kLaneMasks = true, kHalf = true;
+  static constexpr bool kMaskedLoads = true, kLaneMasks = true, kHalf = true, kFours = true;
   using Portable<32>::widen;
   using Portable<32>::narrow;
 
@@ -29,6 +29,14 @@ struct Avx512Half : Portable<32> {
       _mm256_mask_storeu_epi32(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m256i>(v));
     else
       _mm256_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m256i>(v));
+  }
+
+  static inline Vec<float> load_four(const float* p) {
+    return reinterpret_cast<Vec<float>>(_mm256_broadcast_ps(reinterpret_cast<const __m128*>(p)));
+  }
+  template <int Which>
+  static inline Vec<float> one_of_four(Vec<float> v) {
+    return reinterpret_cast<Vec<float>>(_mm256_permute_ps(reinterpret_cast<__m256>(v), 0x55 * Which));
   }
 
   // Of n numbers that have half a vector or less.
@@ -67,7 +75,7 @@ struct Avx512Half : Portable<32> {
 struct Avx512 : Portable<64> {
   using Gather = Avx512;  // of the levels above too
   using Half = Avx512Half;
-  static constexpr bool kMaskedLoads = true, kLaneMasks = true, kBf16Dot = false, kInt8Dot = false;
+  static constexpr bool kMaskedLoads = true, kLaneMasks = true, kFours = true, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 4, kDotRows = 4;
   using Portable<64>::widen;
   using Portable<64>::narrow;
@@ -96,6 +104,13 @@ struct Avx512 : Portable<64> {
       _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << n) - 1), reinterpret_cast<__m512i>(v));
     else
       _mm512_mask_storeu_epi64(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m512i>(v));
+  }
+  static inline Vec<float> load_four(const float* p) {
+    return reinterpret_cast<Vec<float>>(_mm512_broadcast_f32x4(_mm_loadu_ps(p)));
+  }
+  template <int Which>
+  static inline Vec<float> one_of_four(Vec<float> v) {
+    return reinterpret_cast<Vec<float>>(_mm512_permute_ps(reinterpret_cast<__m512>(v), 0x55 * Which));
   }
   template <class To, class From>
   static inline Vec<To> widen_integers(const From* p) {
