@@ -457,7 +457,7 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const 
 template <int kWidest, class Isa, class T, class S, bool Cx, class RowOf, class Body>
 void for_tiles(const SpmmOut<Isa, T, S, Cx>& out, RowOf row_of, const T* values, const Body& body) {
   constexpr int L = Isa::template lanes<T>;
-  constexpr int U = Cx ? 2 : 1, kMiddle = kWidest > 4 ? 4 : kWidest;
+  constexpr int U = Cx ? 2 : 1, kMiddle = kWidest > 4 ? 4 : kWidest, kPair = kWidest > 2 ? 2 : kWidest;
   const Spmm& p = out.p;
   const S* b = static_cast<const S*>(p.B);
   const bool rows = p.A.cols > 0;  // else B may be nullptr, to which nothing can be added
@@ -475,7 +475,7 @@ void for_tiles(const SpmmOut<Isa, T, S, Cx>& out, RowOf row_of, const T* values,
     else if (left >= 4)  // then tiles are wider
       tile(std::integral_constant<int, kMiddle>{});
     else if (left >= 2)
-      tile(std::integral_constant < int, kWidest<2 ? 1 : 2>{});
+      tile(std::integral_constant<int, kPair>{});
     else
       tile(std::integral_constant<int, 1>{});
   }
