@@ -100,6 +100,12 @@ Tensor multiply_blocks(const Pattern& A, const Tensor& values, bool crossed, boo
   return times_dense<Backend>(m, k, false, multiply, values, with);
 }
 
+// What was found about the places of entries of a rows x cols matrix.
+inline void check_places(Status status, int64_t rows, int64_t cols) {
+  MYOPS_CHECK(status != Status::bad_crow, "row holds an index outside [0, ", rows, ")");
+  MYOPS_CHECK(status != Status::bad_col, "col holds an index outside [0, ", cols, ")");
+}
+
 // Rows for each entry, from which on entries are added one by one.
 constexpr int64_t kRowsToScatter = 8;
 
@@ -111,9 +117,7 @@ Tensor scatter_entries(const Tensor& row, const Tensor& col, const Tensor& value
   const auto multiply = [&](Spmm& p) {
     p.A = {m, k, col.size(0), nullptr, cols.const_data_ptr(), col.scalar_type() == ScalarType::Long};
     p.values = v.const_data_ptr();
-    const Status status = Backend::run(ScatterSpmm{p, rows.const_data_ptr()}, values);
-    MYOPS_CHECK(status != Status::bad_crow, "row holds an index outside [0, ", m, ")");
-    MYOPS_CHECK(status != Status::bad_col, "col holds an index outside [0, ", k, ")");
+    check_places(Backend::run(ScatterSpmm{p, rows.const_data_ptr()}, values), m, k);
   };
   return times_dense<Backend>(m, k, true, multiply, values, with);
 }
@@ -217,12 +221,9 @@ Tensor native_bmm(const Tensor& a, const Tensor& b) {
   const Tensor indices = as_contiguous(coo.indices);
   const Tensor row = empty_vector(nnz, ScalarType::Long, a), col = empty_vector(nnz, ScalarType::Long, a);
   const int64_t* const of = static_cast<const int64_t*>(indices.const_data_ptr());
-  const Status status =
-      Backend::run(Join{of, of + nnz, of + 2 * nnz, nnz, batch, m, k, static_cast<int64_t*>(row.mutable_data_ptr()),
-                        static_cast<int64_t*>(col.mutable_data_ptr())},
-                   a);
-  MYOPS_CHECK(status != Status::bad_crow, "row holds an index outside [0, ", m, ")");
-  MYOPS_CHECK(status != Status::bad_col, "col holds an index outside [0, ", k, ")");
+  int64_t* const to_row = static_cast<int64_t*>(row.mutable_data_ptr());
+  int64_t* const to_col = static_cast<int64_t*>(col.mutable_data_ptr());
+  check_places(Backend::run(Join{of, of + nnz, of + 2 * nnz, nnz, batch, m, k, to_row, to_col}, a), m, k);
   const Tensor stacked = torch::stable::reshape(b, {batch * k, n});
   const Tensor d = multiply_coo<Backend>(row, col, coo.values, coo.coalesced, batch * m, batch * k,
                                          {stacked, std::nullopt, false, 1, 1});
