@@ -20,7 +20,7 @@ $(VENV)/.installed: requirements.txt requirements-demo.txt
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
-	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps --verbose -e . \
+	MYOPS_WERROR=1 $(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps --verbose -e . \
 		| sed -n '/myops:/p; /error/p; /FAILED/p'
 	$(BIN)/python -c "import myops; print('myops:', myops.build_info())"
 	touch $@

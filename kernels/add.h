@@ -124,6 +124,8 @@ Tensor run_add(const Tensor& input, const Tensor& other, double alpha, const Ten
                 " can't be cast to the desired output type ", dtype_name(given_out->scalar_type()), " of ", out_name);
     check_out(*given_out, sizes.data(), dims, given_out->scalar_type(), like, input_by_value ? "other" : "input",
               out_name);
+    own_memory(*given_out);
+    x.data = const_cast<void*>(input.const_data_ptr()), y.data = const_cast<void*>(other.const_data_ptr());
   }
   // The sum is formed in the result type. Where `out` has another dtype, or overlaps an operand it is not, the sum is
   // formed beside it and copied.

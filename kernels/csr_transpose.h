@@ -47,6 +47,7 @@ std::pair<Tensor, Status> compressed(const Tensor& row, int64_t rows) {
   check_vector(row, "row");
   check_index_dtype(row, "row");
   MYOPS_CHECK(rows >= 0, "rows must not be negative, but got ", rows);
+  MYOPS_CHECK(rows < std::numeric_limits<int64_t>::max(), "rows must be less than 2^63 - 1");
   const bool wide = row.scalar_type() == ScalarType::Long;
   MYOPS_CHECK(wide || row.size(0) <= std::numeric_limits<int32_t>::max(), "row has ", row.size(0),
               " entries, more than int32 indices can count");

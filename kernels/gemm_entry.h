@@ -97,9 +97,11 @@ Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_
       broadcasts = c_sizes[c_dims - i] == 1 || c_sizes[c_dims - i] == sizes[dims - i];
     MYOPS_CHECK(broadcasts, call.c_name, " of shape ", shape_text(c_sizes, c_dims),
                 " cannot be broadcast to the result's shape ", shape_text(sizes.data(), dims));
-    if (call.beta != 0) p.c = operand_of(c, call.op, call.c_name);
   }
-  if (call.out != nullptr) check_out(*call.out, sizes.data(), dims, type, call.a, call.a_name, call.out_name);
+  if (call.out != nullptr) {
+    check_out(*call.out, sizes.data(), dims, type, call.a, call.a_name, call.out_name);
+    own_memory(*call.out);
+  }
   Tensor out = call.out != nullptr ? *call.out : empty(sizes.data(), dims, type, call.a);
 
   if (call.preactivation != nullptr) {
@@ -112,6 +114,7 @@ Tensor run_gemm(const GemmCall& call, const std::vector<int64_t>& sizes, bool a_
   p.a = operand_of(call.a, call.op, call.a_name);
   p.b = call.panels != nullptr ? *call.panels : operand_of(call.b, call.op, call.b_name);
   p.b_panels = call.panels != nullptr;
+  if (call.c != nullptr && call.beta != 0) p.c = operand_of(*call.c, call.op, call.c_name);
   p.d = operand_of(out, call.op, call.out_name);
   if (p.d.numel() == 0) return out;
   const bool in_place_c = p.c.data != nullptr && p.c.same_view(p.d);

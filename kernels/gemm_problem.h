@@ -100,7 +100,8 @@ void for_each_gemm(const GemmOperands& p, const Run& run) {
   g.M = p.d.size[p.d.dims - 2];
   g.N = p.d.size[p.d.dims - 1];
   g.K = p.alpha == 0 ? 0 : p.a.size[p.a.dims - 1];
-  g.alpha = g.K == 0 ? 1 : p.alpha;  // so that alpha = inf or nan does not meet the empty sum
+  // alpha = inf or nan does not meet the empty sum, which times -0.0 leaves even a zero of beta * C its sign.
+  g.alpha = g.K > 0 ? p.alpha : p.c.data == nullptr ? 1 : -0.0;
   g.beta = p.beta;
   g.activation = p.activation;
   g.batch_invariant = p.batch_invariant;

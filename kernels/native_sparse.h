@@ -149,6 +149,7 @@ Tensor multiply_native(const Tensor& s, const char* name, Layout layout, bool tr
   const int64_t m = s.size(transpose ? 1 : 0), k = s.size(transpose ? 0 : 1);
   if (layout == Layout::Sparse) {
     const CooParts coo(s, name);
+    MYOPS_CHECK(!with.mean || coo.coalesced, name, " must be coalesced where mean is True");
     return multiply_coo<Backend>(coo.index(transpose ? 1 : 0), coo.index(transpose ? 0 : 1), coo.values,
                                  !transpose && coo.coalesced, m, k, with);
   }

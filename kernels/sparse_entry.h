@@ -39,6 +39,7 @@ struct Pattern {
     check_same_device(col, col_name, crow, crow_name);
     MYOPS_CHECK(crow.size(0) >= 1, crow_name, " must hold at least one element, the 0 that it starts with");
     MYOPS_CHECK(cols >= 0, "columns must not be negative, but got ", cols);
+    MYOPS_CHECK(cols < std::numeric_limits<int64_t>::max(), "columns must be less than 2^63 - 1");
     csr.rows = crow.size(0) - 1;
     csr.cols = cols;
     csr.nnz = col.size(0);

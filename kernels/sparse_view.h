@@ -18,7 +18,7 @@
 //     (Status) instead of reading outside; what they have written by then is not used.
 //   * b_col is 1 unless the backend says that it takes others (gathers_spread; never for blocks), or where N is 1.
 //   * 16-bit floats accumulate in float32 and round once; integers are modular. The order of every sum depends on the
-//     pattern alone, never on threads.
+//     pattern and on how dense operands are laid out, never on threads or on what runs beside.
 #pragma once
 #include <cstdint>
 #include <functional>

@@ -37,6 +37,8 @@ std::tuple<Tensor, Tensor, Tensor> spgemm(const Tensor& a_crow, const Tensor& a_
                                           const Tensor& b_crow, const Tensor& b_col, const Tensor& b_values,
                                           int64_t columns, bool coo) {
   const SpgemmOperands x("spgemm", a_crow, a_col, a_values, b_crow, b_col, b_values, columns);
+  MYOPS_CHECK(!coo || x.A.csr.wide || x.A.csr.rows <= std::numeric_limits<int32_t>::max(), "a_crow counts ",
+              x.A.csr.rows, " rows, more than int32 indices can number");
   Spgemm p;
   p.A = x.A.csr;
   p.B = x.B.csr;

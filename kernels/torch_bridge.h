@@ -190,15 +190,12 @@ inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int di
 
 inline Tensor empty(const int64_t* sizes, int dims, ScalarType type, const Tensor& like) {
   int64_t strides[kMaxTensorDims];
-  int64_t step = 1;
-  for (int i = dims - 1; i >= 0; --i) {
-    strides[i] = step;
-    step *= sizes[i] > 1 ? sizes[i] : 1;
-  }
+  for (int i = dims - 1; i >= 0; --i)
+    strides[i] = i == dims - 1 ? 1 : strides[i + 1] * (sizes[i + 1] > 1 ? sizes[i + 1] : 1);
   return empty_strided(sizes, strides, dims, type, like);
 }
 
-// A result must be a strided tensor of the given dtype, shape and device whose elements are all distinct.
+// A result must be a strided tensor of the given dtype, shape and device, and not an expanded one.
 inline void check_out(const Tensor& out, const int64_t* sizes, int dims, ScalarType type, const Tensor& like,
                       const char* like_name, const char* name = "out") {
   check_same_device(out, name, like, like_name);
@@ -215,22 +212,21 @@ inline void check_out(const Tensor& out, const int64_t* sizes, int dims, ScalarT
                 "clone() it before the call");
 }
 
+// A result whose memory other tensors share until one of them is written (copy on write) gets its own. To be called
+// after the checks and before operand_of, of the result as of what may be a view of it.
+inline void own_memory(const Tensor& out) { out.mutable_data_ptr(); }
+
 // alpha and beta cross the boundary as double, which carries every integer up to 2^53. As in torch, a finite scalar has
 // to fit the dtype (16-bit floats are computed with in float32), and an unsigned dtype takes the negatives of what
 // fits.
 inline void check_scalar(double value, const char* name, DType type) {
-  if (is_integral(type)) {
-    MYOPS_CHECK(std::isfinite(value) && value == std::trunc(value), "For integral tensors, argument ", name,
-                " must not be a floating point number, but got ", value);
-    MYOPS_CHECK(std::fabs(value) <= 9007199254740992.0, name, " = ", value,
-                " is beyond 2^53, where this overload cannot carry integers exactly; call myops.* or the .Scalar "
-                "overload");
-  }
+  MYOPS_CHECK(!is_integral(type) || (std::isfinite(value) && value == std::trunc(value)),
+              "For integral tensors, argument ", name, " must not be a floating point number, but got ", value);
   double limit = std::numeric_limits<double>::max();
   switch (type) {
     case DType::f64:
-    case DType::c128:
-    case DType::i64: return;
+    case DType::c128: return;
+    case DType::i64: limit = 0x1p63; break;
     case DType::boolean: limit = 1; break;
     case DType::i8: limit = 127 + (value < 0); break;
     case DType::u8: limit = 255; break;
@@ -240,6 +236,9 @@ inline void check_scalar(double value, const char* name, DType type) {
   }
   MYOPS_CHECK(!(std::fabs(value) > limit) || std::isinf(value), name, " = ", value, " cannot be converted to ",
               dtype_name(scalar_type_of(type)), " without overflow");
+  MYOPS_CHECK(
+      !is_integral(type) || std::fabs(value) <= 0x1p53, name, " = ", value,
+      " is beyond 2^53, where this overload cannot carry integers exactly; call myops.* or the .Scalar overload");
 }
 
 }  // namespace myops

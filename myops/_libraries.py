@@ -100,7 +100,7 @@ def require() -> None:
 
 
 def is_available(device: str = "cpu") -> bool:
-    """Whether operators run on `device` ("cpu" or "cuda"). Never initialises CUDA."""
+    """Whether operators run on `device`, "cpu" or "cuda" (else a ValueError). Never initialises CUDA."""
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device must be 'cpu' or 'cuda', but got {device!r}")
     return (cpu_error if device == "cpu" else cuda_error) is None
@@ -148,7 +148,10 @@ def panel_header(dtype: torch.dtype, n: int, k: int) -> bytes:
 def panel_bytes(dtype: torch.dtype, n: int, k: int) -> int:
     """Bytes that an (n, k) weight takes when it is packed by the level in use."""
     isa()
-    return int(_library().myops_panels(DTYPE_CODES[dtype], n, k, ctypes.create_string_buffer(64)))
+    size = int(_library().myops_panels(DTYPE_CODES[dtype], n, k, ctypes.create_string_buffer(64)))
+    if size < 0:
+        raise RuntimeError(f"not enough memory for the panels of a weight of shape [{n}, {k}]")
+    return size
 
 
 def set_batch_invariant(on: bool) -> None:
@@ -206,8 +209,18 @@ def plan(
 ) -> str:
     """How the CPU engine would compute an (m, k) @ (k, n) product, as one line. Runs no kernel.
 
+    Args:
+        m, n, k: rows, columns and depth of the product.
+        batch: how many such products; contiguous.
+        transpose_a, transpose_b: whether an operand is the transpose of a row-major matrix, as in `x @ W.T`.
+        isa_level: any level, also one this machine lacks: planning is a pure function. None: the one in use.
+        threads: None: torch's.
+
+    Returns:
+        "key=value" pairs and the rule that chose them: the driver, the compute type, tiles, panels, what is packed,
+        parts for threads. They describe this version and are no API.
+
     `route=native` at its end: `MYOPS_CPU_GEMM=auto` leaves it to torch's kernel, which has been measured to be faster.
-    `isa_level` may be any level, also one this machine lacks: planning is a pure function.
 
     Raises:
         NotImplementedError: a dtype without a kernel.

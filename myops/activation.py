@@ -54,6 +54,8 @@ def keyword(activation: str | int) -> dict[str, int]:
     """The operators' keyword for an activation by name or index; none for "none", so that it costs a call nothing."""
     if activation == "none":
         return {}
+    if not isinstance(activation, str | int):
+        raise TypeError(f"activation must be a str, but got {type(activation).__name__}")
     if isinstance(activation, str):
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, but got {activation!r}")

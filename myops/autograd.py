@@ -389,7 +389,8 @@ def autocast_kernel(op: OpOverload, row: Row, device: str) -> Kernel:
 
         def cast(value: Any) -> Any:
             eligible = (
-                isinstance(value, Tensor)
+                dtype is not None
+                and isinstance(value, Tensor)
                 and value.is_floating_point()
                 and value.dtype != torch.float64
                 and value.device.type == device

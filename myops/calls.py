@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C import _are_functorch_transforms_active
+from torch._C import _are_functorch_transforms_active, _is_alias_of  # type: ignore[attr-defined]
 
 from . import _libraries
 from .autograd import call_by_shortest_way, check_in_place, check_undifferentiated, write_by_shortest_way
@@ -88,6 +88,11 @@ ops = _Operators()
 def _check_before_resize(row: Operator, out: Tensor, args: tuple[Any, ...]) -> None:
     """What the operator would refuse keeps its shape."""
     check_undifferentiated(row.name, (*args, out))
+    check_tensors(row.name, args)
+    if any(isinstance(value, Tensor) and _is_alias_of(value, out) for value in args):
+        raise RuntimeError(
+            f"myops.{row.name}: out has shape {list(out.shape)} and would be resized, but shares memory with an operand"
+        )
     dtype = row.fake(*(value.to("meta") if isinstance(value, Tensor) else value for value in args)).dtype
     device = next((value.device for value in args if isinstance(value, Tensor) and value.dim() > 0), out.device)
     check_out(out, "out", SimpleNamespace(dtype=dtype, device=device, shape=out.shape), row.casts_out)
@@ -100,6 +105,7 @@ def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
         raise TypeError(f"myops.{row.name}: out must be a Tensor, but got {type(out).__name__}")
     try:
         shape = row.shape(*args)
+        exact = as_numbers(scalars)
         if out.shape != shape and not torch.compiler.is_compiling():
             _check_before_resize(row, out, args)
     except AttributeError:  # what is no tensor has no dim()
@@ -115,7 +121,6 @@ def call_out(row: Operator, out: Tensor, *args: Any, **scalars: Any) -> Tensor:
                 stacklevel=3,
             )
         out.resize_(shape)
-    exact = as_numbers(scalars)
     scalars["out"] = out
     try:
         if exact and not torch.compiler.is_compiling():

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 
-from .ops._gemm import check
+from ._libraries import DTYPE_CODES
+from .ops._gemm import check, name_of
 
 _PARTS = ("crow", "col", "values")
 _TRANSPOSE = ("t_crow", "t_col", "t_perm")
 
 
 class CSR(torch.Tensor):
-    """An m x k matrix in compressed sparse rows: row i has the entries crow[i] .. crow[i + 1] of `col` and `values`.
+    """An m x k matrix in compressed sparse rows: row i is the sum of values[e] at col[e], e in crow[i]:crow[i + 1].
 
         A = myops.CSR.from_torch(native)  # once, outside the compiled function
         y = A @ x                         # also torch.mm, torch.sparse.mm, torch.addmm, x @ A; in and out of compile
@@ -29,14 +30,18 @@ class CSR(torch.Tensor):
     Args:
         crow: (m + 1,) int32 or int64, from 0 to nnz, never decreasing.
         col: (nnz,) of the same dtype, in [0, k); in any order within a row, repeated entries add up.
-        values: (nnz,) of any dtype but bool. Where it requires grad, products are differentiable in it.
+        values: (nnz,), any dtype of products, so not bool. Where it requires grad, products are differentiable in it.
         size: (m, k).
         t_crow, t_col, t_perm: the pattern by columns (`with_transpose`), which the gradient of a dense operand reads;
             without it that gradient sorts the pattern each time.
         check_invariants: whether to look at every index now; None: as torch.sparse.check_sparse_tensor_invariants says.
 
+    It has products (`@`, mm, addmm, sparse.mm, mv, F.linear), transposes, `to`, `clone`, `detach`, `copy_`, pickling.
+    For anything else there are `values`, `to_torch()` and `to_dense()`.
+
     Raises:
         RuntimeError: parts that do not fit together; indices out of range, then or at the first product.
+        NotImplementedError: values of a dtype without products.
     """
 
     crow: Tensor
@@ -64,6 +69,10 @@ class CSR(torch.Tensor):
             raise RuntimeError(
                 f"crow, col and values must be vectors, got {crow.dim()}-D, {col.dim()}-D and {values.dim()}-D tensors"
             )
+        if values.dtype not in DTYPE_CODES or values.dtype == torch.bool:
+            raise NotImplementedError(f"myops.CSR is not implemented for values of dtype {name_of(values.dtype)}")
+        if len({t is None for t in (t_crow, t_col, t_perm)}) > 1:
+            raise RuntimeError("t_crow, t_col and t_perm must be given together, or none of them")
         if crow.dtype not in (torch.int32, torch.int64) or col.dtype != crow.dtype:
             raise RuntimeError(
                 f"crow and col must both have dtype int32 or int64, but got {crow.dtype} and {col.dtype}"
@@ -81,7 +90,10 @@ class CSR(torch.Tensor):
         if check_invariants is None:
             check_invariants = torch.sparse.check_sparse_tensor_invariants.is_enabled()
         if check_invariants:
-            torch.ops.myops.csr_transpose(crow, col, k)  # which looks at all of them
+            by_column = torch.ops.myops.csr_transpose(crow, col, k)  # which looks at all of them
+            given = (t_crow, t_col, t_perm)
+            if any(t is not None and not torch.equal(t, found) for t, found in zip(given, by_column, strict=True)):
+                raise RuntimeError("t_crow, t_col and t_perm must be the results of csr_transpose(crow, col, k)")
         return self
 
     # Conversions.
@@ -91,6 +103,8 @@ class CSR(torch.Tensor):
         """A native tensor of any 2-D layout, strided ones included, as CSR; keeps the index dtype and the gradient.
 
         transpose: also hold the pattern by columns (`with_transpose`).
+
+        Raises: TypeError where it is no tensor; RuntimeError where it is no matrix, or a hybrid one.
         """
         from .sparse import csr_parts
 
@@ -98,6 +112,8 @@ class CSR(torch.Tensor):
             raise TypeError(f"matrix must be a Tensor, but got {type(matrix).__name__}")
         if isinstance(matrix, CSR):
             return matrix.with_transpose() if transpose else matrix
+        if matrix.dim() != 2:
+            raise RuntimeError(f"matrix must be a matrix, got {matrix.dim()}-D tensor")
         if matrix.layout == torch.strided:
             matrix = matrix.to_sparse_csr()
         made = cls(*csr_parts(matrix), (matrix.shape[0], matrix.shape[1]))
@@ -105,7 +121,9 @@ class CSR(torch.Tensor):
 
     @classmethod
     def from_scipy(cls, matrix: Any, *, transpose: bool = True) -> CSR:
-        """Any scipy.sparse matrix or array; keeps the index dtype of its CSR form."""
+        """Any scipy.sparse matrix or array; keeps the index dtype of its CSR form and shares its memory."""
+        if not hasattr(matrix, "tocsr"):
+            raise TypeError(f"matrix must be a scipy.sparse matrix or array, but got {type(matrix).__name__}")
         rows = matrix.tocsr()
         crow, col, values = (torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data))
         made = cls(crow, col, values, (rows.shape[0], rows.shape[1]))
@@ -138,7 +156,7 @@ class CSR(torch.Tensor):
         return CSR(self.crow, self.col, self.values, self._size(), *ready, check_invariants=False)
 
     def with_values(self, values: Tensor) -> CSR:
-        """Other values on the same pattern."""
+        """Other values, (nnz,), on the same pattern; a RuntimeError where they are not as many."""
         t = (self.t_crow, self.t_col, self.t_perm)
         return CSR(self.crow, self.col, values, self._size(), *t, check_invariants=False)
 
@@ -150,7 +168,7 @@ class CSR(torch.Tensor):
         return self.col.shape[0]
 
     def transpose_csr(self) -> CSR:
-        """The transposed matrix; differentiable in `values`."""
+        """The transposed matrix, k x m; differentiable in `values`."""
         full = self.with_transpose()
         assert full.t_crow is not None
         assert full.t_col is not None
@@ -212,7 +230,8 @@ class CSR(torch.Tensor):
             raise RuntimeError(
                 "a myops.CSR requires grad where its values do: A.with_values(values), with values that require grad"
             )
-        result = super().__torch_function__(func, types, args, kwargs or {})
+        with torch._C.DisableTorchFunctionSubclass():  # __torch_dispatch__ makes a CSR of what is one
+            result = func(*args, **(kwargs or {}))
         if func in _CONVERSIONS and isinstance(result, CSR) and result is not args[0]:
             values = args[0].values  # once more, above the parts, where autograd records it
             if values.requires_grad:
@@ -237,7 +256,7 @@ class CSR(torch.Tensor):
                 )
             return _ATEN[packet](*args, **kwargs)
         if packet is torch.ops.aten.copy_ and isinstance(args[0], CSR):
-            return args[0]._copy(args[1])
+            return args[0]._copy(*args[1:])
         raise NotImplementedError(
             f"myops.CSR has no {func}; it has products (@, torch.mm, torch.sparse.mm, torch.addmm), to(), clone() and "
             "detach(). Compute on .values, or on .to_torch() or .to_dense()"
@@ -257,7 +276,8 @@ class CSR(torch.Tensor):
         crow, col, *t = (index(name) for name in ("crow", "col", *_TRANSPOSE))
         return CSR(crow, col, values, self._size(), *t, check_invariants=False)
 
-    def _copy(self, source: Tensor) -> CSR:
+    def _copy(self, source: Tensor, non_blocking: bool = False) -> CSR:
+        """`copy_`: above autograd, which counts versions and refuses a leaf; below it, in a graph."""
         if not isinstance(source, CSR) or source.shape != self.shape or source.nnz() != self.nnz():
             raise RuntimeError(f"cannot copy {source!r} into {self!r}: it must be a CSR of the same size and nnz")
         for name in (*_PARTS, *_TRANSPOSE):
@@ -265,7 +285,7 @@ class CSR(torch.Tensor):
             if mine is not None:
                 if other is None:
                     other = getattr(source.with_transpose(), name)
-                mine.copy_(other)
+                mine.copy_(other, non_blocking)
         return self
 
     def share_memory_(self) -> CSR:
@@ -320,6 +340,12 @@ torch.serialization.add_safe_globals([CSR])  # plain tensors and two numbers: to
 def _refuse(out: Any) -> None:
     if out is not None:
         raise NotImplementedError("products of a myops.CSR take no out=")
+
+
+def _copy_(input: Any, src: Any, non_blocking: bool = False) -> Tensor:
+    if not isinstance(input, CSR):
+        raise NotImplementedError("myops.CSR has no aten.copy_ to a strided tensor; .to_dense() makes one")
+    return input._copy(src, non_blocking)
 
 
 def _mm(input: Any, mat2: Any, *, out: Any = None) -> Tensor:
@@ -380,6 +406,7 @@ _PRODUCTS: dict[Any, Callable[..., Any]] = {
     torch.matmul: _matmul, torch.Tensor.matmul: _matmul, torch.Tensor.__matmul__: _matmul,
     torch.Tensor.__rmatmul__: _rmatmul, torch.mv: _mv, torch.Tensor.mv: _mv,
     torch.addmm: _addmm, torch.Tensor.addmm: _addmm, torch.sparse.addmm: _addmm,
+    torch.Tensor.copy_: _copy_,
     torch.t: _transpose, torch.Tensor.t: _transpose, torch.transpose: _swap, torch.Tensor.transpose: _swap,
     torch.Tensor.T.__get__: _transpose, torch.Tensor.mT.__get__: _transpose,  # type: ignore[attr-defined]
 }  # fmt: skip

@@ -15,6 +15,8 @@ import torch
 
 from .registration import COMPONENTS, OPERATORS
 
+__all__ = ["register"]
+
 # A mesh dimension over a dimension of the product: rows of the left operand, columns of the right one, the batch, or
 # the depth, which leaves partial sums.
 Choice = tuple[Any, Any, Any]  # placements of result, left, right
@@ -73,11 +75,17 @@ def _rows(n: int, right: int, depth: int) -> list[Choice]:
     ]
 
 
+def _divides(spec: Any) -> bool:
+    dtype = spec.tensor_meta.dtype
+    return len(spec.shape) > 0 and bool(dtype.is_floating_point or dtype.is_complex)
+
+
 def _sum(a: Any, b: Any, **scalars: Any) -> list[tuple[list[Any], list[Any]]]:
     from torch.distributed.tensor import Partial, Replicate, Shard
 
     shape, others = torch.broadcast_shapes(a.shape, b.shape), [None] * len(scalars)
-    results = (Replicate(), Partial(), *map(Shard, range(len(shape))))
+    # An addend that becomes partial is divided by the size of the mesh: no integer is, and no number need be.
+    results = (Replicate(), *([Partial()] if _divides(a) and _divides(b) else []), *map(Shard, range(len(shape))))
     return [([out], [_addend(out, a.shape, shape), _addend(out, b.shape, shape), *others]) for out in results]
 
 
@@ -112,7 +120,11 @@ RULES: dict[str, Callable[..., Any]] = {
 
 @cache
 def register() -> None:
-    """Tell DTensor how to shard the operators, for the life of the process. Calling it again does nothing."""
+    """Tell DTensor how to shard the operators, for the life of the process. Calling it again does nothing.
+
+    Raises:
+        ImportError: a torch without torch.distributed.
+    """
     from torch.distributed.tensor.experimental import register_sharding
 
     for name, rule in RULES.items():

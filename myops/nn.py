@@ -26,6 +26,8 @@ from .ops.linear import linear
 from .ops.linear_packed import linear_packed
 from .packed import PackedWeight, pack_weight
 
+__all__ = ["Linear", "PackedLinear", "swap_", "unswap_"]
+
 log = logging.getLogger(__name__)
 
 _PLAIN = (torch.nn.Parameter, Tensor)
@@ -65,7 +67,12 @@ class Linear(torch.nn.Linear):
 class PackedLinear(torch.nn.Module):
     """`torch.nn.Linear` for inference, its weight packed: the bias is a parameter, the panels a buffer.
 
-    `activation` is what the kernel applies to the sum, by its name in `myops.linear`.
+        f(input @ weight.T + bias)      input: (..., in_features); the result: (..., out_features)
+
+    Args:
+        weight: (out_features, in_features), on the CPU; `pack_weight` says what it raises.
+        bias: (out_features,) or None.
+        activation: what the kernel applies to the sum, by its name in `myops.linear`.
 
     The state_dict holds the panels. One from a machine with another instruction set is repacked when it is loaded, and
     one of a `Linear` (with `weight`) is packed. `to(dtype)` does not reach the panels: pack a weight of that dtype.
@@ -85,7 +92,7 @@ class PackedLinear(torch.nn.Module):
 
     @classmethod
     def from_linear(cls, module: torch.nn.Linear, activation: str = "none") -> PackedLinear:
-        """The same layer, its weight packed, and what follows it."""
+        """The same layer, its weight packed, with the activation that follows it."""
         return cls(module.weight, module.bias, activation).train(module.training)
 
     @property

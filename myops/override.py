@@ -355,7 +355,7 @@ def _install(name: str) -> None:
 
 
 def _checked(ops: Iterable[str] | None, batch_invariant: bool) -> tuple[str, ...]:
-    names = OPS if ops is None else tuple(ops)
+    names = OPS if ops is None else (ops,) if isinstance(ops, str) else tuple(ops)
     for name in names:
         if name not in OPS:
             raise ValueError(f"ops must be among {', '.join(OPS)}, but got {name!r}")

@@ -75,8 +75,8 @@ class Row(ABC):
     reads_conjugates: bool = False  # whether the kernels read conjugate views in place
     batch_dims: Any = 0  # where `batch` puts the batch dimension: of the result, or of each of several
 
-    def autocast_dtype(self, device: str, **kwargs: Any) -> torch.dtype:
-        """What autocast casts floating arguments to; keywords are those of the call."""
+    def autocast_dtype(self, device: str, **kwargs: Any) -> torch.dtype | None:
+        """What autocast casts floating arguments to, None: nothing; keywords are those of the call."""
         return torch.get_autocast_dtype(device)
 
     @abstractmethod
@@ -399,6 +399,7 @@ def _fold_scalars(row: Operator, target: OpOverload) -> autograd.Kernel:
             if operand.dtype == torch.bool and not isinstance(value, complex):
                 exact[name] = float(bool(value))  # any number but 0 is true
                 continue
+            check_integer(value, name, operand.dtype)
             if isinstance(value, int) and (operand.is_floating_point() or operand.is_complex()):
                 exact[name] = float(value)  # which is what torch makes of it
                 continue
@@ -416,6 +417,14 @@ def _fold_scalars(row: Operator, target: OpOverload) -> autograd.Kernel:
         return target(*arguments, **kwargs, **exact)
 
     return kernel
+
+
+def check_integer(value: Any, name: str, dtype: torch.dtype) -> None:
+    """Refuses an integer beyond an integral dtype (which takes the negatives of what fits), in the kernels' words."""
+    if isinstance(value, int) and not (dtype.is_floating_point or dtype.is_complex):
+        limits = torch.iinfo(dtype)
+        if not min(limits.min, -limits.max) <= value <= limits.max:
+            raise RuntimeError(f"{name} = {value} cannot be converted to {str(dtype)[6:]} without overflow")
 
 
 def fits_float(value: Any) -> bool:

@@ -19,12 +19,13 @@ from .autograd import alive, call_unrecorded, is_recorded, needs_graph
 from .calls import Number, as_number, call
 from .csr import CSR
 from .ops._csr import check_inside, rows_of
-from .ops._gemm import WIDE, name_of, to
-from .registration import COMPONENTS, define_composite, define_front, fits_float
+from .ops._gemm import WIDE, check_addend, name_of, to
+from .registration import COMPONENTS, OPERATORS, define_composite, define_front, fits_float
 
 __all__ = ["addmm", "bmm", "mm", "sampled_addmm"]
 
 _spmm, _extremum = COMPONENTS["spmm"], COMPONENTS["spmm_extremum"]
+_sddmm, _spgemm = COMPONENTS["sddmm"], COMPONENTS["spgemm"]
 REDUCTIONS = ("sum", "mean", "amax", "amin")
 _BY_ENTRY = (torch.sparse_csr, torch.sparse_csc, torch.sparse_coo)
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
@@ -172,7 +173,10 @@ def _values_of(matrix: Tensor) -> Tensor:
 def _sorted_by_row(row: Tensor, col: Tensor, values: Tensor, rows: int, cols: int) -> Parts:
     """Entries in any order: a counting sort by row, repeats kept."""
     whole = torch.tensor([0, row.shape[0]], dtype=row.dtype, device=row.device)
-    crow, _, perm = torch.ops.myops.csr_transpose(whole, row, rows)
+    try:
+        crow, _, perm = torch.ops.myops.csr_transpose(whole, row, rows)
+    except RuntimeError as error:  # which takes rows for columns
+        raise RuntimeError(str(error).replace("col holds", "row holds")) from None
     perm = perm.long()
     return Parts(crow, col[perm], values[perm], rows, cols)
 
@@ -276,9 +280,10 @@ def _check_inner(a: Any, b: Any, names: tuple[str, str] = ("a", "b")) -> None:
         raise RuntimeError(f"{both} shapes cannot be multiplied ({x[0]}x{x[1]} and {y[0]}x{y[1]})")
 
 
-def _check_types(a: Any, b: Any, names: str = "a and b") -> None:
+def _check_types(a: Any, b: Any, names: str = "a and b", casts: bool = False) -> None:
+    """casts: autocast casts both, where it is on."""
     x, y = _typed(a), _typed(b)
-    if x.dtype != y.dtype:
+    if x.dtype != y.dtype and not (casts and torch.is_autocast_enabled(x.device.type)):
         raise RuntimeError(f"{names} must have the same dtype, but got {name_of(x.dtype)} and {name_of(y.dtype)}")
     if x.device != y.device:
         raise RuntimeError(
@@ -354,7 +359,7 @@ def _with_strided(
         return _times_dense(parts, b, input, beta, scale, mean)
     parts, scale = _scaled(_parts(b, "b").t(), alpha)
     if input is not None:
-        input = input.expand(torch.broadcast_shapes(input.shape, (a.shape[0], _shape(b)[1]))).mT
+        input = input.expand(a.shape[0], _shape(b)[1]).mT
     result = _times_dense(parts, a.mT, input, beta, scale).mT
     # As torch has it.
     return result if not isinstance(b, CSR) and b.layout == torch.sparse_coo else result.contiguous()
@@ -366,11 +371,11 @@ def _times_sparse(a: Any, b: Any) -> Any:
         x, y = (Parts(p.crow.long(), p.col.long(), p.values, p.rows, p.cols, p.transposed) for p in (x, y))
     size = (x.rows, y.cols)
     if x.transposed and y.transposed and a.layout == b.layout == torch.sparse_csc:  # C.T = B.T @ A.T
-        ccol, row, values = torch.ops.myops.spgemm(y.crow, y.col, y.values, x.crow, x.col, x.values, x.rows)
+        ccol, row, values = call(_spgemm, y.crow, y.col, y.values, x.crow, x.col, x.values, x.rows)
         return _assemble(torch.sparse_csc, (ccol, row), values, size)
     x, y = x.by_rows(), y.by_rows()
     coo = not isinstance(a, CSR) and not isinstance(b, CSR) and a.layout == b.layout == torch.sparse_coo
-    crow, col, values = torch.ops.myops.spgemm(x.crow, x.col, x.values, y.crow, y.col, y.values, y.cols, coo=coo)
+    crow, col, values = call(_spgemm, x.crow, x.col, x.values, y.crow, y.col, y.values, y.cols, coo=coo)
     if coo:
         return _assemble(torch.sparse_coo, (col,), values, size)
     if isinstance(a, CSR) or isinstance(b, CSR):
@@ -383,8 +388,8 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
 
     Args:
         a, b: (M, K) and (K, N): native COO (coalesced or not), CSR, CSC, BSR or BSC tensors, `myops.CSR`, or strided
-            tensors of any strides, in any mix; one dtype (any but bool), one device. Entries may come in any order and
-            repeat.
+            tensors of any strides, in any mix; one dtype of the eleven (not bool), one device. Entries may come in any
+            order and repeat.
         reduce: how the products of a row are put together, for sparse a and strided b: "sum", "mean" (over stored
             entries), "amax" or "amin" (0 for a row without entries).
 
@@ -394,7 +399,8 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
         accumulate in float32 and round once.
 
     Gradients:
-        For both operands, to any order, reverse and forward mode. That of a sparse operand is sparse: its layout (an
+        For both operands, to any order; forward mode for strided operands and the values of a `myops.CSR` (no native
+        sparse tensor can carry a tangent). That of a sparse operand is sparse: its layout (an
         uncoalesced COO operand is coalesced first), its pattern, its index dtype.
 
     Raises:
@@ -406,6 +412,8 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
     """
     if reduce not in REDUCTIONS:
         raise ValueError(f"reduce must be one of {', '.join(REDUCTIONS)}, but got {reduce!r}")
+    if reduce != "sum" and isinstance(a, Tensor) and a.layout is torch.sparse_coo:
+        a = a.coalesce()  # repeats add up before they are counted or compared, in every mode
     if reduce == "sum" and (product := _native_mm((a, b))) is not None:
         return product
     if reduce == "mean" and (product := _native_mm((a, b), mean=True)) is not None:
@@ -417,14 +425,14 @@ def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
 
 def _mm_in_parts(a: Any, b: Any, reduce: str = "sum") -> Any:
     _check_inner(a, b)
-    _check_types(a, b)
     left, right = is_sparse(a), is_sparse(b)
+    _check_types(a, b, casts=reduce == "sum" and left != right)
     if reduce != "sum" and (not left or right):
         raise ValueError(f"reduce={reduce!r} needs a sparse a and a strided b, got {_describe(a)} and {_describe(b)}")
     if left and right:
         return _times_sparse(a, b)
     if not left and not right:
-        return torch.ops.myops.mm(a, b)
+        return call(OPERATORS["mm"], a, b)
     if reduce in ("sum", "mean"):
         return _with_strided(a, b, mean=reduce == "mean")
     parts = _parts(a, "a").by_rows()
@@ -447,6 +455,10 @@ def _number(value: Any, name: str, like: Any) -> Any:
         raise TypeError(f"{name} must be a number, but got {type(value).__name__}")
     if isinstance(value, complex) and value.imag == 0:
         return value.real
+    if isinstance(value, complex) and isinstance(like, Tensor) and not like.dtype.is_complex:
+        raise RuntimeError(
+            f"For non-complex input tensors, argument {name} must not be a complex number, but got {value}"
+        )
     inexact = isinstance(like, Tensor) and (like.dtype.is_floating_point or like.dtype.is_complex)
     return float(value) if isinstance(value, int) and inexact else value
 
@@ -482,13 +494,15 @@ def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1)
             return result
     _check_tensors(input=input)
     _check_inner(a, b)
-    _check_types(a, b)
+    _check_types(a, b, casts=True)
     if is_sparse(input) or is_sparse(a) == is_sparse(b):
         raise RuntimeError(
             "addmm takes a strided input, one sparse and one strided matrix, got "
             f"{_describe(input)}, {_describe(a)} and {_describe(b)}"
         )
-    _check_types(input, a, "input and a")
+    _check_types(input, a, "input and a", casts=True)
+    shape = (_shape(a)[0], _shape(b)[1])
+    check_addend(input, "input", shape, _typed(a), "a")
     return _with_strided(a, b, input, float(weight), factor)
 
 
@@ -552,7 +566,7 @@ def _sampled_addmm_in_parts(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Any
         added = _unread(added)
     if dtype in WIDE and dtype.is_floating_point and (alpha, beta) != (1, 0):  # rounded once
         left, right, added = left.float(), right.float(), added.float()
-    values = _times(torch.ops.myops.sddmm(parts.crow, parts.col, left, right, *parts.ready), alpha, "alpha")
+    values = _times(call(_sddmm, parts.crow, parts.col, left, right, *parts.ready), alpha, "alpha")
     if beta != 0 or added.requires_grad:
         values = values + _times(added, beta, "beta")
     values = to(values, dtype)
@@ -621,7 +635,9 @@ def _native_mm_in_parts(
     a: Tensor, b: Tensor, input: Tensor | None = None, *, mean: bool = False, beta: float = 1.0, alpha: float = 1.0
 ) -> Tensor:
     _check_inner(a, b)
-    _check_types(a, b)
+    _check_types(a, b, casts=not mean)
+    if mean and a.layout is torch.sparse_coo and not a.is_coalesced():
+        raise RuntimeError("a must be coalesced where mean is True")
     return _with_strided(a, b, input, beta, alpha, mean)
 
 

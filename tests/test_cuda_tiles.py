@@ -231,8 +231,16 @@ def test_skinny_splits(library, ops):
         assert torch.equal(ops.mm(a[0] / 3, b[0]), first)
 
 
+@pytest.fixture
+def least_shared_memory(library):
+    """What the GPU with the least has."""
+    library.emulation_shared_memory(99 * 1024)
+    yield
+    library.emulation_shared_memory(227 * 1024)
+
+
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
-def test_tiny(library, kind):
+def test_tiny(library, least_shared_memory, kind):
     """Squares, sides and depths between them; runs, and operands and results that are none; items that are shared."""
     shapes = [
         (4, 4, 4),
@@ -244,6 +252,11 @@ def test_tiny(library, kind):
         (32, 32, 32),
         (20, 32, 50),
         (17, 31, 1),
+        (4, 4, 64),  # as many items as threads would need more memory than a GPU has
+        (3, 4, 57),
+        (4, 1, 51),
+        (8, 5, 64),
+        (32, 32, 64),
     ]
     for m, n, k in shapes:
         a, b = integers((37, m, k), kind, 1), integers((37, k, n), kind, 2)
@@ -380,13 +393,13 @@ TF32_KERNELS = ["small mma", "large mma", *(f"{size} wgmma" for size in FLOAT_WG
 
 
 def to_tf32(t):
-    """float32 with 10 bits of mantissa, rounded to nearest (of no_ties, however ties are rounded)."""
+    """float32 with 10 bits of mantissa, rounded to nearest, ties to even."""
     mantissa, exponent = torch.frexp(t.double())
     return torch.ldexp((mantissa * 2**11).round(), exponent - 11).float()
 
 
 def no_ties(*shape):
-    """Random numbers, none of which lies halfway between two of TF32."""
+    """Random numbers, none of which lies halfway between two of TF32, where GPUs before Hopper round otherwise."""
     return (torch.randn(shape).view(torch.int32) | 1).view(torch.float32)
 
 
@@ -432,6 +445,14 @@ def test_tf32_rounds_to_nearest(library, kernel):
     assert torch.equal(got[0, :2].isnan(), expected[0, :2].isnan())
     assert torch.equal(got[0, 0].isinf(), expected[0, 0].isinf())
     assert not torch.equal(got, (wide(a) @ wide(b)).float())
+
+
+@pytest.mark.parametrize("kernel", TF32_KERNELS)
+def test_tf32_rounds_ties_to_even(library, kernel):
+    """As TMA does it: the fragments of mma.sync on a Hopper have the same bits."""
+    a = (torch.randn(1, 100, 75).view(torch.int32) & -0x2000 | 0x1000).view(torch.float32)
+    got, _ = run_kernel(library, kernel, a, torch.eye(75, 90)[None])
+    assert torch.equal(got[..., :75], to_tf32(a))
 
 
 @pytest.mark.parametrize("kernel", TF32_KERNELS)

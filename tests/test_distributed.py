@@ -8,6 +8,7 @@ import os
 import time
 import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -212,3 +213,15 @@ def test_fsdp_step_equals_one_process(tmp_path: Path, monkeypatch: pytest.Monkey
         weights = torch.load(tmp_path / f"{rank}.pt")
         for name, parameter in net.state_dict().items():
             torch.testing.assert_close(weights[name], parameter, rtol=1e-6, atol=1e-6, msg=f"rank {rank}, {name}")
+
+
+def test_what_a_mesh_cannot_divide_is_not_partial() -> None:
+    """An addend of a partial sum is divided by the size of the mesh: not an integer, nor a number beside a tensor."""
+
+    def partial(dtype: torch.dtype, *shapes: tuple[int, ...]) -> bool:
+        specs = (SimpleNamespace(shape=shape, tensor_meta=SimpleNamespace(dtype=dtype)) for shape in shapes)
+        return any(result[0].is_partial() for result, _ in myops.dtensor.RULES["add"](*specs))
+
+    assert partial(torch.float32, (4, 6), (6,))
+    assert not partial(torch.int64, (4, 6), (6,))
+    assert not partial(torch.float32, (4, 6), ())

@@ -127,15 +127,17 @@ def test_sparse_layouts_are_named() -> None:
     for function in (myops.mm, torch.ops.myops.mm):
         with pytest.raises(NotImplementedError, match="sparse") as raised:
             function(sparse, torch.ones(3, 3))
-    with pytest.raises(NotImplementedError, match="argument 0 has layout torch.sparse_coo"):
+    with pytest.raises(
+        NotImplementedError, match="takes strided tensors, but input has layout torch.sparse_coo; see myops.sparse.mm"
+    ):
         myops.mm(sparse, torch.ones(3, 3))
     del raised
 
 
 def test_not_a_tensor_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="argument 1 must be a Tensor, but got list"):
+    with pytest.raises(TypeError, match="mat2 must be a Tensor, but got list"):
         myops.mm(torch.ones(2, 2), [[1.0, 2.0], [3.0, 4.0]])  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="argument 0 must be a Tensor, but got float"):
+    with pytest.raises(TypeError, match="input must be a Tensor, but got float"):
         myops.addmm(1.0, torch.ones(2, 2), torch.ones(2, 2))  # type: ignore[arg-type]
 
 
@@ -146,7 +148,7 @@ def test_not_a_tensor_beside_one_that_is() -> None:
         ("myops.matmul: other must be a Tensor, but got NoneType", lambda: myops.matmul(a, None, out=a.clone())),
         ("myops.linear: weight must be a Tensor, but got ndarray", lambda: myops.linear(a, a.numpy(), out=a.clone())),
         ("myops.linear: input must be a Tensor, but got int", lambda: myops.linear(1, packed)),
-        ("myops.addmm: argument 0 must be a Tensor, but got NoneType", lambda: myops.addmm_(None, a, a)),
+        ("myops.addmm: input must be a Tensor, but got NoneType", lambda: myops.addmm_(None, a, a)),
         ("input must be a Tensor, but got int", lambda: myops.sparse.sampled_addmm(1, a, a)),
     ):
         with pytest.raises(TypeError, match=re.escape(words)):
@@ -172,17 +174,52 @@ def test_an_out_that_is_refused_keeps_its_shape() -> None:
     assert myops.add(a, a, out=sum_).shape == (4, 3)
 
 
+def test_an_out_that_is_an_operand_is_not_resized() -> None:
+    x, y = torch.arange(6.0).view(2, 3), torch.ones(3, 5)
+    for call, out in (
+        (lambda out: myops.add(x[0], x, out=out), x[0]),
+        (lambda out: myops.add(x, x, out=out), x[:1]),
+        (lambda out: myops.mm(x, y, out=out), x),
+        (lambda out: myops.addmm(x[0, :2], x[:, :2], x[:, :2], out=out), x[0, :2]),
+        (lambda out: myops.add(x, x, out=out), x.view(-1)[:0]),
+    ):
+        before, shape = x.clone(), out.shape
+        with pytest.raises(RuntimeError, match="would be resized, but shares memory with an operand"):
+            call(out)
+        assert torch.equal(x, before)
+        assert out.shape == shape
+
+
+def test_scalars_are_looked_at_before_out_is_resized() -> None:
+    a, out = torch.ones(2, 2), torch.empty(0)
+    with pytest.raises(TypeError, match="alpha must be a number"):
+        myops.addmm(a, a, a, alpha=torch.ones(2), out=out)
+    assert out.shape == (0,)
+
+
+def test_integers_beyond_their_dtype() -> None:
+    for dtype, bad in ((torch.int8, 2**60), (torch.uint8, -(2**60)), (torch.int32, 2**54), (torch.int64, 2**63)):
+        i = torch.ones(2, 2, dtype=dtype)
+        for call in (lambda i=i, n=bad: myops.addmm(i, i, i, alpha=n), lambda i=i, n=bad: myops.add(i, i, alpha=n)):
+            with pytest.raises(RuntimeError, match="cannot be converted to u?int[0-9]+ without overflow"):
+                call()
+    i = torch.ones(2, 2, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="cannot be converted to int64 without overflow"):
+        myops.addmm(i, i, i, alpha=1e39)
+    assert myops.addmm(i, i, i, alpha=-(2**63)).tolist() == [[1, 1], [1, 1]]
+
+
 def test_other_arguments_are_type_errors() -> None:
     a = torch.ones(2, 2)
     for call, words in (
-        (lambda: myops.mm(None, a), "argument 0 must be a Tensor, but got NoneType"),
-        (lambda: torch.ops.myops.addmm(a, a, None), "argument 2 must be a Tensor, but got NoneType"),
+        (lambda: myops.mm(None, a), "input must be a Tensor, but got NoneType"),
+        (lambda: torch.ops.myops.addmm(a, a, None), "mat2 must be a Tensor, but got NoneType"),
         (lambda: myops.addmm(a, a, a, alpha="2"), "argument 'alpha'"),
         (lambda: myops.add(a, a, alpha=None), "argument 'alpha'"),
-        (lambda: myops.linear(a, a, "bias"), "'Optional\\[Tensor\\]' for argument 'bias'"),
+        (lambda: myops.linear(a, a, "bias"), "bias must be a Tensor, but got str"),
         (lambda: myops.mm(a, a, out=[[0.0]]), "out must be a Tensor, but got list"),
-        (lambda: myops.add_(1, a), "argument 0 must be a Tensor, but got int"),
-        (lambda: myops.add_(1, 2), "argument 0 must be a Tensor, but got int"),
+        (lambda: myops.add_(1, a), "input must be a Tensor, but got int"),
+        (lambda: myops.add_(1, 2), "input must be a Tensor, but got int"),
     ):
         with pytest.raises(TypeError, match=words):
             call()

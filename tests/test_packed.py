@@ -226,7 +226,7 @@ def test_bad_calls() -> None:
         myops.pack_weight([1.0])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="out is not supported with a packed weight"):
         myops.linear(torch.randn(2, 3), packed, out=torch.empty(2, 5))
-    with pytest.raises(RuntimeError, match="out_features and in_features are 5 and 4"):
+    with pytest.raises(RuntimeError, match="input and weight shapes cannot be multiplied"):
         myops.linear(torch.randn(2, 4), packed)
     with pytest.raises(RuntimeError, match="input and weight must have the same dtype"):
         myops.linear(torch.randn(2, 3).double(), packed)
@@ -380,3 +380,11 @@ def test_modules_on_meta_are_printed() -> None:
     module = myops.nn.PackedLinear(torch.randn(3, 4)).to("meta")
     assert "in_features=4, out_features=3, bias=False, dtype=float32" in repr(module)
     assert module(torch.randn(2, 4, device="meta")).shape == (2, 3)
+
+
+def test_tangents_of_a_bias_alone() -> None:
+    weight, bias, x = torch.randn(3, 4), torch.randn(3), torch.randn(2, 5, 4)
+    packed = myops.pack_weight(weight)
+    got = torch.func.jacfwd(lambda b: myops.linear(x, packed, b))(bias)
+    assert torch.equal(got, torch.eye(3).expand(2, 5, 3, 3))
+    assert not torch.func.hessian(lambda b: myops.linear(x, packed, b).sum())(bias).any()

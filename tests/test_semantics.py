@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 from fractions import Fraction
 from typing import Any
 
@@ -569,6 +570,33 @@ def test_results_do_not_depend_on_threads(dtype: torch.dtype) -> None:
         torch.set_num_threads(before)
 
 
+def test_sums_do_not_depend_on_threads_or_on_their_place(dtype: torch.dtype) -> None:
+    """A row has the bits of a longer one that it is the beginning of, whichever operand is one number for all of it."""
+    before, alpha = torch.get_num_threads(), 3 if dtype in INTEGERS else 0.3
+    long = tensor((5 * 16384 + 7,), "cpu", dtype)
+    try:
+        for x, y in ((long, long.flip(0)), (long, long[:1]), (long[:1], long)):
+            results = []
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                results.append(myops.add(x, y, alpha=alpha))
+            assert all(torch.equal(results[0], r) for r in results[1:]), (len(x), len(y))
+            for n in range(2, 140):
+                assert torch.equal(myops.add(x[:n], y[:n], alpha=alpha), results[0][:n]), (n, len(x), len(y))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_zeros_keep_their_sign_where_there_is_no_product(device: str) -> None:
+    for dtype in FLOATS:
+        c, a, b = (torch.full(s, -0.0, dtype=dtype, device=device) for s in ((2, 3), (2, 4), (4, 3)))
+        assert myops.addmm(c, a[:, :0], b[:0]).signbit().all()
+        assert myops.addmm(c, a, b, alpha=0).signbit().all()
+        assert myops.addmm(c, a[:, :0], b[:0], alpha=math.inf).signbit().all()
+        assert not myops.mm(a[:, :0], b[:0]).signbit().any()
+        assert not myops.addmm(-c, a[:, :0], b[:0]).signbit().any()
+
+
 def test_every_layout_pair(device: str) -> None:
     """All pairs of layouts of both operands, of an addend and of out."""
     for dtype in (torch.float32, torch.bfloat16, torch.complex64, torch.int32, torch.int8):
@@ -658,6 +686,16 @@ def test_alpha_of_bool_beyond_what_a_float_holds() -> None:
         assert torch.equal(myops.add(x, x, alpha=alpha, out=torch.empty(2, dtype=torch.int8)), x.to(torch.int8))
 
 
+@pytest.mark.parametrize(
+    ("dtype_", "number"),
+    [(torch.int8, 300), (torch.uint8, -300), (torch.float32, 1e39), (torch.float16, -7e4)],
+    ids=str,
+)
+def test_a_number_beyond_the_dtype_wraps_as_in_torch(dtype_: torch.dtype, number: Any) -> None:
+    x = torch.ones(3, dtype=dtype_)
+    assert torch.equal(myops.add(x, number), torch.add(x, number))
+
+
 def test_a_number_plus_a_tensor() -> None:
     for number in (1, 2.5, True, 1j, numpy.float64(2)):
         for x in (torch.arange(3), torch.rand(3), torch.tensor([True, False]), torch.tensor(3)):
@@ -668,3 +706,43 @@ def test_a_number_plus_a_tensor() -> None:
         for call in (lambda bad=bad: myops.add(torch.ones(2), bad), lambda bad=bad: myops.add(bad, torch.ones(2))):
             with pytest.raises(TypeError, match="must be a Tensor or a number"):
                 call()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["clone", "view"])
+def test_results_do_not_write_to_memory_that_is_copied_on_write(device: str, dtype: torch.dtype, whole: bool) -> None:
+    """Of a lazy clone, or of a view of one, as a result, an operand, or both."""
+    x = whole_numbers((4, 4), device, dtype)
+
+    def check(write: Any, *factors: Tensor) -> None:
+        """`write` of (result, its old values, factors)."""
+        before = x.clone()
+        clone = torch._lazy_clone(x)
+        target = clone if whole else clone[1:, :3]
+        old = before if whole else before[1:, :3]
+        expected = write(old.clone(), old, *factors)
+        got = write(target, target, *factors)
+        assert torch.equal(got, expected)
+        assert torch.equal(x, before)
+        assert torch.equal(clone[:1], before[:1]) or whole
+
+    a = whole_numbers((4, 4) if whole else (3, 3), device, dtype)
+    check(lambda d, c, a: myops.add_(d, a), a)
+    check(lambda d, c, a: myops.addmm_(d, a, a), a)
+    check(lambda d, c, a: myops.mm(a, a, out=d), a)
+    check(lambda d, c, a: myops.mm(c, a, out=d), a)
+    check(lambda d, c, a: myops.addmm(c, c, a, out=d), a)
+    check(lambda d, c, a: myops.add(c, a, out=d), a)
+    lazy = torch._lazy_clone(a)
+    check(lambda d, c, a, lazy: myops.addmm(lazy, a, lazy, out=d), a, lazy)
+
+
+def test_a_product_is_the_first_work_of_a_thread(device: str, own_kernels: None) -> None:
+    """On CUDA its thread has no context yet, and the memory of the result, which torch has kept, needs none."""
+    a, b = (whole_numbers((256, 256), device, torch.bfloat16) for _ in range(2))
+    expected = myops.mm(a, b)
+    myops.mm(a, b)
+    got: list[Tensor] = []
+    thread = threading.Thread(target=lambda: got.append(myops.mm(a, b)))
+    thread.start()
+    thread.join()
+    assert torch.equal(got[0], expected)

@@ -315,7 +315,13 @@ class TestTheOneOperator:
             assert torch.equal(torch.ops.myops.native_mm(a, x), dense @ x)
             got = torch.ops.myops.native_mm(a, x, c, beta=2, alpha=-3)
             count = torch.zeros_like(dense).index_put(tuple(a.to_sparse_coo()._indices()), x.new_ones(()), True).sum(1)
-            mean = torch.ops.myops.native_mm(a, x, mean=True)
+            for_mean = a
+            if layout == "uncoalesced":
+                with pytest.raises(RuntimeError, match="a must be coalesced where mean is True"):
+                    torch.ops.myops.native_mm(a, x, mean=True)
+                for_mean = a.coalesce()
+                count = (dense != 0).sum(1)
+            mean = torch.ops.myops.native_mm(for_mean, x, mean=True)
         assert torch.equal(got, 2 * c - 3 * (dense @ x))
         torch.testing.assert_close(mean, dense @ x / count.clamp(min=1).unsqueeze(1))
 
@@ -894,3 +900,84 @@ def test_results_are_where_the_operands_are_whatever_the_default_device(layout: 
         native = myops.CSR.from_torch(csr).to_torch()
     assert {t.device.type for t in (product, grad, sampled, native)} == {device}
     assert torch.equal(dense_of(product.detach()), (dense @ dense).cpu())
+
+
+def test_repeats_add_up_before_they_are_reduced() -> None:
+    """Of an uncoalesced matrix, whether or not something is recorded: as of the same matrix in CSR."""
+    a = torch.sparse_coo_tensor([[0, 0, 1], [0, 0, 1]], [1.0, 2.0, 5.0], (2, 2))
+    x = torch.tensor([[1.0], [2.0]])
+    for reduce in ("mean", "amax", "amin"):
+        for grads in itertools.product((False, True), repeat=2):
+            left, right = (t.clone().requires_grad_(grad) for t, grad in zip((a, x), grads, strict=True))
+            assert myops.sparse.mm(left, right, reduce=reduce).tolist() == [[3.0], [10.0]], (reduce, grads)
+
+
+def test_sixteen_bits_do_not_hold_what_gradients_pass_through() -> None:
+    """Values times alpha, and how many entries a row has."""
+    x = torch.tensor([[1e-3]], dtype=torch.float16, requires_grad=True)
+    for requires_grad in (False, True):
+        a = torch.sparse_csr_tensor([0, 1], [0], torch.ones(1, dtype=torch.float16), (1, 1)).requires_grad_(
+            requires_grad
+        )
+        y = myops.sparse.addmm(torch.zeros(1, 1, dtype=torch.float16), a, x, alpha=1e5)
+        (grad,) = torch.autograd.grad(y, x, torch.tensor([[1e-4]], dtype=torch.float16))
+        torch.testing.assert_close(grad, torch.tensor([[10.0]], dtype=torch.float16), rtol=2e-3, atol=0)
+    for dtype, n in ((torch.float16, 70_000), (torch.bfloat16, 259)):
+        a = torch.sparse_csr_tensor([0, n], torch.zeros(n).long(), torch.ones(n, dtype=dtype), (1, 1))
+        x = torch.ones(1, 1, dtype=dtype, requires_grad=True)
+        (grad,) = torch.autograd.grad(myops.sparse.mm(a, x, reduce="mean").sum(), x)
+        torch.testing.assert_close(grad.float(), torch.ones(1, 1), rtol=1e-2, atol=0)
+
+
+def test_mixed_dtypes_under_autocast() -> None:
+    """A layer of a graph network: an adjacency of float32 times what autocast has made of its features."""
+    native, linear, x = torch.eye(3).to_sparse_csr(), torch.nn.Linear(3, 3), torch.randn(3, 3)
+    expected = linear(x)
+    for grad in (True, False):
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(grad):
+            for a in (native, native.to_sparse_coo(), native.to_sparse_csc(), myops.CSR.from_torch(native)):
+                for got in (
+                    myops.sparse.mm(a, linear(x)),
+                    myops.sparse.mm(linear(x), a),
+                    myops.sparse.addmm(torch.zeros(3), a, linear(x)),
+                ):
+                    assert got.dtype == torch.bfloat16
+                    torch.testing.assert_close(got.float(), expected, atol=5e-2, rtol=5e-2)
+    with pytest.raises(RuntimeError, match="must have the same dtype"):
+        myops.sparse.mm(native, x.bfloat16())
+
+
+def test_what_autocast_leaves_alone() -> None:
+    """As natively: sampled products, reductions and products of two sparse matrices keep their precision."""
+    a = torch.randn(6, 6).relu().to_sparse_csr()
+    x, y = torch.randn(6, 4), torch.randn(4, 6)
+    calls = [
+        lambda: myops.sparse.sampled_addmm(a, x, y).values(),
+        lambda: myops.sparse.mm(a, a).values(),
+        *(lambda reduce=reduce: myops.sparse.mm(a, x, reduce=reduce) for reduce in ("mean", "amax", "amin")),
+    ]
+    for grad, call in itertools.product((False, True), calls):
+        x.requires_grad_(grad)
+        expected = call()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            got = call()
+        assert got.dtype == torch.float32
+        assert torch.equal(got, expected)
+
+
+def test_errors_have_their_type_and_name_their_argument() -> None:
+    flags = torch.eye(2).bool()
+    for inference in (False, True):
+        with torch.inference_mode(inference):
+            for call in (lambda: myops.sparse.mm(flags, flags), lambda: myops.sparse.mm(flags.to_sparse(), flags)):
+                with pytest.raises(NotImplementedError, match="dtype bool"):
+                    call()
+    bad_row = torch.sparse_coo_tensor([[5], [0]], [1.0], (2, 2), check_invariants=False)
+    x = torch.ones(2, 2)
+    with pytest.raises(RuntimeError, match="row holds an index outside"):
+        myops.sparse.mm(bad_row, x)
+    a = torch.eye(2).to_sparse_csr()
+    with pytest.raises(RuntimeError, match="argument alpha must not be a complex number"):
+        myops.sparse.addmm(x, a, x, alpha=1j)
+    with pytest.raises(RuntimeError, match="input of shape .3. cannot be broadcast to the result's shape .2, 2."):
+        myops.sparse.addmm(torch.ones(3), x, a)

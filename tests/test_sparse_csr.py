@@ -491,3 +491,46 @@ def test_traces() -> None:
     x = torch.randn(12, 5, dtype=torch.float64)
     traced = torch.jit.trace(lambda v, x: a.with_values(v) @ x, (a.values, x))
     torch.testing.assert_close(traced(2 * a.values, x), 2 * dense @ x)
+
+
+def test_functions_made_of_products_return_plain_tensors() -> None:
+    a, dense = example()
+    x = torch.randn(3, a.shape[1], dtype=dense.dtype, device=dense.device)
+    for got, expected in (
+        (nn.functional.linear(x, a), nn.functional.linear(x, dense)),
+        (torch.linalg.matmul(a, x.mT), dense @ x.mT),
+        (torch.chain_matmul(a, x.mT, x), dense @ x.mT @ x),
+    ):
+        assert type(got) is torch.Tensor
+        torch.testing.assert_close(got + 1, expected + 1)
+
+
+def test_copies_count_as_writes() -> None:
+    a, dense = example()
+    x = torch.ones(a.shape[1], 1, dtype=dense.dtype, device=dense.device, requires_grad=True)
+    y = a @ x
+    a.copy_(a.with_values(a.values.detach() * 2))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    torch.testing.assert_close(a.to_dense(), dense * 2)
+    leaf = a.with_values(a.values.detach().clone().requires_grad_())
+    with pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
+        leaf.copy_(a)
+    with torch.no_grad():
+        leaf.copy_(a)
+    assert torch.equal(leaf.values, a.values)
+
+
+def test_transposed_patterns_are_whole_and_right() -> None:
+    a, _ = example()
+    full = a.with_transpose()
+    parts = (full.crow, full.col, full.values, tuple(full.shape))
+    with pytest.raises(RuntimeError, match="must be given together"):
+        myops.CSR(*parts, full.t_crow)
+    with pytest.raises(RuntimeError, match="must be the results of csr_transpose"):
+        myops.CSR(*parts, full.t_crow, full.t_col, full.t_perm.flip(0), check_invariants=True)
+    myops.CSR(*parts, full.t_crow, full.t_col, full.t_perm, check_invariants=True)
+    with pytest.raises(RuntimeError, match="matrix must be a matrix, got 1-D"):
+        myops.CSR.from_torch(torch.ones(3))
+    with pytest.raises(TypeError, match="must be a scipy.sparse matrix or array"):
+        myops.CSR.from_scipy(torch.ones(3, 3))

@@ -839,3 +839,22 @@ def test_flops_are_counted() -> None:
 def test_other_isa_levels(level: str) -> None:
     """The values again in a process that is forced to another level of this machine."""
     run_on_level(level, __file__, "values or width or column or extremum or sixteen or elements or threads")
+
+
+@pytest.mark.parametrize("columns", [1, 4, 20])
+def test_equal_rows_have_equal_bits(columns: int) -> None:
+    """Wherever they are: among rows that are summed side by side, or the last ones, which are too few for that."""
+    for rows, entries in itertools.product((5, 23, 70), (1, 3, 4, 7, 15, 40)):
+        col = torch.arange(entries).repeat(rows)
+        values = torch.randn(entries).repeat(rows)
+        crow = torch.arange(rows + 1) * entries
+        got = ops.spmm(crow, col, values, torch.randn(entries, columns))
+        assert torch.equal(got, got[:1].expand(rows, columns)), (rows, entries)
+
+
+@pytest.mark.parametrize("name", ["csr_transpose", "csr_rows"])
+def test_sizes_that_no_memory_has(name: str) -> None:
+    index = torch.zeros(2, dtype=torch.int64)
+    args = (index, index[:0]) if name == "csr_transpose" else (index,)
+    with pytest.raises(RuntimeError, match=r"must be less than 2\^63 - 1"):
+        getattr(ops, name)(*args, 2**63 - 1)

@@ -1,4 +1,4 @@
-"""PyTorch's own test files, unmodified, under the switch, and the pytest plugin that runs them.
+"""PyTorch's own test files under the switch, and the pytest plugin that runs them.
 
     git clone --depth 1 --branch v2.13.0 https://github.com/pytorch/pytorch     # the version that is installed
     MYOPS_PYTORCH_TESTS=pytorch/test pytest tests/test_upstream.py

@@ -178,7 +178,7 @@ Status Cpu::run(const SpgemmBackward& problem, const Tensor& like) {
 // Questions with plain C types, for ctypes. Strings live until the next call on the same thread.
 extern "C" {
 
-// The torch that the library was built against, to be found in the file even where it cannot be loaded (_native.py).
+// The torch that the library was built against, to be found in the file even where it cannot be loaded (_libraries.py).
 #define MYOPS_TEXT(x) #x
 #define MYOPS_QUOTED(x) MYOPS_TEXT(x)
 __attribute__((visibility("default"), used)) extern const char myops_build_torch[] =
@@ -240,7 +240,7 @@ __attribute__((visibility("default"))) const char* myops_plan(const char* isa, i
 __attribute__((visibility("default"))) int64_t myops_panels(int dtype, int64_t n, int64_t k, void* header) {
   const auto format = myops::cpu::panel_format(static_cast<myops::DType>(dtype), n, k, myops::cpu::engine().traits);
   std::memcpy(header, &format, sizeof(format));
-  return format.size();
+  return format.has_size() ? format.size() : -1;
 }
 
 // GFLOP/s of one core on registers alone (the roof), for about `seconds`. dtype as in DType.

@@ -145,18 +145,25 @@ inline void add_direct(const S* x, const S* y, T alpha, S* d, int64_t n) {
   if constexpr (std::is_arithmetic_v<T>) {
     using Vec = typename Isa::template Vec<T>;
     constexpr int L = Isa::template lanes<T>;
+    // Rounded, also where one use of it and the product stand together: equal elements have equal sums.
     const Vec one = kOne == One::x ? load_scalar<T>(*x) - Vec{}  // which leaves -0 what it is
-                                   : (load_scalar<T>(*y) - Vec{}) * alpha;
+                                   : rounded((load_scalar<T>(*y) - Vec{}) * alpha);
     if constexpr (std::is_same_v<S, bf16>)
       if (alpha == alpha)
         for (; i + 2 * L <= n; i += 2 * L) add_bf16_pairs<Isa, kOne>(x + i * kX, y + i * kY, one, alpha, d + i);
-    for (; i + L <= n; i += L) {
-      const Vec term = kOne == One::y ? one : load_converted<Isa, T, S>(y + i, L) * alpha;
-      store_exact<Isa, T, S>(d + i, (kOne == One::x ? one : load_converted<Isa, T, S>(x + i, L)) + term, L);
-    }
-    for (; i < n; ++i) d[i] = store_scalar<S>(add_scaled(load_scalar<T>(x[i * kX]), alpha, load_scalar<T>(y[i * kY])));
+    // Both are loaded before they are put together: gcc fuses a product and a sum that no branch parts.
+    const auto sum = [&](int64_t at, int lanes) {
+      const Vec xs = kOne == One::x ? one : load_converted<Isa, T, S>(x + at, lanes);
+      const Vec ys = kOne == One::y ? one : load_converted<Isa, T, S>(y + at, lanes);
+      store_exact<Isa, T, S>(d + at, kOne == One::y ? xs + ys : xs + ys * alpha, lanes);
+    };
+    for (; i + L <= n; i += L) sum(i, L);
+    if (i < n) sum(i, static_cast<int>(n - i));
+  } else if constexpr (kOne == One::y) {
+    const S term = {rounded(alpha.re * y->re), rounded(alpha.re * y->im)};
+    for (; i < n; ++i) d[i] = {x[i].re + term.re, x[i].im + term.im};
   } else {
-    for (; i < n; ++i) d[i] = add_scaled(x[i * kX], alpha, y[i * kY]);
+    for (; i < n; ++i) d[i] = add_scaled(x[i * kX], alpha, y[i]);
   }
 }
 
@@ -323,7 +330,7 @@ void add_typed(Add p, const Runtime& rt) {
   }
   const bool direct = runs();
   const int64_t inner = p.dims == 0 ? 1 : p.size[last];
-  const int64_t sx = p.dims == 0 ? 0 : p.x_stride[last], sy = p.dims == 0 ? 0 : p.y_stride[last],
+  const int64_t sx = p.dims == 0 ? 1 : p.x_stride[last], sy = p.dims == 0 ? 1 : p.y_stride[last],
                 sd = p.dims == 0 ? 1 : p.d_stride[last];
   const int64_t pieces_per_row = inner > kAddGrain ? ceil_div(inner, kAddGrain) : 1;
   const int64_t rows = p.numel() / inner, tasks = rows * pieces_per_row;

@@ -85,6 +85,11 @@ class Session {
     session_.findings = session_.array<unsigned>(1);
     check(cudaMemsetAsync(session_.findings, 0, sizeof(unsigned), session_.stream), "sparse");
   }
+  // The same, where nothing can go on before that.
+  void look_in_any_case(const char* op) {
+    MYOPS_CHECK(!capturing(), "myops.", op, " waits for the device, so that it cannot be captured in a CUDA graph");
+    look();
+  }
   bool capturing() const {
     cudaStreamCaptureStatus status;
     check(cudaStreamIsCapturing(session_.stream, &status), "sparse");
@@ -120,14 +125,6 @@ Status run_product(const char* kernel, cudaError_t (*launch)(const Problem&, con
   Session session(like);
   const char* blocking = std::getenv("CUDA_LAUNCH_BLOCKING");
   if (blocking != nullptr && blocking[0] == '1' && !session.capturing()) session.look();
-  return session.run(kernel, launch, problem);
-}
-
-template <class Problem>
-Status run_conversion(const char* kernel, cudaError_t (*launch)(const Problem&, const SparseSession&),
-                      const Problem& problem, const Tensor& like) {
-  Session session(like);
-  if (!session.capturing()) session.look();
   return session.run(kernel, launch, problem);
 }
 
@@ -173,16 +170,18 @@ Status Cuda::run(const Extremum& problem, const Tensor& like) {
 Status Cuda::run(const Sddmm& problem, const Tensor& like) { return run_product("sddmm", launch_sddmm, problem, like); }
 
 Status Cuda::run(const Transpose& problem, const Tensor& like) {
-  return run_conversion("csr_transpose", launch_transpose, problem, like);
+  Session session(like);
+  if (!session.capturing()) session.look();
+  return session.run("csr_transpose", launch_transpose, problem);
 }
 
 Status Cuda::run(const CompressRows& problem, const Tensor& like) {
-  return run_conversion("csr_rows", launch_compress_rows, problem, like);
+  return run_product("csr_rows", launch_compress_rows, problem, like);
 }
 
 Status Cuda::run(const Spgemm& problem, const Tensor& like, const SpgemmSink& sink) {
   Session session(like);
-  session.look();
+  session.look_in_any_case("spgemm");
   Status status = Status::ok;
   session.check(launch_spgemm(problem, sink, session.get(), &status), "spgemm");
   return status;
@@ -190,7 +189,7 @@ Status Cuda::run(const Spgemm& problem, const Tensor& like, const SpgemmSink& si
 
 Status Cuda::run(const SpgemmBackward& problem, const Tensor& like) {
   Session session(like);
-  session.look();
+  session.look_in_any_case("spgemm_backward");
   Status status = Status::ok;
   session.check(launch_spgemm_backward(problem, session.get(), &status), "spgemm_backward");
   return status;

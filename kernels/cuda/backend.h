@@ -18,10 +18,10 @@ struct Cuda {
   static Status run(const Spmm& problem, const Tensor& like);
   static Status run(const Extremum& problem, const Tensor& like);
   static Status run(const Sddmm& problem, const Tensor& like);
+  static Status run(const CompressRows& problem, const Tensor& like);  // a part of every product of a COO tensor
 
-  // Made once for a matrix: these wait and return what they found, except while a graph is captured.
+  // Made once for a matrix: this waits and returns what it found, except while a graph is captured.
   static Status run(const Transpose& problem, const Tensor& like);
-  static Status run(const CompressRows& problem, const Tensor& like);
   // The size of a result cannot be known without waiting; neither can be captured.
   static Status run(const Spgemm& problem, const Tensor& like, const SpgemmSink& sink);
   static Status run(const SpgemmBackward& problem, const Tensor& like);

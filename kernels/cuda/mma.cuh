@@ -27,11 +27,17 @@ __device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], const
                : "memory");
 }
 
-// float32 to the nearest TF32, ties away from zero: what WarpMma takes of float, whose other 13 bits it may not look
-// at.
+// float32 to the nearest TF32: what WarpMma takes of float, whose other 13 bits it may not look at. Ties go to even, as
+// in the copies of a Hopper; an older GPU has only away from zero.
 __device__ __forceinline__ void round_to_tf32(uint32_t (&r)[4]) {
+#if __CUDA_ARCH__ >= 900
+#define MYOPS_NEAREST "rn"
+#else
+#define MYOPS_NEAREST "rna"
+#endif
 #pragma unroll
-  for (int i = 0; i < 4; ++i) asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r[i]) : "f"(__uint_as_float(r[i])));
+  for (int i = 0; i < 4; ++i) asm("cvt." MYOPS_NEAREST ".tf32.f32 %0, %1;" : "=r"(r[i]) : "f"(__uint_as_float(r[i])));
+#undef MYOPS_NEAREST
 }
 
 // d += a * b. In is the dtype of a and b; integers wrap.

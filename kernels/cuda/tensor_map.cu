@@ -22,10 +22,18 @@ cudaError_t make_tensor_map(const TensorMapSpec& spec, TensorMap* map) {
                                    : spec.type == DType::f16 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
                                    : spec.type == DType::f32 ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
                                                              : CU_TENSOR_MAP_DATA_TYPE_UINT8;
-  const CUresult result = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function)(
-      map, type, 5, const_cast<void*>(spec.data), size, stride, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
-      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
+  const auto encode = [&] {
+    const CUresult result = reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function)(
+        map, type, 5, const_cast<void*>(spec.data), size, stride, box, element_strides, CU_TENSOR_MAP_INTERLEAVE_NONE,
+        CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return static_cast<cudaError_t>(result);  // the same numbers in both
+  };
+  const cudaError_t error = encode();
+  if (error != cudaErrorDeviceUninitialized) return error;
+  // The first work of this thread: a guard for device 0, which is current by default, has set nothing.
+  int device = 0;
+  const cudaError_t found = cudaGetDevice(&device), bound = found == cudaSuccess ? cudaSetDevice(device) : found;
+  return bound == cudaSuccess ? encode() : bound;
 }
 
 }  // namespace myops

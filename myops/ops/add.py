@@ -153,7 +153,10 @@ def as_tensor(value: Any, like: Tensor, name: str) -> Tensor:
     dtype = dtype_with_number(like.dtype, number)
     if symbol or torch.compiler.is_compiling():  # torch.full makes a constant of a symbol, a graph for each value
         return torch.zeros((), dtype=dtype, device="cpu") + number
-    return torch.full((), number, dtype=dtype, device="cpu")
+    try:
+        return torch.full((), number, dtype=dtype, device="cpu")
+    except RuntimeError:  # more than the dtype holds: torch's sums wrap it, or make it infinite
+        return torch.zeros((), dtype=dtype, device="cpu") + number
 
 
 def check_alpha(input: Tensor, other: Tensor, alpha: bool) -> None:
@@ -205,7 +208,14 @@ def add(input: Tensor | Number, other: Tensor | Number, *, alpha: Number = 1, ou
 
 
 def add_(input: Tensor, other: Tensor | Number, *, alpha: Number = 1) -> Tensor:
-    """`add` written to `input`, whose shape and dtype the result must fit; returns `input`."""
+    """`add` written to `input`; returns `input`. The counterpart of `torch.Tensor.add_`.
+
+    Args:
+        input: of the result's shape, and of a dtype that the promoted one can be cast to. other, alpha: as in `add`.
+
+    Raises:
+        RuntimeError: an `other` that does not broadcast to `input`, a leaf that requires grad, and what `add` raises.
+    """
     if not is_tensor(other) and is_tensor(input):
         if not isinstance(input, Tensor):
             return handle_torch_function(add_, (input, other), input, other, alpha=alpha)

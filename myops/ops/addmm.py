@@ -362,5 +362,12 @@ def addmm(
 def addmm_(
     input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1, activation: str = "none"
 ) -> Tensor:
-    """`addmm` written to `input`, which must have the result's shape and dtype; returns `input`."""
+    """`addmm` written to `input`; returns `input`. The counterpart of `torch.Tensor.addmm_`.
+
+    Args:
+        input: (M, N), of the dtype of the matrices. mat1, mat2, beta, alpha, activation: as in `addmm`.
+
+    Raises:
+        RuntimeError: another shape or dtype of `input`, a leaf that requires grad, and what `addmm` raises.
+    """
     return call_in_place(_addmm, input, mat1, mat2, **unless_one(beta=beta, alpha=alpha), **keyword(activation))

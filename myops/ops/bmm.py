@@ -163,5 +163,12 @@ def baddbmm(
 def baddbmm_(
     input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Number = 1, alpha: Number = 1, activation: str = "none"
 ) -> Tensor:
-    """`baddbmm` written to `input`, which must have the result's shape and dtype; returns `input`."""
+    """`baddbmm` written to `input`; returns `input`. The counterpart of `torch.Tensor.baddbmm_`.
+
+    Args:
+        input: (B, M, N), of the dtype of the batches. batch1, batch2, beta, alpha, activation: as in `baddbmm`.
+
+    Raises:
+        RuntimeError: another shape or dtype of `input`, a leaf that requires grad, and what `baddbmm` raises.
+    """
     return call_in_place(_baddbmm, input, batch1, batch2, **unless_one(beta=beta, alpha=alpha), **keyword(activation))

@@ -206,6 +206,10 @@ def linear(
     if isinstance(weight, PackedWeight):
         if out is not None:
             raise TypeError("myops.linear: out is not supported with a packed weight")
+        if isinstance(input, Tensor) and input.shape[-1:] != weight.shape[1:]:
+            raise RuntimeError(
+                f"input and weight shapes cannot be multiplied: {list(input.shape)} and a packed {list(weight.shape)}"
+            )
         return linear_packed(input, weight.panels, bias, weight.shape[0], weight.dtype, activation)
     if out is None:
         return call(_linear, input, weight, bias, **keyword(activation))

@@ -83,7 +83,8 @@ class LinearPacked(Row):
 
     def keep(self, ctx: Any, flat: tuple[Any, ...], result: Any) -> None:
         input, panels, bias, ctx.out_features, ctx.dtype, _ = flat
-        ctx.in_features, ctx.bias_shape = input.shape[-1], None if bias is None else bias.shape
+        ctx.rows, ctx.in_features = input.shape[:-1], input.shape[-1]
+        ctx.bias_shape = None if bias is None else bias.shape
         ctx.save_for_backward(panels)
         ctx.save_for_forward(panels)
 
@@ -101,7 +102,7 @@ class LinearPacked(Row):
         (panels,) = ctx.saved_tensors
         d_input, _, d_bias = tangents
         if d_input is None:
-            raise RuntimeError("linear_packed has no tangent of its bias alone; call linear with the weight itself")
+            return None if d_bias is None else d_bias.expand(*ctx.rows, ctx.out_features).clone()
         return ops.linear_packed(d_input, panels, d_bias, out_features=ctx.out_features, dtype=ctx.dtype)
 
     def batch(

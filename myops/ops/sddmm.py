@@ -18,6 +18,7 @@ from ._gemm import bad, check_device, check_dtype, check_same_dtype, sample, ten
 class Sddmm(Row):
     name = "sddmm"
     tensors = 7
+    autocast = False  # as torch.sparse.sampled_addmm
 
     def fake(
         self,

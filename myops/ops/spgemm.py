@@ -40,6 +40,7 @@ def check_operands(op: str, a_crow: Tensor, a_col: Tensor, a: Tensor, b_crow: Te
 class Spgemm(Row):
     name = "spgemm"
     tensors = 6
+    autocast = False  # as torch.sparse.mm of two sparse matrices
     batch_dims = (None, None, 0)
 
     def fake(

@@ -63,6 +63,9 @@ class Spmm(Row):
     name = "spmm"
     tensors = 8
 
+    def autocast_dtype(self, device: str, **kwargs: Any) -> torch.dtype | None:
+        return None if kwargs.get("mean") else super().autocast_dtype(device)  # as torch.sparse.mm with a reduction
+
     def fake(
         self,
         crow: Tensor,
@@ -100,15 +103,18 @@ class Spmm(Row):
         need_values, need_dense, need_input = ctx.needs_input_grad[2:5]
         outer = grad
         if ctx.mean:
-            outer = grad / counts(crow, col, t[0], ctx.columns, ctx.transpose).to(grad.dtype).unsqueeze(1)
+            of_row = counts(crow, col, t[0], ctx.columns, ctx.transpose).unsqueeze(1)
+            wide = torch.promote_types(grad.dtype, torch.float32)  # 16 bits do not hold every count
+            outer = (grad / of_row.to(wide)).to(grad.dtype)
         grad_values = grad_dense = grad_input = None
         if need_values and ctx.alpha == 0:
             grad_values = grad.new_zeros(col.shape)
         elif need_values and need_dense:
-            scaled = values if ctx.alpha == 1 else values * ctx.alpha
             grad_values, grad_dense = ops.spmm_backward(
-                crow, col, scaled.conj(), dense.conj(), outer, *t, columns=ctx.columns, transpose=ctx.transpose
+                crow, col, values.conj(), dense.conj(), outer, *t, columns=ctx.columns, transpose=ctx.transpose
             )
+            if ctx.alpha != 1:  # not before, where 16 bits may not hold values * alpha
+                grad_dense = grad_dense * ctx.alpha
         elif need_values:
             left, right = (dense.conj(), outer) if ctx.transpose else (outer, dense.conj())
             grad_values = ops.sddmm(crow, col, left, right, *t)

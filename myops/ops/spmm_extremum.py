@@ -17,6 +17,7 @@ from ._gemm import bad, check_device, check_same_dtype, sample, tensor, total
 class SpmmExtremum(Row):
     name = "spmm_extremum"
     tensors = 4
+    autocast = False  # as torch.sparse.mm with a reduction
     batch_dims = (0, 0)
 
     def fake(

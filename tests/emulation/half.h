@@ -25,11 +25,12 @@ inline float float_of(uint32_t bits) {
   return x;
 }
 
-// Bits of the nearest TF32, ties away from zero; and what is left of a float where nobody has rounded it.
+// Bits of the nearest TF32, ties to even as on a Hopper; and what is left of a float where nobody has rounded it, of a
+// NaN whose first bits are zeros an infinity.
 inline uint32_t nearest_tf32(uint32_t bits) {
-  return std::isfinite(float_of(bits)) ? (bits + 0x1000) & 0xffffe000 : bits;
+  return std::isfinite(float_of(bits)) ? (bits + 0xfff + (bits >> 13 & 1)) & 0xffffe000 : bits;
 }
-inline float first_bits_of_tf32(float x) { return std::isfinite(x) ? float_of(bits_of(x) & 0xffffe000) : x; }
+inline float first_bits_of_tf32(float x) { return float_of(bits_of(x) & 0xffffe000); }
 
 }  // namespace emulation
 

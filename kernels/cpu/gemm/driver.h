@@ -66,7 +66,7 @@ void run_tasks(const Runtime& rt, bool parallel, int64_t tasks, int64_t scratch_
   constexpr int64_t kStackScratch = 32 * 1024;
   char* shared = nullptr;
   if (scratch_bytes > kStackScratch)
-    shared = static_cast<char*>(rt.allocate(rt.cookie, scratch_bytes * (parallel ? rt.threads : 1)));
+    shared = static_cast<char*>(rt.allocate(rt.cookie, scratch_bytes * (parallel ? min64(rt.threads, tasks) : 1)));
   struct Context {
     const Body* body;
     char* shared;

@@ -80,7 +80,7 @@ void finish_complex(const EpilogueArgs<T>& e, const T* c, T* d) {
     const T* m = e.sums + (2 * i + 1) * e.sums_row;
     int j = 0;
     if (vectors)
-      for (; 2 * j < 2 * e.cols; j += L / 2) {
+      for (; j < e.cols; j += L / 2) {
         const int n = 2 * (e.cols - j) < L ? 2 * (e.cols - j) : L;
         auto v =
             signs.combined(load_converted<Isa, T, T>(r + 2 * j, n), load_converted<Isa, T, T>(m + 2 * j, n), e.alpha);

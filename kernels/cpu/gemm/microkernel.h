@@ -6,8 +6,7 @@
 //   d[i * d_row + j] = alpha * (before[i * before_row + j] + sum) + beta * c[i * c_row + j]
 //
 //   a         any strides, in stored elements; nothing but those MR x K elements is read
-//   b         unit stride along j. Isa with masked loads: nothing behind column n - 1 is read. Otherwise whole vectors
-//             are read, so a ragged panel has to be packed and padded.
+//   b         unit stride along j; of its last vector `read` columns are read, and nothing behind them
 //   c         nullptr: not read. Otherwise unit stride along j, or one element for all of a row; may be d itself.
 //   start     nullptr: 0. Where a chain of additions goes on from; whole vectors of it are read
 //   shift     of a policy with kShift: what the sums of each row start from beside that

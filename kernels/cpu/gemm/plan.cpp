@@ -367,8 +367,8 @@ void Planner::choose_parts() {
     }
   }
   if (p.keep_a) {
-    const int64_t tiles = ceil_div(p.rows, p.mr);
-    while (p.tasks_m < tiles && ceil_div(p.rows, p.tasks_m) * p.kc * operand_bytes() > kKeptBytes) ++p.tasks_m;
+    const int64_t kept_rows = max64(kKeptBytes / (p.kc * operand_bytes()), 1);
+    p.tasks_m = max64(p.tasks_m, min64(ceil_div(p.rows, p.mr), ceil_div(p.rows, kept_rows)));
   }
 }
 

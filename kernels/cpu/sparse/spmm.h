@@ -19,7 +19,7 @@
 
 namespace myops::cpu {
 
-constexpr int64_t kNear = 4096 * 1024;  // bytes of B that stay in L2, where prefetching costs more than it brings
+constexpr int64_t kNear = 4096 * 1024;  // bytes of B: up to here prefetching costs more than it brings
 constexpr int kTile = 8;                // vectors of D in registers: 8 of 16 (complex: 4 x 2)
 
 // Where finished sums of a tile go: a row of D with its addend.
@@ -125,23 +125,20 @@ struct SpmmOut {
   int64_t entries(int64_t i) const { return max64(row_start(p.A, i + 1) - row_start(p.A, i), 1); }
 
   [[gnu::noinline]] void finish_rows_with_more(int64_t i, Vec sums, int n) const {
-    for (int l = 0; l < n && p.mean; ++l) sums[l] = divided(Vec{} + sums[l], entries(i + l))[0];
+    for (int l = 0; l < n && p.mean; ++l) sums[l] = quotient(sums[l], entries(i + l));
     alignas(64) T added[L] = {};
     for (int l = 0; l < n && c != nullptr; ++l) added[l] = load_scalar<T>(c[(i + l) * c_row]) * beta;
     store_exact<Isa, T, S>(d + i, sums * alpha + Isa::template load<T>(added), n);
   }
 
-  static Vec divided(Vec sum, int64_t count) {
-    if constexpr (std::is_floating_point_v<T>)
+  // Of integers rounded towards zero; signed but for uint8.
+  static T quotient(T sum, int64_t count) {
+    if constexpr (std::is_floating_point_v<T>) {
       return sum / static_cast<T>(count);
-    else
-      return whole_quotients(sum, count);
-  }
-  // Rounded towards zero; signed but for uint8.
-  [[gnu::noinline]] static Vec whole_quotients(Vec sum, int64_t count) {
-    using Whole = std::conditional_t<std::is_same_v<S, uint8_t>, T, std::make_signed_t<T>>;
-    for (int l = 0; l < L; ++l) sum[l] = static_cast<T>(static_cast<Whole>(sum[l]) / static_cast<Whole>(count));
-    return sum;
+    } else {
+      using Whole = std::conditional_t<std::is_same_v<S, uint8_t>, T, std::make_signed_t<T>>;
+      return static_cast<T>(static_cast<Whole>(sum) / static_cast<Whole>(count));
+    }
   }
 
   // With a mean, an addend of any strides, or both.
@@ -149,7 +146,7 @@ struct SpmmOut {
     T added[L] = {};
     for (int l = 0; l < n && c != nullptr; ++l)
       added[l] = load_scalar<T>(c[i * c_row + (j + l) / U * p.c_col * U + (j + l) % U]) * beta;
-    if (p.mean) sum = divided(sum, entries(i));
+    for (int l = 0; l < n && p.mean; ++l) sum[l] = quotient(sum[l], entries(i));
     store_exact<Isa, T, S>(d + i * d_row + j, sum * alpha + Isa::template load<T>(added), n);
   }
 };
@@ -428,7 +425,6 @@ inline void sums_of_rows(const T* p, const I* rows, const uint16_t* lanes, T* su
 template <class Isa, class T, class S, class I>
 void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const T* values, const I* col, T* slots) {
   constexpr int L = Isa::template lanes<T>;
-  using Vec = typename Isa::template Vec<T>;
   const SpmmOut<Isa, T, S, false> out = to;  // a copy, which stores to D cannot change
   const Spmm& p = out.p;
   const int64_t n = piece.end - piece.begin;
@@ -449,8 +445,12 @@ void spmm_column(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, const 
     sums_of_rows<Isa, T, I>(by_entry, crow + i, lanes + (i - piece.row), sums);
     out.finish_rows(i, Isa::template load<T>(sums), L);
   }
-  for (; i < piece.row_end; ++i)
-    out.finish_rows(i, Vec{} + sum_of<Isa, T>(by_entry + crow[i], crow[i + 1] - crow[i]), 1);
+  if (i == piece.row_end) return;
+  I rows[L + 1];  // the same for those that are left, so that equal rows have equal bits; none behind them has entries
+  for (int l = 0; l <= L; ++l) rows[l] = crow[min64(i + l, piece.row_end)];
+  if constexpr (Isa::kLaneMasks) first_lanes<L>(rows, L, lanes);
+  sums_of_rows<Isa, T, I>(by_entry, rows, lanes, sums);
+  out.finish_rows(i, Isa::template load<T>(sums), static_cast<int>(piece.row_end - i));
 }
 
 // Calls body(tile, count of its vectors as a constant, first column) for the tiles that all columns of B are cut into.

@@ -38,7 +38,7 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
                         : first == "pingpong" ? TileSize::pingpong
                                               : TileSize::small;
   const std::string kind = first.empty() ? name : name.substr(space + 1);
-  const bool tensor_floats = g.in == DType::f32 || has_tensor_floats(g);
+  const bool tensor_floats = (g.in == DType::f32 || has_tensor_floats(g));
   if (kind == "") {
     *plan = plan_gemm(g, machine);
   } else if (kind == "tile" && has_tile(g.in, size)) {
@@ -49,11 +49,13 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     *plan = plan_tiny(g);
   } else if (kind == "limb" && is_integral(g.in) && g.in != DType::boolean) {
     *plan = plan_limb(g, size);
-  } else if (kind == "mma" && (tensor_floats || (element_size(g.in) == 1 && g.in != DType::boolean))) {
+  } else if (kind == "mma" && has_mma_shape(size) &&
+             (tensor_floats || (element_size(g.in) == 1 && g.in != DType::boolean))) {
     *plan = plan_tensor(g, GemmKernel::mma, size, machine.multiprocessors);
   } else if (kind == "wgmma" && takes_limb_wgmma(g, size, machine)) {
     *plan = plan_limb_wgmma(g, size, machine.multiprocessors);
-  } else if (kind == "wgmma" && tensor_floats && machine.capability == 90 && numbers_wgmma_tiles(g)) {
+  } else if (kind == "wgmma" && tensor_floats && has_wgmma_shape(size) && machine.capability == 90 &&
+             numbers_wgmma_tiles(g)) {
     *plan = plan_tensor(g, GemmKernel::wgmma, size, machine.multiprocessors);
   } else {
     return false;

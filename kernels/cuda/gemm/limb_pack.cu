@@ -29,6 +29,7 @@ struct LimbPackShared {
 
 template <class T>
 __global__ void __launch_bounds__(kPackThreads) pack_limbs(const __grid_constant__ LimbPacks packs) {
+  let_next_kernel_begin();
   constexpr int kLimbs = sizeof(T);
   LimbPackShared<kLimbs>& shared = shared_storage<LimbPackShared<kLimbs>>();
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;

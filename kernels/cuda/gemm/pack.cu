@@ -39,6 +39,7 @@ struct PackShared {
 // T: an unsigned integer of the element's size.
 template <class T>
 __global__ void __launch_bounds__(kPackThreads) pack_operands(const __grid_constant__ PackPair pair) {
+  let_next_kernel_begin();  // the product, which sets up its barriers meanwhile
   constexpr int kPitch = PackShared<T>::kPitch;
   PackShared<T>& shared = shared_storage<PackShared<T>>();
   const int thread = static_cast<int>(threadIdx.x);

@@ -77,6 +77,7 @@ inline std::string describe(const GemmPlan& p) {
   add("b_along_k", p.b_along_k);
   add("a_packed", p.a_packed);
   add("b_packed", p.b_packed);
+  add("items", p.items);
   add("tiles_m", p.tiles_m);
   add("tiles_n", p.tiles_n);
   add("tiles", p.tiles);

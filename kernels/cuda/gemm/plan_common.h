@@ -29,6 +29,7 @@ struct GemmPlan {
   bool early = false;                           // skinny: launch_kernel_early
   int64_t tiles_m = 0, tiles_n = 0, tiles = 0;  // tiles: of the whole batch
   int64_t blocks = 0;
+  int items = 1;  // tiny: of a tile
   // skinny
   int lanes_k = 0, warps_k = 0;  // how many lanes of a warp and warps of a block share K
   int64_t splits = 1, split_k = 0;

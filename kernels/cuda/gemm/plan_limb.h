@@ -101,7 +101,7 @@ inline bool takes_limb_wgmma(const Gemm& g, TileSize size, const Machine& machin
   constexpr int64_t kMostCoordinates = int64_t(1) << 30;
   return machine.capability == 90 && is_integral(g.in) && g.in != DType::boolean &&
          g.batch_dims + (element_size(g.in) > 1 ? 1 : 0) <= kWgmmaBatchDims && g.M < kMostCoordinates &&
-         g.N < kMostCoordinates && g.K < kMostCoordinates / 64 && numbers_wgmma_tiles(g) &&
+         g.N < kMostCoordinates && g.K < kMostCoordinates / 64 && numbers_wgmma_tiles(g) && has_wgmma_shape(size) &&
          size != TileSize::pingpong && (g.in != DType::i64 || size != TileSize::large);
 }
 

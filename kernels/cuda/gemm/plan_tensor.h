@@ -9,6 +9,7 @@ namespace myops {
 struct MmaShape {
   int m, n, warps_m, warps_n;
 };
+constexpr bool has_mma_shape(TileSize size) { return size == TileSize::large || size == TileSize::small; }
 constexpr MmaShape mma_shape(TileSize size) {
   return size == TileSize::large ? MmaShape{128, 128, 2, 2} : MmaShape{64, 64, 2, 2};
 }
@@ -22,6 +23,7 @@ struct WgmmaShape {
 
   constexpr int cluster() const { return cluster_m * cluster_n; }
 };
+constexpr bool has_wgmma_shape(TileSize size) { return size != TileSize::medium; }
 constexpr WgmmaShape wgmma_shape(TileSize size) {
   return size == TileSize::large      ? WgmmaShape{128, 256, 2, 1}
          : size == TileSize::small    ? WgmmaShape{128, 128, 1, 1}

@@ -6,8 +6,11 @@ namespace myops {
 
 constexpr int kTinySide = 32, kTinyDepth = 64;
 
+// What the operands of a block may take of shared memory, of which a GPU has 99 to 227 KB: several blocks overlap.
+constexpr int64_t kTinyBytes = 48 * 1024;
+
 // The threads of a block of tiny products; the rows of 4 results that a thread owns, more where shared memory would
-// limit; the items of a block; their side rounded up.
+// limit; the items that it has threads for; their side rounded up.
 constexpr int tiny_threads(DType in) { return element_size(in) == 8 ? 64 : 128; }
 constexpr int tiny_rows(DType in, int side) { return side == 32 && element_size(in) < 8 ? 8 : 4; }
 constexpr int tiny_items(DType in, int side) { return tiny_threads(in) / (side / tiny_rows(in, side) * (side / 4)); }
@@ -15,6 +18,15 @@ inline int tiny_side(const Gemm& g) {
   int side = 4;
   while (side < g.M || side < g.N) side *= 2;
   return side;
+}
+
+// The items of a block: as many as it has threads for, or half, a quarter ... of them, where K is long. Rows are
+// counted with the odd pitch that they may get.
+inline int tiny_items(const Gemm& g) {
+  const int64_t bytes = (g.M * (g.K | 1) + g.K * (g.N | 1)) * element_size(g.in);
+  int items = tiny_items(g.in, tiny_side(g));
+  while (items > 1 && items * bytes > kTinyBytes) items /= 2;
+  return items;
 }
 
 // Whether a matrix is one run of rows * cols elements, its rows one after the other or its columns.
@@ -28,7 +40,7 @@ inline bool is_tiny_run(const MatrixView& v, int64_t rows, int64_t cols, bool by
 inline bool is_tiny_block(const Gemm& g, const MatrixView& v, int64_t rows, int64_t cols) {
   if (g.batch_dims != 1 || reinterpret_cast<uintptr_t>(v.data) % 16 != 0) return false;
   if (!is_tiny_run(v, rows, cols, true) && !is_tiny_run(v, rows, cols, false)) return false;
-  const int64_t step = v.batch_stride[0], items = tiny_items(g.in, tiny_side(g));
+  const int64_t step = v.batch_stride[0], items = tiny_items(g);
   return step == 0 || (step == rows * cols && items * step * element_size(g.in) % 16 == 0);
 }
 
@@ -50,7 +62,8 @@ inline GemmPlan plan_tiny(const Gemm& problem) {
   plan.b_along_k = loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N);
   plan.a_packed = is_tiny_block(g, g.A, g.M, g.K);
   plan.b_packed = is_tiny_block(g, g.B, g.K, g.N);
-  plan.tiles = ceil_divide(g.batch(), tiny_items(g.in, tiny_side(g)));
+  plan.items = tiny_items(g);
+  plan.tiles = ceil_divide(g.batch(), plan.items);
   plan.blocks = plan.tiles < kMaxBlocks ? plan.tiles : kMaxBlocks;
   return plan;
 }

@@ -167,9 +167,9 @@ __global__ void __launch_bounds__(TinyLayout<kIn, kSide>::kThreads, 512 / TinyLa
   const auto alpha = Scalar<Acc>::of(g.alpha);
 
   for (int64_t index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
-    const int64_t item0 = index * Layout::kItems,
+    const int64_t item0 = index * plan.items,
                   items_left = (kPath == TinyPath::any ? g.batch() : g.batch_size[0]) - item0;
-    const int items = items_left < Layout::kItems ? static_cast<int>(items_left) : Layout::kItems;
+    const int items = items_left < plan.items ? static_cast<int>(items_left) : plan.items;
     load_tiny<Layout, kPath>(shared, block.a, g, g.A, item0, items, M, K, plan.a_along_k);
     load_tiny<Layout, kPath>(shared + block.b_at, block.b, g, g.B, item0, items, K, N, !plan.b_along_k);
     async_commit();
@@ -254,9 +254,9 @@ cudaError_t launch_tiny_side(const Gemm& g, const GemmPlan& plan, cudaStream_t s
   block.a = tiny_operand(g.A, g.M, g.K, plan.a_packed && (a_rows || kSide == 4), plan.a_along_k);
   block.b = tiny_operand(g.B, g.K, g.N, plan.b_packed && (b_rows || kSide == 4), !plan.b_along_k);
   block.squares = g.M == kSide && g.N == kSide && g.K == kSide && plan.a_packed && plan.b_packed && a_rows && b_rows;
-  const auto bytes = [](const TinyOperand& s, int64_t rows, int64_t cols) {
+  const auto bytes = [&plan](const TinyOperand& s, int64_t rows, int64_t cols) {
     const int64_t one = s.run ? rows * cols : s.item_stride;
-    return static_cast<int>(ceil_divide(((Layout::kItems - 1) * s.item_stride + one) * element_size(kIn), 16) * 16);
+    return static_cast<int>(ceil_divide(((plan.items - 1) * s.item_stride + one) * element_size(kIn), 16) * 16);
   };
   block.b_at = bytes(block.a, g.M, g.K);
   int shared = block.b_at + bytes(block.b, g.K, g.N);

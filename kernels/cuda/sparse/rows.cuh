@@ -2,7 +2,7 @@
 //
 // Written once for every way of putting products together: Reduction is Sum (spmm.cuh) or Best (extremum.cu). Its State
 // is what one lane knows of one element of D; States of disjoint entries merge, and the order in which they do depends
-// on the pattern and the width alone. B is read by whole packs where its rows allow it (kVector > 1).
+// on the pattern, the width and kVector. B is read by whole packs where its rows are aligned to them (kVector > 1).
 //
 // A block reads the indices and values of its chunk once, checks them, and keeps them in shared memory. A row that
 // begins and ends in one team is finished there; one that ends in a later team is put together by that team, out of

@@ -48,6 +48,7 @@ struct Avx2 : Portable<32> {
   }
   template <class T>
   static inline __m256i first_lanes(int n) {
+    static_assert(sizeof(T) >= 4);
     if constexpr (sizeof(T) == 4)
       return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     else
@@ -63,6 +64,7 @@ struct Avx2 : Portable<32> {
   }
   template <class T>
   static inline Vec<T> load_masked(const T* p, uint16_t bits) {
+    static_assert(sizeof(T) >= 4);
     const __m256i all = _mm256_set1_epi16(static_cast<int16_t>(bits));
     if constexpr (sizeof(T) == 4)
       return load_signed(p, _mm256_sllv_epi32(all, _mm256_setr_epi32(31, 30, 29, 28, 27, 26, 25, 24)));

@@ -14,6 +14,7 @@ struct Avx512Half : Portable<32> {
 
   template <class T>
   static inline Vec<T> load_masked(const T* p, uint64_t lanes) {
+    static_assert(sizeof(T) >= 4);
     if constexpr (sizeof(T) == 4)
       return reinterpret_cast<Vec<T>>(_mm256_maskz_loadu_epi32(static_cast<__mmask8>(lanes), p));
     else
@@ -25,6 +26,7 @@ struct Avx512Half : Portable<32> {
   }
   template <class T>
   static inline void store_partial(T* p, Vec<T> v, int n) {
+    static_assert(sizeof(T) >= 4);
     if constexpr (sizeof(T) == 4)
       _mm256_mask_storeu_epi32(p, static_cast<__mmask8>((1u << n) - 1), reinterpret_cast<__m256i>(v));
     else
@@ -98,7 +100,9 @@ struct Avx512 : Portable<64> {
   }
   template <class T>
   static inline void store_partial(T* p, Vec<T> v, int n) {
-    if constexpr (sizeof(T) == 2)
+    if constexpr (sizeof(T) == 1)
+      _mm512_mask_storeu_epi8(p, n >= 64 ? ~uint64_t{0} : (uint64_t{1} << n) - 1, reinterpret_cast<__m512i>(v));
+    else if constexpr (sizeof(T) == 2)
       _mm512_mask_storeu_epi16(p, static_cast<__mmask32>((uint64_t{1} << n) - 1), reinterpret_cast<__m512i>(v));
     else if constexpr (sizeof(T) == 4)
       _mm512_mask_storeu_epi32(p, static_cast<__mmask16>((1u << n) - 1), reinterpret_cast<__m512i>(v));
