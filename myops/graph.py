@@ -37,6 +37,7 @@ VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 FORMS: tuple[tuple[int, Callable[[Tensor], Tensor]], ...] = (
     *((activation, functools.partial(apply, activation)) for activation in activations_of(torch.float32)),
     (SILU, lambda x: x * torch.sigmoid(x)),
+    (SILU, lambda x: torch.sigmoid(x) * x),
     (GELU_TANH, lambda x: 0.5 * x * (1.0 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))),
 )
 

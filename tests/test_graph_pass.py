@@ -184,6 +184,7 @@ ACTIVATED: list[tuple[str, Callable[..., Tensor], list[tuple[int, ...]], str, st
     ("silu without bias", lambda x, w: silu(linear(x, w)), [(2, 4, 5), (6, 5)], "linear" + BOTH, "linear+"),
     ("relu of mm", lambda a, b: torch.mm(a, b).relu(), [(4, 5), (5, 6)], "linear+", "linear+"),
     ("tanh", lambda a, b, c: gelu(a @ b + c, approximate="tanh"), [(4, 5), (5, 6), (6,)], "addmm" + BOTH, "addmm+"),
+    ("silu turned", lambda a, b, c: (y := a @ b + c).sigmoid() * y, [(4, 5), (5, 6), (6,)], "addmm" + BOTH, "addmm+"),
     ("silu by hand", lambda a, b, c: (y := a @ b + c) * y.sigmoid(), [(4, 5), (5, 6), (6,)], "addmm" + BOTH, "addmm+"),
     ("tanh by hand", lambda x, w, b: new_gelu(linear(x, w, b)), [(2, 4, 5), (6, 5), (6,)], "addmm" + BOTH, "addmm+"),
     ("scalars", lambda c, a, b: torch.addmm(c, a, b, beta=2, alpha=3).relu(), [(6,), (4, 5), (5, 6)], "addmm+", "addmm+"),

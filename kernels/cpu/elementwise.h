@@ -232,24 +232,22 @@ void add_rows(const Add& p, void* rows, const Sum& sum) {
 template <class Isa, class T, class S, class Real = T>
 void add_crossed(const Add& p, Real alpha, const Runtime& rt) {
   constexpr int L = Isa::template lanes<T>;
-  struct Context {
-    const Add& p;
-    Real alpha;
-    int64_t row_blocks;
-  } context{p, alpha, ceil_div(p.size[p.dims - 2], L)};
-  const auto body = [](void* arg, int64_t begin, int64_t end) {
+  const int row = p.dims - 2, col = p.dims - 1;
+  const int64_t row_blocks = ceil_div(p.size[row], L);
+  int64_t tasks = row_blocks;
+  for (int i = 0; i < row; ++i) tasks *= p.size[i];
+  for_ranges(rt, rt.threads > 1 && p.numel() > kAddGrain, tasks, [&](int64_t begin, int64_t end) {
     using Vec = typename Isa::template Vec<T>;
     using Terms = typename Isa::template Vec<Real>;
-    const Context& c = *static_cast<const Context*>(arg);
-    const Add& q = c.p;
-    const int row = q.dims - 2, col = q.dims - 1;
+    const Add q = p;  // copies, which stores to D cannot change
+    const Real scale = alpha;
     const bool x_crossed = q.x_stride[col] != 1;
     const int64_t crossed_stride = x_crossed ? q.x_stride[col] : q.y_stride[col],
                   straight_row = x_crossed ? q.y_stride[row] : q.x_stride[row];
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t row0 = task % c.row_blocks * L;
+      const int64_t row0 = task % row_blocks * L;
       const int rows = static_cast<int>(min64(L, q.size[row] - row0));
-      int64_t outer = task / c.row_blocks;
+      int64_t outer = task / row_blocks;
       int64_t x_at = row0 * q.x_stride[row], y_at = row0 * q.y_stride[row], d_at = row0 * q.d_stride[row];
       for (int i = row - 1; i >= 0; --i) {
         const int64_t index = outer % q.size[i];
@@ -271,18 +269,12 @@ void add_crossed(const Add& p, Real alpha, const Runtime& rt) {
           const Terms turned = reinterpret_cast<Terms>(block[i]);
           const Terms other =
               reinterpret_cast<Terms>(load_converted<Isa, T, S>(straight + i * straight_row + col0, cols));
-          const Terms sum = x_crossed ? turned + other * c.alpha : other + turned * c.alpha;
+          const Terms sum = x_crossed ? turned + other * scale : other + turned * scale;
           store_exact<Isa, T, S>(d + i * q.d_stride[row] + col0, reinterpret_cast<Vec>(sum), cols);
         }
       }
     }
-  };
-  int64_t tasks = context.row_blocks;
-  for (int i = 0; i < p.dims - 2; ++i) tasks *= p.size[i];
-  if (rt.threads > 1 && p.numel() > kAddGrain)
-    rt.parallel(tasks, body, &context);
-  else
-    body(&context, 0, tasks);
+  });
 }
 
 // Direct: the dtype that is T itself; where all three operands have it, no element is converted. Walks one range of the
@@ -332,71 +324,58 @@ void add_typed(Add p, const Runtime& rt) {
   const int64_t inner = p.dims == 0 ? 1 : p.size[last];
   const int64_t sx = p.dims == 0 ? 1 : p.x_stride[last], sy = p.dims == 0 ? 1 : p.y_stride[last],
                 sd = p.dims == 0 ? 1 : p.d_stride[last];
-  const int64_t pieces_per_row = inner > kAddGrain ? ceil_div(inner, kAddGrain) : 1;
-  const int64_t rows = p.numel() / inner, tasks = rows * pieces_per_row;
-  struct Context {
-    const Add& p;
-    T alpha;
-    int64_t inner, sx, sy, sd, pieces;
-    bool direct, converts;
-  } context{p, alpha, inner, sx, sy, sd, pieces_per_row, direct, converts};
-  const auto body = [](void* arg, int64_t begin, int64_t end) {
-    const Context& c = *static_cast<const Context*>(arg);
-    const Add& q = c.p;
+  const int64_t pieces = inner > kAddGrain ? ceil_div(inner, kAddGrain) : 1;
+  const int64_t rows = p.numel() / inner;
+  for_ranges(rt, rt.threads > 1 && p.numel() > kAddGrain, rows * pieces, [&](int64_t begin, int64_t end) {
     T x[kChunk], y[kChunk];
     for (int64_t task = begin, next; task < end; task = next) {
-      int64_t row = task, from = 0, to = c.inner, x_at = 0, y_at = 0, d_at = 0;
+      int64_t row = task, from = 0, to = inner, x_at = 0, y_at = 0, d_at = 0;
       next = task + 1;
-      if (c.pieces > 1) {  // those of a row up to `end` at once: every new start waits for memory
-        row = task / c.pieces;
-        next = min64(end, (row + 1) * c.pieces);
-        from = part_begin(c.inner, c.pieces, task - row * c.pieces);
-        to = part_begin(c.inner, c.pieces, next - row * c.pieces);
+      if (pieces > 1) {  // those of a row up to `end` at once: every new start waits for memory
+        row = task / pieces;
+        next = min64(end, (row + 1) * pieces);
+        from = part_begin(inner, pieces, task - row * pieces);
+        to = part_begin(inner, pieces, next - row * pieces);
       }
-      for (int i = q.dims - 2; i >= 0; --i) {
-        const int64_t index = i > 0 ? row % q.size[i] : row;
-        if (i > 0) row /= q.size[i];
-        x_at += index * q.x_stride[i], y_at += index * q.y_stride[i], d_at += index * q.d_stride[i];
+      for (int i = p.dims - 2; i >= 0; --i) {
+        const int64_t index = i > 0 ? row % p.size[i] : row;
+        if (i > 0) row /= p.size[i];
+        x_at += index * p.x_stride[i], y_at += index * p.y_stride[i], d_at += index * p.d_stride[i];
       }
-      if (c.direct) {
+      if (direct) {
         const auto run = [&](auto tag) {
           using S = decltype(tag);
-          const S* xs = static_cast<const S*>(q.x) + x_at + from * c.sx;
-          const S* ys = static_cast<const S*>(q.y) + y_at + from * c.sy;
-          S* ds = static_cast<S*>(q.d) + d_at + from;
-          if (c.sy == 0)
-            add_direct<Isa, T, S, One::y>(xs, ys, c.alpha, ds, to - from);
-          else if (c.sx == 0)
-            add_direct<Isa, T, S, One::x>(xs, ys, c.alpha, ds, to - from);
+          const S* xs = static_cast<const S*>(p.x) + x_at + from * sx;
+          const S* ys = static_cast<const S*>(p.y) + y_at + from * sy;
+          S* ds = static_cast<S*>(p.d) + d_at + from;
+          if (sy == 0)
+            add_direct<Isa, T, S, One::y>(xs, ys, alpha, ds, to - from);
+          else if (sx == 0)
+            add_direct<Isa, T, S, One::x>(xs, ys, alpha, ds, to - from);
           else
-            add_direct<Isa, T, S, One::none>(xs, ys, c.alpha, ds, to - from);
+            add_direct<Isa, T, S, One::none>(xs, ys, alpha, ds, to - from);
         };
         if constexpr (std::is_same_v<T, float>) {
-          if (q.d_type == DType::bf16) run(bf16{});
-          if (q.d_type == DType::f16) run(f16{});
+          if (p.d_type == DType::bf16) run(bf16{});
+          if (p.d_type == DType::f16) run(f16{});
         }
-        if (q.d_type == Direct) run(T{});
+        if (p.d_type == Direct) run(T{});
         continue;
       }
-      if (!c.converts) {
-        add_strided(static_cast<const T*>(q.x) + x_at + from * c.sx, c.sx,
-                    static_cast<const T*>(q.y) + y_at + from * c.sy, c.sy, c.alpha,
-                    static_cast<T*>(q.d) + d_at + from * c.sd, c.sd, to - from);
+      if (!converts) {
+        add_strided(static_cast<const T*>(p.x) + x_at + from * sx, sx, static_cast<const T*>(p.y) + y_at + from * sy,
+                    sy, alpha, static_cast<T*>(p.d) + d_at + from * sd, sd, to - from);
         continue;
       }
       for (int64_t i = from; i < to; i += kChunk) {
         const int n = static_cast<int>(to - i < kChunk ? to - i : kChunk);
-        load_any<Isa, T>(q.x, q.x_type, x_at + i * c.sx, c.sx, n, x);
-        load_any<Isa, T>(q.y, q.y_type, y_at + i * c.sy, c.sy, n, y);
-        for (int j = 0; j < n; ++j) x[j] = add_scaled(x[j], c.alpha, y[j]);
-        store_any<Isa, T>(q.d, q.d_type, d_at + i * c.sd, c.sd, n, x);
+        load_any<Isa, T>(p.x, p.x_type, x_at + i * sx, sx, n, x);
+        load_any<Isa, T>(p.y, p.y_type, y_at + i * sy, sy, n, y);
+        for (int j = 0; j < n; ++j) x[j] = add_scaled(x[j], alpha, y[j]);
+        store_any<Isa, T>(p.d, p.d_type, d_at + i * sd, sd, n, x);
       }
     }
-  };
-  if (rt.threads > 1 && p.numel() > kAddGrain)
-    rt.parallel(tasks, body, &context);
-  else
-    body(&context, 0, tasks);
+  });
 }
 
 template <class Isa>

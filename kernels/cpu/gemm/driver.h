@@ -67,25 +67,12 @@ void run_tasks(const Runtime& rt, bool parallel, int64_t tasks, int64_t scratch_
   char* shared = nullptr;
   if (scratch_bytes > kStackScratch)
     shared = static_cast<char*>(rt.allocate(rt.cookie, scratch_bytes * (parallel ? min64(rt.threads, tasks) : 1)));
-  struct Context {
-    const Body* body;
-    char* shared;
-    int64_t bytes;
-    std::atomic<int> next;
-  } context{&body, shared, scratch_bytes, {0}};
-  const auto run = [](void* arg, int64_t begin, int64_t end) {
-    auto* c = static_cast<Context*>(arg);
-    if (c->shared != nullptr) {
-      (*c->body)(begin, end, c->shared + c->bytes * c->next.fetch_add(1));
-    } else {
-      alignas(64) char small[kStackScratch];
-      (*c->body)(begin, end, small);
-    }
-  };
-  if (parallel)
-    rt.parallel(tasks, run, &context);
-  else
-    run(&context, 0, tasks);
+  std::atomic<int> next{0};
+  for_ranges(rt, parallel, tasks, [&](int64_t begin, int64_t end) {
+    if (shared != nullptr) return body(begin, end, shared + scratch_bytes * next.fetch_add(1));
+    alignas(64) char small[kStackScratch];
+    body(begin, end, small);
+  });
 }
 
 // C: the micro-kernel's policy. S: what A and B are stored as (the real type of a complex dtype).

@@ -128,4 +128,12 @@ struct Runtime {
   void* cookie = nullptr;
 };
 
+// Calls body(begin, end) over disjoint ranges that cover [0, tasks): on threads, or where not `parallel` once.
+template <class Body>
+static inline void for_ranges(const Runtime& rt, bool parallel, int64_t tasks, const Body& body) {
+  if (!parallel) return body(int64_t{0}, tasks);
+  const auto call = [](void* arg, int64_t begin, int64_t end) { (*static_cast<const Body*>(arg))(begin, end); };
+  rt.parallel(tasks, call, const_cast<Body*>(&body));
+}
+
 }  // namespace myops::cpu

@@ -67,16 +67,10 @@ void take_turns(const Runtime& rt, int64_t tasks, const Body& body) {
     for (int64_t task = 0; task < tasks; ++task) body(task);
     return;
   }
-  struct Context {
-    const Body* body;
-    int64_t tasks;
-    std::atomic<int64_t> next;
-  } context{&body, tasks, {0}};
-  const auto work = [](void* arg, int64_t, int64_t) {
-    auto* c = static_cast<Context*>(arg);
-    for (int64_t task; (task = c->next.fetch_add(1, std::memory_order_relaxed)) < c->tasks;) (*c->body)(task);
-  };
-  rt.parallel(rt.threads < tasks ? rt.threads : tasks, work, &context);
+  std::atomic<int64_t> next{0};
+  for_ranges(rt, true, rt.threads < tasks ? rt.threads : tasks, [&](int64_t, int64_t) {
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) body(task);
+  });
 }
 
 // A sticky flag that several threads may raise.

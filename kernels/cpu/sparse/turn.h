@@ -12,14 +12,10 @@ constexpr int64_t kTurnGrain = 16384;  // elements, below which a second thread 
 
 // E: lanes that elements of S are turned in.
 template <class Isa, class E, class S>
-void turn_typed(const Turn& problem, const Runtime& rt) {
+void turn_typed(const Turn& p, const Runtime& rt) {
   constexpr int L = Isa::template lanes<E>;
-  struct Context {
-    const Turn& p;
-    int64_t across;  // blocks
-  } context{problem, ceil_div(problem.cols, L)};
-  const auto body = [](void* arg, int64_t begin, int64_t end) {
-    const auto& [p, across] = *static_cast<const Context*>(arg);
+  const int64_t across = ceil_div(p.cols, L), tasks = ceil_div(p.rows, L) * across;  // blocks
+  for_ranges(rt, rt.threads > 1 && p.rows * p.cols > kTurnGrain, tasks, [&](int64_t begin, int64_t end) {
     int64_t i = begin / across * L, j = begin % across * L;
     for (int64_t task = begin; task < end; ++task) {
       const S* const from = static_cast<const S*>(p.from) + i + j * p.column;
@@ -41,12 +37,7 @@ void turn_typed(const Turn& problem, const Runtime& rt) {
       j += L;
       if (j >= p.cols) j = 0, i += L;
     }
-  };
-  const int64_t tasks = ceil_div(problem.rows, L) * context.across;
-  if (rt.threads > 1 && problem.rows * problem.cols > kTurnGrain)
-    rt.parallel(tasks, body, &context);
-  else
-    body(&context, 0, tasks);
+  });
 }
 
 template <class Isa>
