@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 
-from ._libraries import DTYPE_CODES
-from .ops._gemm import check, name_of
+from .ops._gemm import check, check_dtype
 
 _PARTS = ("crow", "col", "values")
 _TRANSPOSE = ("t_crow", "t_col", "t_perm")
@@ -69,8 +68,7 @@ class CSR(torch.Tensor):
             raise RuntimeError(
                 f"crow, col and values must be vectors, got {crow.dim()}-D, {col.dim()}-D and {values.dim()}-D tensors"
             )
-        if values.dtype not in DTYPE_CODES or values.dtype == torch.bool:
-            raise NotImplementedError(f"myops.CSR is not implemented for values of dtype {name_of(values.dtype)}")
+        check_dtype("CSR", values, "values")
         if len({t is None for t in (t_crow, t_col, t_perm)}) > 1:
             raise RuntimeError("t_crow, t_col and t_perm must be given together, or none of them")
         if crow.dtype not in (torch.int32, torch.int64) or col.dtype != crow.dtype:

@@ -403,10 +403,7 @@ def _fold_scalars(row: Operator, target: OpOverload) -> autograd.Kernel:
             if isinstance(value, int) and (operand.is_floating_point() or operand.is_complex()):
                 exact[name] = float(value)  # which is what torch makes of it
                 continue
-            if isinstance(value, complex) and not operand.is_complex():
-                raise RuntimeError(
-                    f"For non-complex input tensors, argument {name} must not be a complex number, but got {value}"
-                )
+            check_complex(value, name, operand.dtype)
             arguments[position] = torch.mul(operand, value)
             exact[name] = 1.0
         mutated = signature.names[0] if target.overloadpacket.__name__.endswith("_") else None
@@ -417,6 +414,14 @@ def _fold_scalars(row: Operator, target: OpOverload) -> autograd.Kernel:
         return target(*arguments, **kwargs, **exact)
 
     return kernel
+
+
+def check_complex(value: Any, name: str, dtype: torch.dtype) -> None:
+    """Refuses a complex scalar where the dtype is not complex."""
+    if isinstance(value, complex) and not dtype.is_complex:
+        raise RuntimeError(
+            f"For non-complex input tensors, argument {name} must not be a complex number, but got {value}"
+        )
 
 
 def check_integer(value: Any, name: str, dtype: torch.dtype) -> None:

@@ -20,7 +20,7 @@ from .calls import Number, as_number, call
 from .csr import CSR
 from .ops._csr import check_inside, rows_of
 from .ops._gemm import WIDE, check_addend, name_of, to
-from .registration import COMPONENTS, OPERATORS, define_composite, define_front, fits_float
+from .registration import COMPONENTS, OPERATORS, check_complex, define_composite, define_front, fits_float
 
 __all__ = ["addmm", "bmm", "mm", "sampled_addmm"]
 
@@ -455,10 +455,8 @@ def _number(value: Any, name: str, like: Any) -> Any:
         raise TypeError(f"{name} must be a number, but got {type(value).__name__}")
     if isinstance(value, complex) and value.imag == 0:
         return value.real
-    if isinstance(value, complex) and isinstance(like, Tensor) and not like.dtype.is_complex:
-        raise RuntimeError(
-            f"For non-complex input tensors, argument {name} must not be a complex number, but got {value}"
-        )
+    if isinstance(like, Tensor):
+        check_complex(value, name, like.dtype)
     inexact = isinstance(like, Tensor) and (like.dtype.is_floating_point or like.dtype.is_complex)
     return float(value) if isinstance(value, int) and inexact else value
 
