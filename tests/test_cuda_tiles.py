@@ -257,6 +257,11 @@ def test_tiny(library, least_shared_memory, kind):
         (4, 1, 51),
         (8, 5, 64),
         (32, 32, 64),
+        (8, 8, 65),
+        (12, 11, 251),
+        (13, 32, 120),
+        (1, 1, 256),
+        *([(9, 32, 250)] if kind.itemsize < 8 else []),  # in float64 that is more than a block takes
     ]
     for m, n, k in shapes:
         a, b = integers((37, m, k), kind, 1), integers((37, k, n), kind, 2)
@@ -272,7 +277,7 @@ def test_tiny(library, least_shared_memory, kind):
 
 def test_tiny_has_the_bits_of_tile(library):
     torch.manual_seed(8)
-    for m, n, k in [(11, 13, 37), (4, 4, 4), (8, 8, 8), (16, 16, 16), (32, 32, 32), (32, 30, 64)]:
+    for m, n, k in [(11, 13, 37), (4, 4, 4), (8, 8, 8), (16, 16, 16), (32, 32, 32), (32, 30, 64), (8, 8, 200)]:
         a, b = torch.randn(50, m, k), torch.randn(50, k, n)
         same(run_kernel(library, "tiny", a, b)[0], run_kernel(library, "small tile", a, b)[0])
 
@@ -310,6 +315,30 @@ def test_route_sends_plain_large_products_to_torch(library):
     assert route(library, bf16, n, n, n, 8, [n, 1, 0, n, 1, n * n, n, 1, n * n]) == "own"  # A is broadcast
     assert route(library, torch.int8, n, n, n, mode="native") == "own"  # torch has none
     assert route(library, torch.float32, n, n, n, strides=[2 * n, 2, 0, n, 1, 0, n, 1, 0], mode="native") == "own"
+
+
+def test_route_sends_long_sums_for_few_results_to_torch(library):
+    """Whose kernels cut K; here those of few rows alone do."""
+    assert route(library, torch.float32, 32, 1024, 4096) == "native"
+    assert route(library, torch.complex64, 1, 1, 10**6) == "native"
+    assert route(library, torch.complex64, 1, 1, 1000) == "own"
+    assert route(library, torch.bfloat16, 33, 33, 10**6) == "native"  # of rows that are not aligned
+    assert route(library, torch.bfloat16, 33, 33, 2000) == "own"
+    assert route(library, torch.float32, 16, 16, 10**6) == "own"
+    assert route(library, torch.bfloat16, 16, 100, 4096, 8) == "own"
+
+
+def test_route_of_a_matrix_c(ops, library, monkeypatch):
+    """Torch copies a C first, unless it is the result."""
+    monkeypatch.delenv("MYOPS_CUDA_GEMM", raising=False)
+    a = integers((64, 64), torch.bfloat16, 1)
+    before = library.emulation_native_calls()
+    same(ops.addmm(a, a, a), reference(a, a, a, 1, 1, torch.bfloat16))
+    assert library.emulation_native_calls() == before
+    t = a.clone()
+    ops.addmm_(t, a, a)
+    same(t, reference(a, a, a, 1, 1, torch.bfloat16))
+    assert library.emulation_native_calls() == before + 1
 
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
@@ -917,6 +946,15 @@ def test_skinny_plan_shares_k_as_far_as_it_must(library):
     long = plan(library, torch.bfloat16, 1, 64, 1 << 20, strides=[1 << 20, 1, 0, 1, 1 << 20, 0, 64, 1, 0])
     assert (long["b_along_k"], long["warps_k"]) == (1, 8)
     assert long["blocks"] >= 132
+    for kind, m, n, k, batch, warps in [
+        (torch.float32, 1, 1, 100000, 1000, 8),
+        (torch.float32, 1, 64, 8192, 512, 4),  # two warps' columns
+        (torch.float32, 1, 1000, 8192, 512, 1),
+        (torch.bfloat16, 1, 1, 100000, 1000, 8),
+        (torch.bfloat16, 1, 128, 8192, 512, 2),
+        (torch.bfloat16, 1, 1, 384, 1000, 2),  # what there is of K
+    ]:  # blocks enough, but none of their warps without work
+        assert plan(library, kind, m, n, k, batch)["warps_k"] == warps
     wide_lanes = plan(library, torch.float32, 1, 64, 1 << 20, strides=[1 << 20, 1, 0, 1, 1 << 20, 0, 64, 1, 0])
     assert wide_lanes["lanes_k"] == 32
     for m in range(2, 17):  # the order of the sums does not depend on M

@@ -30,8 +30,8 @@ struct LimbLayout {
   static constexpr int kLimbs = sizeof(In), kThreads = kShape.threads(), kPitch = kShape.depth + 16;
   static constexpr int kWarpM = kShape.m / kShape.warps_m, kWarpN = kShape.n / kShape.warps_n;
   static constexpr int kBytesA = kLimbs * kShape.m * kPitch, kStageBytes = kBytesA + kLimbs * kShape.n * kPitch;
-  static constexpr int kVector = 16 / sizeof(Acc);  // sums that are moved at once
-  static constexpr int kResultPitch = kShape.n + kVector;
+  static constexpr int kVector = 16 / sizeof(Acc);   // sums that are moved at once
+  static constexpr int kResultPitch = kShape.n + 8;  // lines that a warp stores at once lie in different banks
   static constexpr int kSharedBytes = 2 * kStageBytes;
   // A level of int64 that may not wrap has at most 4 products of bytes for each value of K, less than 2^18; those of
   // more count in units of 2^32 or above.

@@ -34,11 +34,19 @@ struct MmaLayout {
   static constexpr int kWarpM = kShape.m / kShape.warps_m, kWarpN = kShape.n / kShape.warps_n;
   static constexpr int kBytesA = kShape.m * kDepthBytes, kStageBytes = kBytesA + kShape.n * kDepthBytes;
   static constexpr int kStages = 96 * 1024 / kStageBytes;  // two blocks to a multiprocessor of a Hopper
-  static constexpr int kResultPitch = kShape.n + 4;        // of the sums, which take the place of the stages at the end
-  static constexpr int kSharedBytes = kStages * kStageBytes;
+  // Of the sums, which take the place of the stages at the end. Four rows of eight columns lie in different banks.
+  static constexpr int kResultPitch = kShape.n + 8;
+  static constexpr int kResultBytes = kShape.m * kResultPitch * static_cast<int>(sizeof(Acc));
 
   static_assert(kWarpM % 16 == 0 && kWarpN % 16 == 0, "a warp takes whole fragments of A, and pairs of them of B");
-  static_assert(kShape.m * kResultPitch * static_cast<int>(sizeof(Acc)) <= kSharedBytes, "sums fit in the stages");
+  static_assert(kResultBytes <= kStages * kStageBytes, "sums fit in the stages");
+
+  // Stages that a short K leaves unused are not asked for, and more blocks fit on a multiprocessor.
+  static constexpr int shared_bytes(int64_t k) {
+    const int64_t steps = ceil_divide(k, kDepth);
+    const int stages = static_cast<int>(steps < kStages ? steps : kStages) * kStageBytes;
+    return stages > kResultBytes ? stages : kResultBytes;
+  }
 };
 
 // A thread's share of the copies of one operand: kLines lines (rows of A, columns of B) by 128 bytes of K.
@@ -218,8 +226,8 @@ cudaError_t launch_mma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t st
     if (plan.a_along_k && !plan.b_along_k) kernel = &gemm_mma<kIn, kSize, true, false>;
     if (!plan.a_along_k && !plan.b_along_k) kernel = &gemm_mma<kIn, kSize, false, false>;
   }
-  return launch_kernel(kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(Layout::kThreads), Layout::kSharedBytes,
-                       stream, g, plan);
+  return launch_kernel(kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(Layout::kThreads),
+                       Layout::shared_bytes(g.K), stream, g, plan);
 }
 
 template <DType kIn>

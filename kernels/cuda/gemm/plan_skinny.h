@@ -32,6 +32,13 @@ inline int64_t skinny_splits(int64_t columns_of_blocks, int64_t wanted, int64_t 
   return splits < 1 ? 1 : splits;
 }
 
+// How many warps of a block share K: more where blocks are wanted, and where warps would else have no columns.
+template <class TilesN>
+void share_by_warps(GemmPlan& plan, const Gemm& g, int64_t wanted, int64_t most, const TilesN& tiles_n) {
+  for (plan.warps_k = 1; plan.warps_k < kSkinnyWarps && plan.warps_k <= most; plan.warps_k *= 2)
+    if (tiles_n(plan.warps_k) * g.batch() >= wanted && tiles_n(2 * plan.warps_k) > tiles_n(plan.warps_k)) break;
+}
+
 inline void finish_skinny(GemmPlan& plan, const Gemm& g, int64_t columns_of_blocks) {
   plan.tiles_m = 1;
   plan.splits = g.K == 0 ? 1 : ceil_divide(g.K, plan.split_k);
@@ -48,9 +55,7 @@ inline void plan_skinny_mma(GemmPlan& plan, const Gemm& g, const Machine& machin
   plan.warp_columns = plan.b_along_k ? 16 : 32;
   const int64_t wanted = kSkinnyBlocksEach * machine.multiprocessors, steps = ceil_divide(g.K, kSkinnyShareStep);
   const auto tiles_n = [&](int warps_k) { return ceil_divide(g.N, plan.warp_columns * (kSkinnyWarps / warps_k)); };
-  plan.warps_k = 1;
-  while (plan.warps_k < kSkinnyWarps && tiles_n(plan.warps_k) * g.batch() < wanted && steps >= 2 * plan.warps_k)
-    plan.warps_k *= 2;
+  share_by_warps(plan, g, wanted, steps / 2, tiles_n);
   plan.tiles_n = tiles_n(plan.warps_k);
   const int64_t columns_of_blocks = plan.tiles_n * g.batch();
   // A second pass costs more than multiprocessors that have nothing to do, unless these are most of them.
@@ -81,9 +86,7 @@ inline void plan_skinny_wide(GemmPlan& plan, const Gemm& g, const Machine& machi
   // First as many columns as there are, then K is shared by the warps, then by blocks: each stage costs a reduction. A
   // warp keeps two steps, so that a load is in flight while the other is used.
   const auto tiles_n = [&](int warps_k) { return ceil_divide(g.N, warp_columns * (kSkinnyWarps / warps_k)); };
-  plan.warps_k = 1;
-  while (plan.warps_k < kSkinnyWarps && tiles_n(plan.warps_k) * g.batch() < wanted && steps >= 4 * plan.warps_k)
-    plan.warps_k *= 2;
+  share_by_warps(plan, g, wanted, steps / 4, tiles_n);
   plan.tiles_n = tiles_n(plan.warps_k);
   const int64_t columns_of_blocks = plan.tiles_n * g.batch();
   const int64_t splits = skinny_splits(columns_of_blocks, wanted, steps / (2 * plan.warps_k));

@@ -1,10 +1,11 @@
 // Plans of tiny.cuh. a_packed, b_packed: what a block needs of that operand is one run of memory.
 #pragma once
-#include "plan_common.h"
+#include "plan_skinny.h"
 
 namespace myops {
 
-constexpr int kTinySide = 32, kTinyDepth = 64;
+// Where one side is for skinny otherwise, whose blocks have an item each, K may be longer. Guess.
+constexpr int kTinySide = 32, kTinyDepth = 64, kTinyDepthOfFew = 256;
 
 // What the operands of a block may take of shared memory, of which a GPU has 99 to 227 KB: several blocks overlap.
 constexpr int64_t kTinyBytes = 48 * 1024;
@@ -20,12 +21,13 @@ inline int tiny_side(const Gemm& g) {
   return side;
 }
 
-// The items of a block: as many as it has threads for, or half, a quarter ... of them, where K is long. Rows are
-// counted with the odd pitch that they may get.
+// What the operands of an item take, their rows counted with the odd pitch that they may get.
+inline int64_t tiny_bytes(const Gemm& g) { return (g.M * (g.K | 1) + g.K * (g.N | 1)) * element_size(g.in); }
+
+// The items of a block: as many as it has threads for, or half, a quarter ... of them, where K is long.
 inline int tiny_items(const Gemm& g) {
-  const int64_t bytes = (g.M * (g.K | 1) + g.K * (g.N | 1)) * element_size(g.in);
   int items = tiny_items(g.in, tiny_side(g));
-  while (items > 1 && items * bytes > kTinyBytes) items /= 2;
+  while (items > 1 && items * tiny_bytes(g) > kTinyBytes) items /= 2;
   return items;
 }
 
@@ -50,7 +52,9 @@ inline bool is_tiny_product(const Gemm& g) {
 }
 
 inline bool takes_tiny_shape(const Gemm& g) {
-  return is_floating(g.in) && g.M <= kTinySide && g.N <= kTinySide && g.K <= kTinyDepth;
+  const int64_t few = g.M < g.N ? g.M : g.N;
+  return is_floating(g.in) && g.M <= kTinySide && g.N <= kTinySide &&
+         g.K <= (few <= kSkinnyRows ? kTinyDepthOfFew : kTinyDepth) && tiny_bytes(g) <= kTinyBytes;
 }
 
 inline GemmPlan plan_tiny(const Gemm& problem) {

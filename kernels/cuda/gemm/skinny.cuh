@@ -217,8 +217,10 @@ __global__ void __launch_bounds__(kSkinnyThreads, 1)
     walk.a = static_cast<const In*>(g.A.data) + batch_offset(g, g.A, item);
     walk.b = static_cast<const In*>(g.B.data) + batch_offset(g, g.B, item) + (col0 + column) * g.B.col_stride;
     walk.k0 = split * plan.split_k;
-    walk.k1 = g.K - walk.k0 < plan.split_k ? g.K : walk.k0 + plan.split_k;
     walk.left_n = g.N - col0 - column;
+    walk.k1 = walk.left_n <= 0               ? walk.k0  // nobody stores what this lane would sum
+              : g.K - walk.k0 < plan.split_k ? g.K
+                                             : walk.k0 + plan.split_k;
     walk.slot = warp_k * plan.lanes_k + lane_k;
     walk.slots = plan.warps_k * plan.lanes_k;
 

@@ -37,17 +37,24 @@ __global__ void __launch_bounds__(kSkinnyThreads)
   using Acc = typename Element<kIn>::Acc;
   wait_for_previous_kernel();
   let_next_kernel_begin();
+  constexpr int kAtOnce = 8;  // splits whose sums are under way together: each alone waits for memory
   const int64_t quads = (g.N + 3) / 4, count = g.batch() * g.M * quads, step = int64_t(gridDim.x) * kSkinnyThreads;
+  const int64_t of_split = g.batch() * g.M * g.N;
 #pragma unroll 1
   for (int64_t i = int64_t(blockIdx.x) * kSkinnyThreads + threadIdx.x; i < count; i += step) {
     const int64_t line = i / quads, col = i % quads * 4;  // line: row of an item, counted through the batch
     const Acc* partial = static_cast<const Acc*>(workspace) + line * g.N + col;
     Acc sum[4] = {};
-    for (int64_t s = 0; s < splits; ++s, partial += g.batch() * g.M * g.N) {
-      Acc part[4] = {};
-      load_row(part, partial, 1, g.N - col, false);
+#pragma unroll 1
+    for (int64_t s = 0; s < splits; s += kAtOnce, partial += kAtOnce * of_split) {
+      Acc parts[kAtOnce][4] = {};
 #pragma unroll
-      for (int v = 0; v < 4; ++v) sum[v] += part[v];
+      for (int u = 0; u < kAtOnce; ++u)
+        if (s + u < splits) load_row(parts[u], partial + u * of_split, 1, g.N - col, false);
+#pragma unroll
+      for (int u = 0; u < kAtOnce; ++u)
+#pragma unroll
+        for (int v = 0; v < 4; ++v) sum[v] += parts[u][v];
     }
     Epilogue<kIn>(g, line / g.M).store(sum, line % g.M, col);
   }

@@ -34,7 +34,7 @@ struct TinyLayout {
 struct TinyOperand {
   int row_stride, col_stride, item_stride;
   bool run;              // one copy for the whole block
-  unsigned per_element;  // else i * per_element >> 20 is i divided by the extent that neighbouring threads walk
+  unsigned per_element;  // else i * per_element >> 22 is i divided by the extent that neighbouring threads walk
 };
 struct TinyBlock {
   TinyOperand a, b;
@@ -75,7 +75,7 @@ __device__ __forceinline__ void load_tiny(char* shared, const TinyOperand& s, co
   const int fast_size = along_cols ? cols : rows;
 #pragma unroll 4
   for (int i = static_cast<int>(threadIdx.x) % Layout::kItemThreads; i < rows * cols; i += Layout::kItemThreads) {
-    const int slow = static_cast<int>(i * s.per_element >> 20), fast = i - slow * fast_size;
+    const int slow = static_cast<int>(i * s.per_element >> 22), fast = i - slow * fast_size;
     const int row = along_cols ? slow : fast, col = along_cols ? fast : slow;
     shared_store(target + row * s.row_stride + col * s.col_stride, data[row * view.row_stride + col * view.col_stride]);
   }
@@ -241,7 +241,7 @@ inline TinyOperand tiny_operand(const MatrixView& v, int64_t rows, int64_t cols,
   s.row_stride = static_cast<int>(by_rows ? pitch : 1), s.col_stride = static_cast<int>(by_rows ? 1 : pitch);
   s.item_stride = static_cast<int>(!run ? rows * pitch : v.batch_stride[0] == 0 ? 0 : rows * cols);
   const int64_t extent = along_cols ? cols : rows;
-  s.per_element = static_cast<unsigned>((1 << 20) / (extent > 0 ? extent : 1) + 1);
+  s.per_element = static_cast<unsigned>((1 << 22) / (extent > 0 ? extent : 1) + 1);
   return s;
 }
 
