@@ -240,15 +240,16 @@ def test_plan_of_rows(
 @pytest.mark.parametrize(("vector", "size", "sum_size"), [(4, 4, 4), (8, 2, 4), (2, 8, 8), (1, 16, 16)])
 def test_plan_of_dots(library: Any, vector: int, size: int, sum_size: int) -> None:
     """Every entry is in a span, and the sums of a block take little of what a multiprocessor has."""
-    for nnz in (1, 7, 100_000, 1_200_000, 2_400_000, 5_000_000, 2**31):
+    for rows, nnz in itertools.product((100_000, 10**8), (0, 1, 7, 100_000, 1_200_000, 2_400_000, 5_000_000, 2**31)):
         plan = (ctypes.c_int64 * 3)()
-        sizes = 100_000, 100_000, nnz, vector, size, sum_size
+        sizes = rows, 100_000, nnz, vector, size, sum_size
         library.emulation_sddmm_plan(*(ctypes.c_int64(x) for x in sizes), plan)
         span, tile, blocks = plan
-        assert (blocks - 1) * 32 * span < nnz <= blocks * 32 * span
+        assert blocks == max(-(-nnz // (32 * span)), min(-(-rows // 2048), 1056))  # the second: to check crow
         assert 8 <= span <= 1024 // sum_size
         assert span % 8 == 0
-        assert tile == 16 * vector
+        assert tile == max(16 * vector, 256 // size)
+        assert tile % (8 * vector) == 0
 
 
 # ---- Transposes ------------------------------------------------------------------------------------------------------
@@ -546,3 +547,15 @@ def test_each_barrier_of_the_sort_is_needed(library: Any) -> None:
             found = library.emulation_sort()
             library.emulation_leave_out(b"barrier", -1)
             assert found != b"", f"barrier {barrier} is missing, seed {seed}"
+
+
+def test_more_columns_than_kernels_count(ops: Any) -> None:
+    crow, col, v = torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1)
+    x = torch.ones(1, 2).expand(2**32, 2)
+    for call in (
+        lambda: ops.spmm(crow, col, v, x),
+        lambda: ops.spmm_extremum(crow, col, v, x),
+        lambda: ops.sddmm(crow, col, x[:1], x),
+    ):
+        with pytest.raises(RuntimeError, match="has 4294967296 columns, and CUDA kernels take at most 4294967295"):
+            call()

@@ -45,7 +45,7 @@ struct CurrentStream {
 
   explicit CurrentStream(const Tensor& like) : device(like.get_device_index()) {
     if (like.is_cuda()) guard.emplace(device);  // the emulated kernels work on CPU tensors
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   }
   operator cudaStream_t() const { return static_cast<cudaStream_t>(stream); }
 
@@ -119,6 +119,11 @@ class Session {
   SparseSession session_;
 };
 
+void check_columns(const Csr& A) {
+  MYOPS_CHECK(A.cols <= kMostColumns, "myops: the sparse matrix has ", A.cols,
+              " columns, and CUDA kernels take at most ", kMostColumns);
+}
+
 template <class Problem>
 Status run_product(const char* kernel, cudaError_t (*launch)(const Problem&, const SparseSession&),
                    const Problem& problem, const Tensor& like) {
@@ -161,13 +166,20 @@ void Cuda::run(const Add& problem, const Tensor& like) {
   launch_on_current_stream<Add>("add", launch_add, problem, like);
 }
 
-Status Cuda::run(const Spmm& problem, const Tensor& like) { return run_product("spmm", launch_spmm, problem, like); }
+Status Cuda::run(const Spmm& problem, const Tensor& like) {
+  check_columns(problem.A);
+  return run_product("spmm", launch_spmm, problem, like);
+}
 
 Status Cuda::run(const Extremum& problem, const Tensor& like) {
+  check_columns(problem.A);
   return run_product("spmm_extremum", launch_extremum, problem, like);
 }
 
-Status Cuda::run(const Sddmm& problem, const Tensor& like) { return run_product("sddmm", launch_sddmm, problem, like); }
+Status Cuda::run(const Sddmm& problem, const Tensor& like) {
+  check_columns(problem.A);
+  return run_product("sddmm", launch_sddmm, problem, like);
+}
 
 Status Cuda::run(const Transpose& problem, const Tensor& like) {
   Session session(like);

@@ -122,6 +122,10 @@ T atomicAdd(T* address, T value) {
   return emulation::atomic(address, [=](T old) { return static_cast<T>(old + value); });
 }
 template <class T>
+T atomicMax(T* address, T value) {
+  return emulation::atomic(address, [=](T old) { return old < value ? value : old; });
+}
+template <class T>
 T atomicOr(T* address, T value) {
   return emulation::atomic(address, [=](T old) { return old | value; });
 }

@@ -12,7 +12,6 @@ constexpr int kThreads = 256;     // of a block
 constexpr int kBlocksAtOnce = 2;  // on a multiprocessor, at least; without it ptxas stops at 64 registers and spills
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
-constexpr int64_t kMostColumns = 0xffffffff;  // of A where kernels keep their numbers in 32 bits
 
 inline int64_t blocks_of(int64_t items, int64_t per_block) { return (items + per_block - 1) / per_block; }
 
@@ -26,6 +25,12 @@ __device__ __forceinline__ int64_t thread_in_grid() {
 __device__ __forceinline__ void report(unsigned* findings, Status status) {
   if (findings == nullptr) __trap();
   atomicOr(findings, 1u << static_cast<int>(status));
+}
+
+// Whether another thread has said so already, as far as this one sees: an atomic for each would meet on one address.
+template <class T>
+__device__ __forceinline__ bool already_set(const T* flag) {
+  return *static_cast<const volatile T*>(flag) != 0;
 }
 
 __device__ __forceinline__ int64_t load_index(const void* array, bool wide, int64_t i) {

@@ -12,6 +12,8 @@
 //
 // Bound: the gather of B.
 #pragma once
+#include <algorithm>
+
 #include "pattern.cuh"
 #include "rows.h"
 
@@ -34,13 +36,14 @@ struct SddmmPlan {
 // bytes: of an element of B; sum_bytes: of a dot.
 inline SddmmPlan plan_sddmm(const Csr& A, int64_t vector, int64_t bytes, int64_t sum_bytes) {
   SddmmPlan plan;
-  int64_t span = blocks_of(blocks_of(A.nnz, kSpansWanted), kDots) * kDots;
-  const int64_t most = kMostSumBytes / (kDotTeams * sum_bytes);
-  if (span > most) span = most;
+  const int64_t wanted = blocks_of(blocks_of(A.nnz, kSpansWanted), kDots) * kDots;
+  const int64_t most = kMostSumBytes / (kDotTeams * sum_bytes), least = kDots;
+  const int64_t span = std::max(std::min(wanted, most), least);
   plan.span = static_cast<int>(span);
-  const int64_t narrow = kDotLanes * vector;
+  const int64_t narrow = std::max(kDotLanes * vector, 128 / bytes);  // a line of a row of B, whole steps of the lanes
   plan.tile = A.nnz >= A.rows * kDotLongRows && A.cols * narrow * bytes <= kDotTileBytes ? narrow : 2 * narrow;
-  plan.blocks = A.nnz == 0 ? blocks_of(A.rows, kThreads) : blocks_of(A.nnz, kDotTeams * span);
+  // Blocks without entries help to check a crow of many rows.
+  plan.blocks = std::max(std::min(blocks_of(A.rows, 8 * kThreads), kBlocksWanted), blocks_of(A.nnz, kDotTeams * span));
   return plan;
 }
 
@@ -78,6 +81,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(typename Element<kType>::Acc)
 
   const auto end_of = [&](int64_t row) { return load_index(p.A.crow, p.A.wide, row + 1); };
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kDotTeams * plan.span;
+  if (first >= p.A.nnz) return;
   if (const int warp = thread / kWarpSize; warp < 2) {  // the rows of the first entry, and of the first after the block
     const int64_t entry = first + warp * kDotTeams * plan.span;
     const int64_t row = count_in_warp(p.A.rows - 1, [&](int64_t i) { return end_of(i) <= entry; });

@@ -22,6 +22,8 @@ namespace myops {
     if (myops_error != cudaSuccess) return myops_error; \
   } while (0)
 
+constexpr int64_t kMostColumns = 0xffffffff;  // of A in products, whose kernels keep their numbers in 32 bits
+
 struct SparseSession {
   cudaStream_t stream = nullptr;
   bool early = false;  // launch_kernel_early can

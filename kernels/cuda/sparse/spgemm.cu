@@ -111,7 +111,7 @@ class Multiplication {
     MYOPS_CUDA_TRY(cudaGetDevice(&device));
     MYOPS_CUDA_TRY(cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     shared_ = shared - static_cast<int64_t>(kOwnShared);
-    by_bits_ = p_.B.cols <= kMostMarked && p_.B.nnz <= kMostEntries && fill_capacity(kHugeBin) > 0;
+    by_bits_ = p_.B.cols <= kMostMarked && p_.B.nnz <= kMostEntries && fill_room(kHugeBin) > 0;
     return cudaSuccess;
   }
 
@@ -183,21 +183,26 @@ class Multiplication {
   }
 
   static int64_t fill_parts(int bin) { return bin == kHugeBin ? 8 : 4; }
-  // Sums that a block keeps for each part; 0 where there is no room for any.
+  // The most columns of a row of a bin, once rows are sorted by them.
+  int64_t columns_in(int bin) const {
+    return bin == kHugeBin ? static_cast<int64_t>(bins_.longest) : std::min(p_.B.cols, capacity_.of[bin]);
+  }
+  // Sums that a block has room for in each part, and those that it keeps; multiples of kLeastSums.
+  static constexpr int64_t kLeastSums = 32;
+  int64_t fill_room(int bin) const {
+    const int64_t parts = fill_parts(bin), left = shared_ - fill_bytes<Acc>(0, parts, column_words(p_.B.cols));
+    return left < 0 ? 0 : left / (parts * static_cast<int64_t>(sizeof(Acc))) / kLeastSums * kLeastSums;
+  }
   int64_t fill_capacity(int bin) const {
-    constexpr int64_t kLeast = 32;
-    const int64_t parts = fill_parts(bin),
-                  columns = bin == kHugeBin ? p_.B.cols : std::min(p_.B.cols, capacity_.of[bin]);
-    const int64_t room = (shared_ - fill_bytes<Acc>(0, parts, column_words(p_.B.cols))) / (parts * sizeof(Acc));
-    return room < kLeast ? 0 : std::min((columns + kLeast - 1) / kLeast, room / kLeast) * kLeast;
+    return std::min(blocks_of(columns_in(bin), kLeastSums) * kLeastSums, fill_room(bin));
   }
 
   template <bool kPlain>
   cudaError_t launch_fill(int bin) {
     const int64_t parts = fill_parts(bin), capacity = fill_capacity(bin), words = column_words(p_.B.cols);
-    const int64_t columns = std::min(p_.B.cols, capacity_.of[bin]);
+    const int64_t blocks = blocks_of(columns_in(bin), capacity);
     return launch_kernel(&fill_rows<Acc, kPlain>,
-                         dim3(static_cast<unsigned>(rows_in(bin)), static_cast<unsigned>(blocks_of(columns, capacity))),
+                         dim3(static_cast<unsigned>(rows_in(bin)), static_cast<unsigned>(blocks)),
                          dim3(static_cast<unsigned>(parts * kWarpSize)), fill_bytes<Acc>(capacity, parts, words),
                          session_.stream, p_, list(bin), static_cast<int>(capacity), static_cast<int>(words));
   }

@@ -17,6 +17,7 @@ constexpr int64_t kLongList = 1024;
 __global__ void __launch_bounds__(kThreads) check_order(const Csr C, unsigned* unsorted) {
   const int64_t e = thread_in_grid();
   if (e == 0 || e >= C.nnz || load_index(C.col, C.wide, e - 1) <= load_index(C.col, C.wide, e)) return;
+  if (already_set(unsorted)) return;
   // Out of order, unless a row begins here: then some crow is e.
   const int64_t i = lower_bound(C.rows, e, [&](int64_t row) { return load_index(C.crow, C.wide, row); });
   if (load_index(C.crow, C.wide, i) != e) atomicOr(unsorted, 1u);

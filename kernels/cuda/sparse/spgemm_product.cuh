@@ -56,6 +56,7 @@ struct Bins {
   unsigned long long rows[kBins];  // with products at all
   unsigned long long unordered;    // not 0: a row of B has columns that do not increase
   unsigned long long findings;
+  unsigned long long longest;  // size of a row of the last bin
   int64_t nnz;
 };
 
@@ -64,6 +65,7 @@ __global__ void __launch_bounds__(kThreads) check_operands(const Csr A, const Cs
   check_item(A, i, findings);
   check_item(B, i, findings);
   if (i == 0 || i >= B.nnz || load_index(B.col, B.wide, i - 1) < load_index(B.col, B.wide, i)) return;
+  if (already_set(&bins->unordered)) return;
   const int64_t row = lower_bound(B.rows, i, [&](int64_t r) { return load_index(B.crow, B.wide, r); });
   if (load_index(B.crow, B.wide, row) != i) atomicOr(&bins->unordered, 1ull);  // no row begins here
 }
@@ -103,6 +105,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   int bin = 0;
   while (size > capacity.of[bin]) ++bin;
+  if (bin == kHugeBin) atomicMax(&bins->longest, static_cast<unsigned long long>(size));
   const unsigned place = size > 0 ? atomicAdd(&shared.count[bin], 1u) : 0;
   __syncthreads();
   if (thread < kBins)
