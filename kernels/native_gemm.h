@@ -37,13 +37,13 @@ inline Tensor tensor_of(const Gemm& g, const MatrixView& v, int64_t rows, int64_
   const int64_t sizes[3] = {batch, rows, cols}, strides[3] = {v.batch_stride[0], row_stride, col_stride};
   const int skipped = row_only ? 2 : g.batch_dims == 1 ? 0 : 1;
   int32_t device_type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(scalar_type_of(g.in)));
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(v.data, 3 - skipped, sizes + skipped,
-                                                                   strides + skipped, 0, dtype, device_type,
-                                                                   like.get_device_index(), &handle));
-  return Tensor(handle);
+  TORCH_ERROR_CODE_CHECK(aoti_torch_create_tensor_from_blob(v.data, 3 - skipped, sizes + skipped, strides + skipped, 0,
+                                                            dtype, device_type, like.get_device_index(), &handle));
+  const Tensor t(handle);
+  return v.conj ? call_aten<Tensor>("aten::_conj", t) : t;
 }
 
 // D = alpha * A @ B + beta * C; on CUDA on the current stream. Requires native_takes.
@@ -52,14 +52,14 @@ inline void run_native(const NativeGemm& native, const Gemm& g, const Tensor& li
   const Tensor d = tensor_of(g, g.D, g.M, g.N, like);
   const bool batched = g.batch_dims == 1;
   if (g.C.data == nullptr && g.alpha == 1) {
-    STABLE_TORCH_ERROR_CODE_CHECK((batched ? native.bmm : native.mm)(d.get(), a.get(), b.get()));
+    TORCH_ERROR_CODE_CHECK((batched ? native.bmm : native.mm)(d.get(), a.get(), b.get()));
     return;
   }
   const bool none = g.C.data == nullptr;  // then beta = 0, and C is not read
   const bool in_place = g.C.data == g.D.data;
   const bool row_only = !none && !batched && g.C.row_stride == 0 && g.C.col_stride == 1;
   const Tensor c = none || in_place ? d : tensor_of(g, g.C, g.M, g.N, like, row_only);
-  STABLE_TORCH_ERROR_CODE_CHECK(
+  TORCH_ERROR_CODE_CHECK(
       (batched ? native.baddbmm : native.addmm)(d.get(), c.get(), a.get(), b.get(), none ? 0 : g.beta, g.alpha));
 }
 

@@ -17,16 +17,17 @@ enum class Route : int8_t { own, native };
 enum class RouteMode : int8_t { own, native, automatic };
 constexpr const char* kRouteModes[] = {"own", "native", "auto"};
 
-// What torch's kernels take through strides, without a copy and at most one batch dimension: no conjugate views, no
-// mixed dtypes, no integers, no activation, no packed weight.
+// What torch's kernels take through strides, without a copy and at most one batch dimension: no conjugate views but of
+// matrices that are transposed as well, no mixed dtypes, no integers, no activation, no packed weight.
 inline bool native_takes(const Gemm& g) {
   if (g.activation != Activation::none || g.b_panels) return false;
   if (is_integral(g.in) || g.out != g.in || g.c_type != g.in || g.batch_dims > 1 || g.K == 0) return false;
-  if (g.A.conj || g.B.conj || g.C.conj || g.D.conj) return false;
+  if (g.C.conj || g.D.conj) return false;
   const auto in_rows = [](int64_t rows, int64_t cols, int64_t row_stride, int64_t col_stride) {
     return (cols == 1 || col_stride == 1) && (rows == 1 || row_stride >= cols);
   };
   const auto blas = [&](const MatrixView& v, int64_t rows, int64_t cols) {
+    if (v.conj && (g.batch_dims > 0 || v.row_stride != 1)) return false;
     return in_rows(rows, cols, v.row_stride, v.col_stride) || in_rows(cols, rows, v.col_stride, v.row_stride);
   };
   return blas(g.A, g.M, g.K) && blas(g.B, g.K, g.N) && in_rows(g.M, g.N, g.D.row_stride, g.D.col_stride);

@@ -355,7 +355,11 @@ def test_native_kernels_compute_the_same(ops, library, kind, monkeypatch):
     x, y = integers((3, 6, 9), kind, 4), integers((3, 9, 7), kind, 5)
     same(ops.bmm(x, y), reference(None, x, y, 0, 1, kind))
     same(ops.baddbmm(c, x, y, beta=2, alpha=3), reference(c, x, y, 2, 3, kind))
-    assert library.emulation_native_calls() == before + 7
+    h, i = a.to(torch.complex64).T.contiguous(), b.to(torch.complex64)
+    same(ops.mm(h.mH, i), reference(None, h.mH, i, 0, 1, torch.complex64))
+    assert library.emulation_native_calls() == before + 8
+    same(ops.mm(h.T.conj(), i.conj()), reference(None, h.T.conj(), i.conj(), 0, 1, torch.complex64))
+    assert library.emulation_native_calls() == before + 8  # torch would copy the second
     same(ops.matmul(x[:, None], y[None, :1]), reference(None, x[:, None], y[None, :1], 0, 1, kind))
     t = c.clone()
     ops.addmm_(t, a, b, beta=2)

@@ -47,6 +47,8 @@ PRODUCTS = """
         left(myops.mm(a, b.T.contiguous().T), a @ b.T.contiguous().T)
         left(myops.mm(a[:1], b), a[:1] @ b)
         left(myops.mm(a, b[:, :1]), a @ b[:, :1])
+        left(myops.mm(a.T.contiguous().mH, b), a.T.contiguous().mH @ b)
+        left(myops.mm(a, b.T.contiguous().mH), a @ b.T.contiguous().mH)
         left(myops.addmm(c, a, b, beta=2, alpha=3), torch.addmm(c, a, b, beta=2, alpha=3))
         left(myops.addmm(c[0], a, b), torch.addmm(c[0], a, b))
         left(myops.addmm(c, a, b, beta=0, alpha=0.5), torch.addmm(c, a, b, beta=0, alpha=0.5))
@@ -61,6 +63,9 @@ PRODUCTS = """
         # What torch would copy, and what a mode or an epilogue asks for.
         keep(myops.mm(a, b, out=torch.empty(300, 200, dtype=dtype).T), a @ b)
         keep(myops.mm(a[:, ::2], b[::2]), a[:, ::2] @ b[::2])
+        if dtype.is_complex:
+            keep(myops.mm(a.conj(), b), a.conj() @ b)
+            keep(myops.bmm(x.mH, x), torch.bmm(x.mH, x))
         with myops.use((), batch_invariant=True):
             keep(myops.mm(a, b), a @ b)
     x, w = a.real.float(), b.real.float().T
@@ -79,14 +84,15 @@ def test_native_takes_what_torch_takes_as_it_is(tmp_path: Path) -> None:
         saved = torch.load(tmp_path / mode)
         assert saved["mode"] == mode
         kept[mode] = saved["kept"]
-    assert len(kept["own"]) == 14
+    assert len(kept["own"]) == 18
     assert all(torch.equal(a, b) for a, b in zip(kept["native"], kept["own"], strict=True))
 
 
 def test_wrong_mode_is_an_error_everywhere() -> None:
     code = """
         import torch, myops
-        calls = [lambda: myops.mm(torch.ones(2, 2), torch.ones(2, 2)), myops.enable, myops.build_info]
+        calls = [lambda: myops.mm(torch.ones(2, 2), torch.ones(2, 2)), myops.enable]
+        assert "own, native or auto, but is fast" in myops.build_info()["cpu_gemm"]
         for call in calls * 2:
             try:
                 call()
