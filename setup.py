@@ -5,22 +5,28 @@ links against Python. Why not `torch.utils.cpp_extension.BuildExtension`: it has
 need, and it refuses to compile CUDA against a CPU-only torch, which the stable headers allow.
 
 Environment:
-    MYOPS_CUDA=auto|1|0     build the CUDA library where nvcc is found (default) | always | never
-    CUDA_HOME               where to look for nvcc first
+    MYOPS_CUDA=auto|1|0     build the CUDA library where a fitting nvcc is found (default) | always | never
+    CUDA_HOME               where nvcc is; else /usr/local/cuda and PATH
     MYOPS_CUDA_ARCHS        architectures, default "80,90a"; the lowest also gets PTX; what a Hopper alone has needs 90a
     MYOPS_DEBUG=1           -O1 -g
-    MYOPS_WERROR=1          a warning of the C++ compiler is an error, as in `make`
-    CXX                     C++ compiler, default g++ (clang++ on macOS)
+    MYOPS_WERROR=1          a warning of the C++ compiler is an error, as in CI
+    CXX                     g++ (default); clang does not know the vector operations that the kernels are written in
+    CXXFLAGS, LDFLAGS       added to those of the C++ units and of both links
     MAX_JOBS                parallel compilations
+
+Objects stay in build/ninja, so that a second build, by pip too, compiles what has changed.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -29,6 +35,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 KERNELS = ROOT / "kernels"
+WORK = ROOT / "build" / "ninja"
 TORCH_TARGET = "0x020b000000000000"  # 2.11: the oldest torch that the binary runs on
 
 # Flags of the units that are one ISA level each. -Wno-*uninitialized: false alarms of gcc 12's AVX-512 headers.
@@ -47,15 +54,24 @@ ISA_FLAGS = {
 }
 ISA_FLAGS["avx512_bf16"] = [*ISA_FLAGS["avx512"], "-mavx512bf16", "-mavx512vnni"]
 ISA_FLAGS["amx"] = [*ISA_FLAGS["avx512_bf16"], "-mamx-tile", "-mamx-bf16", "-mamx-int8"]
-ISA_LEVELS = {"x86_64": list(ISA_FLAGS), "amd64": list(ISA_FLAGS), "aarch64": ["neon"], "arm64": ["neon"]}
+ISA_LEVELS = {"x86_64": list(ISA_FLAGS), "aarch64": ["neon"]}
 
 
-def find_nvcc() -> Path | None:
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"):
-        if home and (candidate := Path(home) / "bin" / "nvcc").is_file():
-            return candidate
+def find_nvcc() -> tuple[Path | None, str]:
+    """nvcc, and where it was looked for."""
+    if home := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        candidate = Path(home) / "bin" / "nvcc"
+        return (candidate if candidate.is_file() else None), f"CUDA_HOME={home}"
+    if (candidate := Path("/usr/local/cuda/bin/nvcc")).is_file():
+        return candidate, str(candidate)
     found = shutil.which("nvcc")
-    return Path(found) if found else None
+    return Path(found) if found else None, "/usr/local/cuda or on PATH (set CUDA_HOME)"
+
+
+def dry_run(nvcc: Path) -> subprocess.CompletedProcess[str]:
+    """What nvcc would do: an error where it does not know an architecture, else the folders of its libraries."""
+    command = [str(nvcc), "--dryrun", *arch_flags(), "-x", "cu", "-c", os.devnull]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def decide_cuda() -> tuple[Path | None, str]:
@@ -65,19 +81,38 @@ def decide_cuda() -> tuple[Path | None, str]:
         raise SystemExit(f"MYOPS_CUDA must be auto, 1 or 0, but is {wish!r}")
     if wish == "0":
         return None, "MYOPS_CUDA=0"
-    nvcc = find_nvcc()
+    nvcc, place = find_nvcc()
     if nvcc is None:
-        if wish == "1":
-            raise SystemExit("MYOPS_CUDA=1, but no nvcc in CUDA_HOME, /usr/local/cuda or on PATH")
-        return None, "no nvcc found (set CUDA_HOME or MYOPS_CUDA=1 to insist)"
-    return nvcc, f"nvcc at {nvcc}" + (" (MYOPS_CUDA=1)" if wish == "1" else "")
+        why_not = f"no nvcc in {place}"
+    elif (tried := dry_run(nvcc)).returncode != 0:
+        why_not = f"{nvcc}: {tried.stderr.strip()}"
+    else:
+        return nvcc, f"nvcc at {nvcc}"
+    if wish == "1":
+        raise SystemExit(f"MYOPS_CUDA=1, but {why_not}")
+    return None, why_not
 
 
 def torch_paths() -> tuple[list[str], Path]:
     import torch
     from torch.utils import cpp_extension
 
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 11):
+        raise SystemExit(f"myops needs torch >= 2.11, but is built with torch {torch.__version__}")
     return list(cpp_extension.include_paths()), Path(torch.__file__).parent / "lib"
+
+
+def compiler() -> str:
+    """The command of the C++ compiler, which has to be g++."""
+    cxx = os.environ.get("CXX") or "g++"
+    macros = [*shlex.split(cxx), "-dM", "-E", "-x", "c++", os.devnull]
+    try:
+        defined = subprocess.run(macros, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"myops is compiled by g++, but CXX={cxx} cannot be run: {error}") from None
+    if "__clang__" in defined or "__GNUC__" not in defined:
+        raise SystemExit(f"myops is compiled by g++ (12 is tested), and {cxx} is another compiler: set CXX")
+    return cxx
 
 
 class NinjaBuild(build_ext):
@@ -87,43 +122,44 @@ class NinjaBuild(build_ext):
         return os.path.join(*fullname.split(".")) + ".so"  # no Python ABI in the name: there is none in the file
 
     def run(self) -> None:
-        nvcc, reason = decide_cuda()
-        print(f"myops: building the CPU library; CUDA library: {'yes' if nvcc else 'no'}, {reason}", flush=True)
-        if nvcc is None:
+        self.nvcc, reason = decide_cuda()
+        print(f"myops: building the CPU library; CUDA library: {'yes' if self.nvcc else 'no'}, {reason}", flush=True)
+        if self.nvcc is None:  # one of an earlier build must not stay beside the new CPU library
+            Path(self.get_ext_fullpath("myops.libmyops_cuda")).unlink(missing_ok=True)
             self.extensions = [e for e in self.extensions if e.name != "myops.libmyops_cuda"]
         super().run()
 
     def build_extensions(self) -> None:
-        nvcc, _ = decide_cuda()
-        work = Path(self.build_temp).resolve()
-        work.mkdir(parents=True, exist_ok=True)
-        (work / "build.ninja").write_text(ninja_file(work, nvcc))
-        jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
+        WORK.mkdir(parents=True, exist_ok=True)
+        write_ninja_file(self.nvcc)
+        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         ninja = shutil.which("ninja") or str(Path(sys.executable).parent / "ninja")
-        subprocess.run([ninja, "-C", str(work), *jobs], check=True)
+        subprocess.run([ninja, "-C", str(WORK), *jobs], check=True)
         for extension in self.extensions:
             target = Path(self.get_ext_fullpath(extension.name))
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(work / Path(target).name, target)
+            shutil.copy2(WORK / target.name, target)
 
 
-def ninja_file(work: Path, nvcc: Path | None) -> str:
+def write_ninja_file(nvcc: Path | None) -> None:
     from ninja.ninja_syntax import Writer
 
     includes, torch_lib = torch_paths()
     levels = ["baseline", *ISA_LEVELS.get(platform.machine().lower(), [])]
-    mac = sys.platform == "darwin"
-    cxx = os.environ.get("CXX", "clang++" if mac else "g++")
+    cxx = compiler()
     optimise = ["-O1", "-g"] if os.environ.get("MYOPS_DEBUG") == "1" else ["-O3"]
-    shared = [f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *(f"-isystem {path}" for path in includes)]
+    # Ninja compiles again what another command would make: one of another compiler or torch.
+    tools = [torch_version(), *(version_of(tool) for tool in (cxx, nvcc) if tool is not None)]
+    shared = [f"-DMYOPS_TOOLS={zlib.crc32(repr(tools).encode())}", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
+    shared += [f"-isystem {path}" for path in includes]
     warnings = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("MYOPS_WERROR") == "1" else [])]
     cxxflags = ["-std=c++17", *optimise, "-fPIC", "-fvisibility=hidden", *warnings, *shared]
+    cxxflags += [os.environ.get("CXXFLAGS", "")]
     # --no-as-needed: libtorch.so is empty, so the linker would drop it, and only it brings libtorch_cuda into scope.
-    ldflags = ["-shared", f"-L{torch_lib}", *([] if mac else ["-Wl,--no-as-needed"]), "-ltorch", "-ltorch_cpu"]
-    if mac:
-        ldflags.append("-undefined dynamic_lookup")
+    ldflags = ["-shared", f"-L{torch_lib}", "-Wl,--no-as-needed", "-ltorch", "-ltorch_cpu"]
+    ldflags += [os.environ.get("LDFLAGS", "")]
 
-    with open(work / "build.ninja", "w") as file:
+    with open(WORK / "build.ninja", "w") as file:
         n = Writer(file, width=120)
         n.variable("cxxflags", cxxflags)
         n.rule("cxx", f"{cxx} -MMD -MF $out.d $cxxflags $isa -c $in -o $out", depfile="$out.d", deps="gcc")
@@ -140,13 +176,14 @@ def ninja_file(work: Path, nvcc: Path | None) -> str:
         n.build("libmyops_cpu.so", "link", objects, variables={"ldflags": ldflags})
         if nvcc is not None:
             host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra"
-            n.variable("nvccflags", ["-std=c++17", "-O3", f"-Xcompiler {host}", *arch_flags(), *shared])
+            by = [f"-ccbin {shlex.split(cxx)[0]}"] if os.environ.get("CXX") else []
+            n.variable("nvccflags", ["-std=c++17", *optimise, *by, f"-Xcompiler {host}", *arch_flags(), *shared])
             n.rule("nvcc", f"{nvcc} -MD -MF $out.d $nvccflags -c $in -o $out", depfile="$out.d", deps="gcc")
             objects = []
             for source in sorted(KERNELS.glob("cuda/**/*.cu")):
                 objects += n.build(object_name(source), "nvcc", str(source))
-            cudart = nvcc.resolve().parent.parent
-            paths = [f"-L{p}" for p in (cudart / "lib64", cudart / "lib") if p.is_dir()]
+            folders = re.search(r"LIBRARIES=(.*)", dry_run(nvcc).stderr)
+            paths = shlex.split(folders[1]) if folders else []
             n.build(
                 "libmyops_cuda.so",
                 "link",
@@ -154,12 +191,13 @@ def ninja_file(work: Path, nvcc: Path | None) -> str:
                 variables={"ldflags": [*ldflags, *paths, "-lcudart_static", "-lrt", "-lpthread", "-ldl"]},
             )
         n.close()
-    return (work / "build.ninja").read_text()
 
 
 def arch_flags() -> list[str]:
     """nvcc's for MYOPS_CUDA_ARCHS. kernels/cuda/launch.h wants to know whether Hopper's own code is among them."""
-    archs = os.environ.get("MYOPS_CUDA_ARCHS", "80,90a").split(",")
+    archs = [arch.strip() for arch in os.environ.get("MYOPS_CUDA_ARCHS", "80,90a").split(",")]
+    if not all(re.fullmatch(r"\d{2,3}[af]?", arch) for arch in archs):
+        raise SystemExit(f"MYOPS_CUDA_ARCHS must be like 80,90a, but is {os.environ['MYOPS_CUDA_ARCHS']!r}")
     if {"90", "90a"} <= set(archs):
         raise SystemExit("MYOPS_CUDA_ARCHS=90,90a: leave 90 out, in whose code the kernels of a Hopper are empty")
     lowest, *others = sorted(archs, key=lambda arch: int(arch.rstrip("af")))
@@ -170,6 +208,11 @@ def arch_flags() -> list[str]:
 
 def object_name(source: Path) -> str:
     return "_".join(source.relative_to(KERNELS).parts) + ".o"
+
+
+def version_of(command: str | Path) -> str:
+    """What a compiler says of itself."""
+    return subprocess.run([*shlex.split(str(command)), "--version"], capture_output=True, text=True).stdout
 
 
 def torch_version() -> str:

@@ -25,7 +25,7 @@ inline void check_inner(const Tensor& a, const char* a_name, const Tensor& b, co
 
 inline Layout layout_of(const Tensor& t) {
   int32_t layout;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &layout));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_layout(t.get(), &layout));
   return torch::stable::detail::to<Layout>(torch::stable::detail::from(layout));
 }
 

@@ -148,7 +148,7 @@ inline void check_dims(const Tensor& t, const char* op, const char* name) {
 template <class T, class... Args>
 T call_aten(const char* name, const Args&... args) {
   StableIValue stack[] = {torch::stable::detail::from(args)...};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher(name, "", stack, TORCH_ABI_VERSION));
   return torch::stable::detail::to<T>(stack[0]);
 }
 
@@ -159,7 +159,7 @@ inline bool is_conj(const Tensor& t) {
   int64_t ones[kMaxTensorDims];  // the shim takes as many sizes and strides as t has dimensions
   for (int64_t i = 0; i < t.dim(); ++i) ones[i] = 1;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_as_strided(t.get(), ones, ones, &handle));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_as_strided(t.get(), ones, ones, &handle));
   const Tensor element(handle);
   return call_aten<Tensor>("aten::resolve_conj", element).data_ptr() != element.data_ptr();
 }
@@ -180,7 +180,7 @@ inline Operand operand_of(const Tensor& t, const char* op, const char* name) {
 inline Tensor empty_strided(const int64_t* sizes, const int64_t* strides, int dims, ScalarType type,
                             const Tensor& like) {
   int32_t device_type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   AtenTensorHandle handle;
   const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
   MYOPS_CHECK(aoti_torch_empty_strided(dims, sizes, strides, dtype, device_type, like.get_device_index(), &handle) == 0,

@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
-# Installs a wheel into the given interpreter and runs the CPU suite against it, away from the source tree.
+# Installs a wheel into the given interpreter and runs the CPU suite against it, away from the source tree. Before that:
+# what knows torch compiles with the headers of the interpreter's.
 # Usage: tests/compat.sh PYTHON WHEEL
 set -euo pipefail
 python=$(realpath -s "$1")
 wheel=$(realpath "$2")
 tests=$(dirname "$(realpath "$0")")
+includes=$("$python" -c "from torch.utils.cpp_extension import include_paths; print(*('-isystem' + p for p in include_paths()))")
+for source in "$tests"/../kernels/library.cpp "$tests"/../kernels/cpu/*.cpp; do
+  g++ -fsyntax-only -std=c++17 -fvisibility=hidden -Wall -Wextra -Werror -DTORCH_TARGET_VERSION=0x020b000000000000 \
+    -DMYOPS_BUILD_TORCH=none $includes "$source"
+done
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$python" -m pip install --quiet --force-reinstall --no-deps "$wheel"

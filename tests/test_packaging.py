@@ -92,7 +92,7 @@ def test_links_against_torch_by_name_only(library: Path) -> None:
 
 def test_isa_levels_share_no_function() -> None:
     """Of functions with one name the linker keeps one, perhaps with instructions that another level's CPUs lack."""
-    objects = sorted(ROOT.glob("build/temp*/cpu_*.o"))
+    objects = sorted(ROOT.glob("build/ninja/cpu_*.o"))
     if not objects or shutil.which("nm") is None:
         pytest.skip("needs nm and the objects of a build in this checkout")
     text = subprocess.run(["nm", "-A", *map(str, objects)], check=True, capture_output=True, text=True).stdout
@@ -326,6 +326,9 @@ def sources() -> set[str]:
     return wanted
 
 
+SETUP = "import setuptools; setuptools.setup = lambda **_: None; import setup; "
+
+
 @pytest.mark.skipif(not FROM_SOURCE, reason="setup.py is not here")
 @pytest.mark.parametrize(
     ("archs", "lowest", "others", "hopper"),
@@ -333,38 +336,97 @@ def sources() -> set[str]:
 )
 def test_architectures(archs: str, lowest: str, others: list[str], hopper: int) -> None:
     """PTX for what comes later is of the lowest, and the library knows whether it has Hopper's own machine code."""
-    code = "import setuptools; setuptools.setup = lambda **_: None; import setup; print(*setup.arch_flags())"
+    code = SETUP + "print(*setup.arch_flags())"
     codes = [f"-gencode=arch=compute_{lowest},code=[sm_{lowest},compute_{lowest}]"]
     codes += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in others]
     assert run(code, MYOPS_CUDA_ARCHS=archs).stdout.split() == [*codes, f"-DMYOPS_SM90A={hopper}"]
     assert "leave 90 out" in run(code, check=False, MYOPS_CUDA_ARCHS="80,90,90a").stderr
 
 
+def executable(path: Path, script: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+    return path
+
+
 @pytest.mark.skipif(not FROM_SOURCE, reason="setup.py is not here")
 @pytest.mark.parametrize(
     ("wish", "nvcc", "found", "words"),
     [
-        ("auto", "/there/bin/nvcc", True, "nvcc at /there/bin/nvcc"),
-        ("auto", "", False, "no nvcc found"),
-        ("1", "/there/bin/nvcc", True, "MYOPS_CUDA=1"),
-        ("1", "", None, "MYOPS_CUDA=1, but no nvcc"),
-        ("0", "/there/bin/nvcc", False, "MYOPS_CUDA=0"),
-        ("yes", "/there/bin/nvcc", None, "MYOPS_CUDA must be auto, 1 or 0, but is 'yes'"),
+        ("auto", "exit 0", True, "nvcc at "),
+        ("auto", "", False, "no nvcc in CUDA_HOME="),
+        ("auto", "echo 'unsupported compute_90a' >&2; exit 1", False, "nvcc: unsupported compute_90a"),
+        ("1", "exit 0", True, "nvcc at "),
+        ("1", "", None, "MYOPS_CUDA=1, but no nvcc in CUDA_HOME="),
+        ("1", "echo 'unsupported compute_90a' >&2; exit 1", None, "MYOPS_CUDA=1, but "),
+        ("0", "exit 0", False, "MYOPS_CUDA=0"),
+        ("yes", "exit 0", None, "MYOPS_CUDA must be auto, 1 or 0, but is 'yes'"),
     ],
 )
-def test_whether_cuda_is_built(wish: str, nvcc: str, found: bool | None, words: str) -> None:
+def test_whether_cuda_is_built(tmp_path: Path, wish: str, nvcc: str, found: bool | None, words: str) -> None:
     """found: None where the build stops."""
-    code = f"""
-import setuptools
-setuptools.setup = lambda **_: None
-import pathlib, setup
-setup.find_nvcc = lambda: pathlib.Path({nvcc!r}) if {nvcc!r} else None
-chosen, reason = setup.decide_cuda()
-print(chosen is not None, reason)
-"""
-    done = run(code, check=found is not None, MYOPS_CUDA=wish)
+    if nvcc:
+        executable(tmp_path / "bin" / "nvcc", nvcc)
+    code = SETUP + "nvcc, reason = setup.decide_cuda(); print(nvcc is not None, reason)"
+    done = run(code, check=found is not None, MYOPS_CUDA=wish, CUDA_HOME=str(tmp_path))
     assert words in (done.stderr if found is None else done.stdout)
     assert found is None or done.stdout.startswith(str(found))
+
+
+@pytest.mark.skipif(not FROM_SOURCE, reason="setup.py is not here")
+def test_what_the_build_refuses(tmp_path: Path) -> None:
+    clang = executable(tmp_path / "clang++", "echo '#define __GNUC__ 4'; echo '#define __clang__ 1'")
+    for code, words, environment in (
+        ("setup.compiler()", "is another compiler", {"CXX": str(clang)}),
+        ("setup.compiler()", "cannot be run", {"CXX": str(tmp_path / "none")}),
+        ("import torch; torch.__version__ = '2.10.1'; setup.torch_paths()", "myops needs torch >= 2.11", {}),
+        ("setup.arch_flags()", "MYOPS_CUDA_ARCHS must be like 80,90a, but is '9.0'", {"MYOPS_CUDA_ARCHS": "9.0"}),
+    ):
+        assert words in run(SETUP + code, check=False, **environment).stderr
+
+
+# Answers what setup.py asks, notes what it compiles and links, and makes empty files.
+COMPILER = """
+echo "$*" >> "$(dirname "$0")/asked"
+case "$*" in *-dM*) echo '#define __GNUC__ 12'; exit;; *--version*) cat "$(dirname "$0")/version"; exit;; esac
+while [ $# -gt 0 ]; do case "$1" in -o) : > "$2";; -MF) echo 'x:' > "$2";; esac; shift; done
+"""
+
+
+def test_builds_compile_what_changed_and_leave_nothing_behind(tree: Path, tmp_path: Path) -> None:
+    compiler = executable(tmp_path / "g++", COMPILER)
+    environment = {**os.environ, "CXX": str(compiler), "CXXFLAGS": "-DMINE", "LDFLAGS": "-lmine", "MYOPS_CUDA": "0"}
+
+    def build(version: str, *command: str) -> tuple[list[str], list[str]]:
+        (tmp_path / "version").write_text(version)
+        (tmp_path / "asked").write_text("")
+        done = subprocess.run(
+            [sys.executable, "setup.py", *command], cwd=tree, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        asked = (tmp_path / "asked").read_text().splitlines()
+        return [line for line in asked if " -c " in line], [line for line in asked if "-shared" in line]
+
+    def wheel() -> set[str]:
+        (path,) = tmp_path.glob("dist/*.whl")
+        with zipfile.ZipFile(path) as archive:
+            return {name for name in archive.namelist() if name.endswith(".so")}
+
+    library = tree / "myops" / "libmyops_cuda.so"
+    library.write_text("of an earlier build")
+    compiled, linked = build("12", "build_ext", "--inplace")
+    assert not library.exists()
+    assert len(compiled) > 10
+    assert all("-DMINE" in line for line in compiled)
+    assert len(linked) == 1
+    assert "-lmine" in linked[0]
+    library.write_text("of an earlier build")
+    old = next((tree / "build").glob("lib*")) / "myops" / "libmyops_cuda.so"
+    old.write_text("of an earlier build")
+    assert build("12", "bdist_wheel", "--dist-dir", str(tmp_path / "dist")) == ([], [])
+    assert wheel() == {"myops/libmyops_cpu.so"}
+    assert len(build("13", "build_ext", "--inplace")[0]) == len(compiled)  # by another compiler
 
 
 def test_sdist_contains_every_source(tree: Path, tmp_path: Path) -> None:
