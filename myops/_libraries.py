@@ -10,6 +10,7 @@ import ctypes
 import os
 import re
 import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def load_failure(library: str, error: str | None) -> str:
     """The message for a library that is needed but missing."""
     built = _build_torch_from_file()
     versions = f"built with torch {built}, running torch {torch.__version__}"
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < (2, 11):
+        versions += ", and myops needs torch >= 2.11"
     return f"the {library} library of myops is not loaded ({versions}): {error}"
 
 
@@ -162,6 +165,14 @@ def set_batch_invariant(on: bool) -> None:
             ctypes.CDLL(str(path)).myops_set_batch_invariant(int(on))
 
 
+def said(question: Callable[[], str]) -> str:
+    """The answer of `isa` or `cpu_gemm`, or what is wrong with the variable that it goes by."""
+    try:
+        return question()
+    except RuntimeError as error:
+        return str(error)
+
+
 def build_info() -> dict[str, Any]:
     """Versions and libraries as a plain dictionary: what was built, what runs, and why something is missing."""
     from . import __version__
@@ -172,9 +183,9 @@ def build_info() -> dict[str, Any]:
         "torch_running": str(torch.__version__),
         "cpu": cpu_error or "loaded",
         "cuda": cuda_error or "loaded",
-        "isa": isa() if cpu_error is None else None,
+        "isa": said(isa) if cpu_error is None else None,
         "isa_levels": isa_levels() if cpu_error is None else [],
-        "cpu_gemm": cpu_gemm() if cpu_error is None else None,
+        "cpu_gemm": said(cpu_gemm) if cpu_error is None else None,
         "threads": torch.get_num_threads(),
     }
 

@@ -33,7 +33,8 @@ def _devices() -> dict[str, str]:
     if _libraries.cpu_error is not None:
         cpu = cuda = _libraries.load_failure("CPU", _libraries.cpu_error)
     else:
-        cpu = f"ok: {_libraries.isa()}"
+        level = _libraries.said(_libraries.isa)
+        cpu = f"ok: {level}" if level in _libraries.isa_levels() else level
         cuda = _libraries.cuda_error or ("ok" if torch.cuda.is_available() else "loaded, but torch finds no device")
         if cuda == "ok":
             cuda += ": " + ", ".join(
@@ -59,7 +60,10 @@ def _overloads() -> dict[str, list[str]]:
 
 
 def _has_kernel(name: str, *keys: str) -> bool:
-    return any(torch._C._dispatch_has_kernel_for_dispatch_key(f"myops::{name}", key) for key in keys)
+    # Without the library there are no schemas, and torch cannot be asked.
+    return _libraries.cpu_error is None and any(
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"myops::{name}", key) for key in keys
+    )
 
 
 def _devices_of(name: str, devices: dict[str, str]) -> dict[str, str]:
@@ -70,7 +74,7 @@ def _devices_of(name: str, devices: dict[str, str]) -> dict[str, str]:
         made_of_others or _has_kernel(name, "CUDA", "SparseCsrCUDA", "SparseCUDA")
     ):
         found["cuda"] = "no"
-    if _libraries.cpu_error is not None or not (made_of_others or _has_kernel(name, "CompositeExplicitAutograd")):
+    if not (made_of_others or _has_kernel(name, "CompositeExplicitAutograd")):
         found["others"] = "no"
     return found
 

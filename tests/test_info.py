@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,10 @@ from myops.registration import COMPONENTS, OPERATORS
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = str(Path(myops.__file__).parents[1])
+    environment = {"PYTHONPATH": str(Path(myops.__file__).parents[1]), **environment}
     done = subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": path, **environment}, capture_output=True, text=True, timeout=600,
+        [sys.executable, *arguments], cwd=environment["PYTHONPATH"],
+        env={**os.environ, **environment}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done
@@ -64,13 +65,36 @@ def test_full_has_what_torch_says_of_the_system() -> None:
     assert "PyTorch version" in run("-m", "myops.info", "--full").stdout
 
 
-def test_a_library_that_does_not_load_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_libraries, "cpu_error", "its words")
-    found = info.collect()
+@pytest.mark.parametrize("library", [None, b"no library"], ids=["missing", "garbage"])
+def test_a_library_that_does_not_load_is_said(tmp_path: Path, library: bytes | None) -> None:
+    package = Path(myops.__file__).parent
+    shutil.copytree(package, tmp_path / "myops", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    if library is not None:
+        (tmp_path / "myops" / "libmyops_cpu.so").write_bytes(library)
+    found = json.loads(run("-m", "myops.info", "--json", PYTHONPATH=str(tmp_path)).stdout)
+    assert found["path"] == str(tmp_path / "myops")
+    assert {"addmm", "spmm"} <= set(found["operators"])
     for row in found["operators"].values():
         assert row["overloads"] == []
-        assert row["cpu"] == row["cuda"] == _libraries.load_failure("CPU", "its words")
-    assert "its words" in info.text(found)
+        assert row["cpu"] == row["cuda"]
+        assert row["cpu"].startswith("the CPU library of myops is not loaded (built with torch ")
+        assert row["others"] == "no"
+    assert found["devices"]["cpu"] in run("-m", "myops.info", PYTHONPATH=str(tmp_path)).stdout
+
+
+def test_variables_with_a_wrong_value_are_said() -> None:
+    found = json.loads(run("-m", "myops.info", "--json", MYOPS_ISA="z80", MYOPS_CPU_GEMM="fast").stdout)
+    assert found["isa"].startswith("MYOPS_ISA=z80 is not available here: ")
+    assert found["devices"]["cpu"] == found["isa"]
+    assert found["cpu_gemm"] == "MYOPS_CPU_GEMM must be own, native or auto, but is fast"
+
+
+def test_a_torch_that_is_too_old_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "needs torch" not in _libraries.load_failure("CPU", "its words")
+    monkeypatch.setattr(torch, "__version__", "2.10.1+cpu")
+    assert "running torch 2.10.1+cpu, and myops needs torch >= 2.11): its words" in _libraries.load_failure(
+        "CPU", "its words"
+    )
 
 
 LOGGED = """

@@ -8,10 +8,12 @@ What fails there without myops as well is not held against it.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -44,13 +46,13 @@ class TestProducts(TestCase):
 """
 
 
-def run(file: Path, selected: str, *plugins: str) -> tuple[int, str]:
+def run(file: Path, selected: str, *plugins: str, options: Sequence[str] = ()) -> tuple[int, str]:
     # Their conftest.py shards and reports for their own runs, in words of one version of pytest.
     command = [sys.executable, "-m", "pytest", "-q", "-rf", "--no-header", "--noconftest", file.name]
     command += ["-p", "no:cacheprovider"]
     command += [part for plugin in plugins for part in ("-p", plugin)]
     done = subprocess.run(
-        [*command, "-k", selected, "--tb=line", "-W", "ignore", "-o", "addopts="],
+        [*command, *options, "-k", selected, "--tb=line", "-W", "ignore", "-o", "addopts="],
         cwd=file.parent, capture_output=True, text=True, timeout=1800,
         env={**os.environ, "PYTHONPATH": str(Path(myops.__file__).parents[1])},
     )  # fmt: skip
@@ -75,11 +77,24 @@ def test_plugin(tmp_path: Path) -> None:
     assert "1 native: input and mat2 shapes cannot be multiplied (3x3 and 2x3)" in text
     status, text = run(file, "test_other", "myops.pytest_plugin")
     assert (status, calls(text)) == (1, 0), "a run that never reaches myops has to fail"
+    assert "no call reached myops" in text
     status, text = run(file, "test", "myops.pytest_plugin")
     assert (status, failures(text)) == (1, {"test_sample.py::TestProducts::test_broken"})
     status, text = run(file, "test_mm or test_other")
     assert status == 0
     assert "rerouted" not in text
+    status, text = run(file, "test_other", "myops.pytest_plugin", options=["--collect-only"])
+    assert status == 0, text
+
+
+@pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reason="needs pytest-xdist")
+def test_plugin_in_workers(tmp_path: Path) -> None:
+    pytest.importorskip("expecttest", reason="torch.testing._internal needs it")
+    file = tmp_path / "test_sample.py"
+    file.write_text(SAMPLE)
+    for selected, expected in (("test_mm or test_other", (0, 1)), ("test_other", (1, 0))):
+        status, text = run(file, selected, "myops.pytest_plugin", options=["--numprocesses=2"])
+        assert (status, calls(text)) == expected, text
 
 
 @pytest.mark.skipif(FOLDER is None, reason="MYOPS_PYTORCH_TESTS does not name PyTorch's test folder")
