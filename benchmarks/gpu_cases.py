@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import myops
+import myops.compile
 
 FAMILIES = {
     "float": [torch.float32, torch.float64, torch.bfloat16, torch.float16],
@@ -113,9 +114,28 @@ def smoke_dispatch(device: Device) -> dict[str, Any]:
     return {}
 
 
+def smoke_switch(device: Device) -> dict[str, Any]:
+    """A model under the switch and compiled, and native sparse tensors, against torch."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.GELU(), torch.nn.Linear(128, 32)).to(device.name)
+    x = torch.randn(48, 64, device=device.name)
+    expected = model(x)
+    with myops.use(strict=True):
+        torch.testing.assert_close(model(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, backend=myops.compile.backend)(x), expected)
+    a = torch.randn(64, 64, device=device.name).relu()
+    for sparse in (a.to_sparse_coo(), a.to_sparse_csr()):
+        with myops.use(strict=True):
+            torch.testing.assert_close(torch.sparse.mm(sparse, x.t()), a @ x.t())
+        torch.testing.assert_close(myops.sparse.mm(sparse, x.t()), a @ x.t())
+    return {}
+
+
 def smoke_cases(family: str) -> Iterator[Case]:
     yield "library", smoke_library
     yield "dispatch", smoke_dispatch
+    yield "switch", smoke_switch
 
 
 # ---- correctness -----------------------------------------------------------------------------------------------------
@@ -220,6 +240,24 @@ def product_beyond_2_31(device: Device) -> dict[str, Any]:
     return {}
 
 
+def product_activations(device: Device, dtype: torch.dtype) -> dict[str, Any]:
+    """Every activation at the end of a large product with a bias, against float64."""
+    m, n, k = (device.size(side) for side in (515, 260, 384))
+    x, w, bias = (random(device, *shape, dtype=dtype) for shape in ((m, k), (n, k), (n,)))
+    products = torch.nn.functional.linear(*(t.double() for t in (x, w, bias)))
+    functions = torch.nn.functional
+    for name, function in (
+        ("relu", functions.relu),
+        ("gelu", functions.gelu),
+        ("gelu_tanh", lambda t: functions.gelu(t, approximate="tanh")),
+        ("silu", functions.silu),
+    ):
+        got, expected = myops.linear(x, w, bias, name).double(), function(products)
+        worst = float((got - expected).abs().max() / expected.abs().max())
+        assert worst <= 4 * torch.finfo(dtype).eps * (8 if dtype.itemsize > 2 else 1), f"{name}: off by {worst:.3g}"
+    return {}
+
+
 def add_exact(device: Device, dtype: torch.dtype) -> dict[str, Any]:
     x, y = whole(device, 33, 1, 40, dtype=dtype, seed=1), whole(device, 5, 40, dtype=dtype, seed=2)
     for u, v in itertools.product(layouts(x), layouts(y)):
@@ -250,6 +288,8 @@ def correctness_cases(family: str) -> Iterator[Case]:
         yield f"bits {short(dtype)}", partial(product_bits, dtype=dtype)
         if dtype.is_floating_point or dtype.is_complex:
             yield f"error {short(dtype)}", partial(product_error, dtype=dtype)
+        if dtype.is_floating_point:
+            yield f"activations {short(dtype)}", partial(product_activations, dtype=dtype)
     if family == "integer":
         yield "beyond 2^31 elements", product_beyond_2_31
 
@@ -299,7 +339,47 @@ def side_stream(device: Device, dtype: torch.dtype) -> dict[str, Any]:
     return {}
 
 
+def queued(device: Device) -> dict[str, Any]:
+    """Kernels that begin while the one before them ends, and workspaces that the next product gets: nothing waits."""
+
+    def whole_pair(m: int, k: int, n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        a = whole(device, device.size(m), device.size(k), dtype=dtype, seed=1)
+        return a, whole(device, device.size(k), device.size(n), dtype=dtype, seed=2)
+
+    pairs = [
+        whole_pair(1024, 588, 1152, torch.bfloat16),  # packed first
+        whole_pair(1024, 1024, 1024, torch.bfloat16),
+        whole_pair(512, 500, 512, torch.int32),
+        whole_pair(8, 4096, 4096, torch.bfloat16),
+        whole_pair(777, 333, 555, torch.float32),
+    ]
+    c = whole(device, device.size(1024), device.size(1024), dtype=torch.bfloat16, seed=3)
+    expected = [*(exact(None, *pair) for pair in pairs), exact(c, *pairs[1], 2)]
+
+    def step() -> list[Tensor]:
+        return [*(myops.mm(*pair) for pair in pairs), myops.addmm(c, *pairs[1], beta=2)]
+
+    def check(results: list[Tensor]) -> None:
+        for got, wanted in zip(results, expected, strict=True):
+            equal(got, wanted)
+
+    runs = [step() for _ in range(2 if device.dry else 10)]
+    for results in runs:
+        check(results)
+    if not device.dry:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = [step() for _ in range(3)]
+        for _ in range(5):
+            graph.replay()
+        for results in captured:
+            check(results)
+    return {}
+
+
 def graph_cases(family: str) -> Iterator[Case]:
+    if family == "float":
+        yield "queued", queued
     for dtype in FAMILIES.get(family, []):
         yield f"graph {short(dtype)}", partial(graph_replay, dtype=dtype)
         yield f"side stream {short(dtype)}", partial(side_stream, dtype=dtype)

@@ -338,10 +338,20 @@ def timing_works(family: str) -> Iterator[Work]:
             if width in gradient_widths:
                 yield Work(f"sddmm {label}", make, sampled, native_sampled, flops, moved=gather_bytes)
         make = with_dense(name, f32, width, "coo")
-        yield Work(f"spmm {name} x{width}, COO", make, only_parts, native_from_coo, flops, False, gather_bytes)
+        yield Work(
+            f"spmm {name} x{width}, ready CSR to COO", make, only_parts, native_from_coo, flops, False, gather_bytes
+        )
         if width in gradient_widths:
             make = with_dense(name, f32, width, "transpose")
-            yield Work(f"backward {name} x{width}", make, backward, native_backward, 2 * flops, False, gradient_bytes)
+            yield Work(
+                f"backward {name} x{width}, ready transpose",
+                make,
+                backward,
+                native_backward,
+                2 * flops,
+                False,
+                gradient_bytes,
+            )
     for name in real if family == "real" else ("uniform", "power law"):
         make_parts = partial(parts, name=name, dtype=f32)
         yield Work(f"csr_transpose {name}", make_parts, transpose, native_transpose, 0, False, entry_bytes)

@@ -126,7 +126,9 @@ def interleaved(device: Device, work: Work) -> dict[str, Any]:
         moved = work.moved(*first)
     else:
         moved = sum(t.numel() * t.element_size() for t in first) + work.native(*first).nbytes
-    copies = 1 if device.dry else max(1, min(64, math.ceil(3 * L2_BYTES / max(moved, 1))))
+    # What the inputs take, and not what is moved: a gather reads the rows of a small matrix many times.
+    held = sum(t.nbytes for t in first if isinstance(t, Tensor) and t.layout == torch.strided)
+    copies = 1 if device.dry else max(1, min(256, math.ceil(3 * L2_BYTES / max(held, 1))))
     inputs = [first] + [work.make(device) for _ in range(copies - 1)]
     while not device.dry and len(inputs) < 8:
         inputs.append(inputs[len(inputs) % copies])
@@ -204,12 +206,15 @@ def integer_works(dtype: torch.dtype, n: int) -> Iterator[Work]:
 
 
 def copy_work() -> Work:
-    """The bandwidth that memory-bound rows are to be compared with: one read and one write of 512 MiB."""
+    """The bandwidth that memory-bound rows are to be compared with: one read and one write of 512 MiB, by a kernel.
+
+    torch.clone would be a copy node of the graph, at two thirds of this.
+    """
 
     def make(device: Device) -> tuple[Tensor, ...]:
         return (random(device, device.size(1 << 27), dtype=torch.float32),)
 
-    return Work("copy 512 MiB", make, torch.clone, torch.clone)
+    return Work("copy 512 MiB", make, torch.neg, torch.neg)
 
 
 def invariant_work(n: int) -> Work:
@@ -297,10 +302,17 @@ def timing_works(family: str) -> Iterator[Work]:
             yield product_work(f"M={m} K=4096 N=4096", "mm", f32, (m, 4096), (4096, 4096))
         yield product_work("M=1 K=7168 N=576 nt", "mm", bf16, (1, 7168), (7168, 576), flip="b")
         yield product_work("N=1", "mm", f32, (16384, 4096), (4096, 1))
+        for dtype in (f32, bf16, torch.complex64):
+            yield product_work("inner, K=2^20", "mm", dtype, (1, 1 << 20), (1 << 20, 1))
+        yield product_work("M=32 K=4096 N=1024 nt", "mm", f32, (32, 4096), (4096, 1024), flip="b")
+        yield product_work("M=33 K=2^18 N=33", "mm", bf16, (33, 1 << 18), (1 << 18, 33))
     elif family == "batch":
         for n in (4, 8, 16, 32):
             yield product_work(f"100000x{n}^3", "bmm", f32, (100000, n, n), (100000, n, n))
         yield product_work("100000x3^3", "bmm", f32, (100000, 3, 3), (100000, 3, 3))
+        yield product_work("100000x8x8x65", "bmm", f32, (100000, 8, 65), (100000, 65, 8))
+        yield product_work("4096x49x32x49", "bmm", bf16, (4096, 49, 32), (4096, 32, 49))
+        yield product_work("512x1x8192x64", "bmm", f32, (512, 1, 8192), (512, 8192, 64))
         yield product_work("100000x16^3", "bmm", bf16, (100000, 16, 16), (100000, 16, 16))
         yield product_work("100000x4^3, one B", "matmul", f32, (100000, 4, 4), (1, 4, 4))
         for dtype in (f32, bf16):

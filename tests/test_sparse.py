@@ -810,7 +810,7 @@ def test_malformed_blocks_are_errors(layout: torch.layout, outer: list[int]) -> 
             myops.sparse.mm(a, torch.ones(size[1], 2))
 
 
-def test_more_columns_than_int32_indices_count() -> None:
+def test_more_columns_than_int32_indices_count(on_cpu_only: None) -> None:
     n, width = 2**32, 2**16
     x = torch.empty(n, 1, dtype=torch.int8)  # 4 GB, of which few pages are touched
     x[-width:], x[-4:] = 0, 1
@@ -825,6 +825,7 @@ def test_more_columns_than_int32_indices_count() -> None:
         myops.sparse.mm(negative, x)
 
 
+@pytest.mark.usefixtures("on_cpu_only")  # where a wrong index stops the grid
 @pytest.mark.parametrize("at", [(0, 1, 4), (0, 1, -1), (0, 2, 0), (1, -1, 0)], ids=str)
 def test_an_index_of_one_item_is_not_one_of_the_next(at: tuple[int, int, int]) -> None:
     indices = torch.tensor([(0, 0, 0), at]).mT
@@ -929,12 +930,12 @@ def test_sixteen_bits_do_not_hold_what_gradients_pass_through() -> None:
         torch.testing.assert_close(grad.float(), torch.ones(1, 1), rtol=1e-2, atol=0)
 
 
-def test_mixed_dtypes_under_autocast() -> None:
+def test_mixed_dtypes_under_autocast(device: str) -> None:
     """A layer of a graph network: an adjacency of float32 times what autocast has made of its features."""
     native, linear, x = torch.eye(3).to_sparse_csr(), torch.nn.Linear(3, 3), torch.randn(3, 3)
     expected = linear(x)
     for grad in (True, False):
-        with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(grad):
+        with torch.autocast(device, dtype=torch.bfloat16), torch.set_grad_enabled(grad):
             for a in (native, native.to_sparse_coo(), native.to_sparse_csc(), myops.CSR.from_torch(native)):
                 for got in (
                     myops.sparse.mm(a, linear(x)),
@@ -947,7 +948,7 @@ def test_mixed_dtypes_under_autocast() -> None:
         myops.sparse.mm(native, x.bfloat16())
 
 
-def test_what_autocast_leaves_alone() -> None:
+def test_what_autocast_leaves_alone(device: str) -> None:
     """As natively: sampled products, reductions and products of two sparse matrices keep their precision."""
     a = torch.randn(6, 6).relu().to_sparse_csr()
     x, y = torch.randn(6, 4), torch.randn(4, 6)
@@ -959,13 +960,14 @@ def test_what_autocast_leaves_alone() -> None:
     for grad, call in itertools.product((False, True), calls):
         x.requires_grad_(grad)
         expected = call()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16):
             got = call()
         assert got.dtype == torch.float32
         assert torch.equal(got, expected)
 
 
-def test_errors_have_their_type_and_name_their_argument() -> None:
+def test_errors_have_their_type_and_name_their_argument(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")  # else a wrong row stops the grid, and all tests after this one
     flags = torch.eye(2).bool()
     for inference in (False, True):
         with torch.inference_mode(inference):

@@ -674,7 +674,7 @@ def test_results_do_not_depend_on_threads() -> None:
 @pytest.mark.parametrize("dtype_", [torch.float32, torch.int64, torch.complex128])
 def test_products_of_few_terms(dtype_: torch.dtype) -> None:
     """Rows of 0 to 60 terms, columns in any order and more than once: sorted, each column once."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     for columns in (7, 500, 3000, 2**25 + 9):
         lengths = torch.arange(61).repeat(2)
         crow = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
@@ -738,8 +738,9 @@ def test_bad_columns_of_a_second_factor(bad: int, index: torch.dtype, on_cpu_onl
 
 
 @pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
-def test_starts_of_sorted_rows(index: torch.dtype) -> None:
+def test_starts_of_sorted_rows(index: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows in use, empty ones, one of all entries, and rows that go through the shares of several threads."""
+    monkeypatch.setenv("CUDA_LAUNCH_BLOCKING", "1")  # else a wrong row stops the grid, and all tests after this one
     many = torch.randint(60_000, (100_000,))
     for row, rows in (
         (many, 60_000), (many // 100 * 100, 60_001), (many // 20_000 * 20_000, 70_000), (many * 0 + 5, 9), (many[:0], 4),
