@@ -36,7 +36,8 @@ class CSR(torch.Tensor):
         check_invariants: whether to look at every index now; None: as torch.sparse.check_sparse_tensor_invariants says.
 
     It has products (`@`, mm, addmm, sparse.mm, mv, F.linear), transposes, `to`, `clone`, `detach`, `copy_`, pickling.
-    For anything else there are `values`, `to_torch()` and `to_dense()`.
+    For anything else there are `values`, `to_torch()` and `to_dense()`. Programs of torch.export and torch.jit take the
+    parts, of which the function makes the matrix: export refuses one that a module holds, torch.jit.save crashes on it.
 
     Raises:
         RuntimeError: parts that do not fit together; indices out of range, then or at the first product.
@@ -83,6 +84,8 @@ class CSR(torch.Tensor):
         self = torch.Tensor._make_wrapper_subclass(
             cls, (m, k), dtype=values.dtype, device=values.device, requires_grad=False
         )
+        # What asks for its memory (dlpack) is told that there is none.
+        torch._C._set_throw_on_mutable_data_ptr(self)
         self.crow, self.col, self.values = crow, col, values
         self.t_crow, self.t_col, self.t_perm = t_crow, t_col, t_perm
         if check_invariants is None:
@@ -191,6 +194,11 @@ class CSR(torch.Tensor):
         return [*_PARTS, *(_TRANSPOSE if self.t_crow is not None else ())]
 
     def __tensor_flatten__(self) -> tuple[list[str], None]:
+        if torch.compiler.is_exporting() and type(self.crow) is Tensor:
+            raise RuntimeError(
+                "torch.export takes the parts of a myops.CSR and not the matrix, whose values the program would lose: "
+                "hold A.crow, A.col and A.values as buffers, and multiply by myops.CSR(crow, col, values, size) inside"
+            )
         # The compiler asks the matrix, not its parts, whether it requires grad. Inside a graph the parts are fake.
         plain = type(self.values) in (Tensor, torch.nn.Parameter)
         if plain and self.values.requires_grad and torch.is_grad_enabled():
@@ -249,8 +257,9 @@ class CSR(torch.Tensor):
         if packet in _ATEN:  # below torch.func's transforms, and from graphs that took aten's operator
             if any(isinstance(a, CSR) and a.values.requires_grad for a in args) and torch.is_grad_enabled():
                 raise RuntimeError(
-                    f"{func} of a myops.CSR would lose the gradient of its values here: give the transformed function "
-                    "A.detach() and the values, and multiply by A.with_values(values) inside"
+                    f"{func} of a myops.CSR would lose the gradient of its values here: call a product of A itself (@, "
+                    "torch.mm, torch.addmm), and give a transformed function A.detach() and the values, to multiply by "
+                    "A.with_values(values) inside"
                 )
             return _ATEN[packet](*args, **kwargs)
         if packet is torch.ops.aten.copy_ and isinstance(args[0], CSR):
@@ -277,7 +286,8 @@ class CSR(torch.Tensor):
     def _copy(self, source: Tensor, non_blocking: bool = False) -> CSR:
         """`copy_`: above autograd, which counts versions and refuses a leaf; below it, in a graph."""
         if not isinstance(source, CSR) or source.shape != self.shape or source.nnz() != self.nnz():
-            raise RuntimeError(f"cannot copy {source!r} into {self!r}: it must be a CSR of the same size and nnz")
+            given = repr(source) if isinstance(source, CSR) else f"a {type(source).__name__} of {list(source.shape)}"
+            raise RuntimeError(f"cannot copy {given} into {self!r}: it must be a CSR of the same size and nnz")
         for name in (*_PARTS, *_TRANSPOSE):
             mine, other = getattr(self, name), getattr(source, name)
             if mine is not None:
@@ -360,6 +370,9 @@ def _sparse_mm(sparse: Any, dense: Any, reduce: str = "sum") -> Tensor:
 
 
 def _matmul(input: Any, other: Any, *, out: Any = None) -> Tensor:
+    for name, operand in (("input", input), ("other", other)):
+        if not isinstance(operand, Tensor):
+            raise TypeError(f"{name} must be a Tensor, but got {type(operand).__name__}")
     if not isinstance(other, CSR) and other.dim() == 1:
         return _mm(input, other.unsqueeze(1), out=out).squeeze(1)
     if not isinstance(input, CSR) and input.dim() == 1:
@@ -373,6 +386,29 @@ def _rmatmul(other: Any, input: Any) -> Tensor:
 
 def _mv(input: Any, vec: Any, *, out: Any = None) -> Tensor:
     return _matmul(input, vec, out=out)
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
+    if not isinstance(weight, CSR):
+        raise NotImplementedError("a myops.CSR can be the weight of linear, not its input or bias")
+    product = _mm(weight, input.reshape(-1, input.shape[-1]).mT).mT.contiguous()
+    if bias is not None:
+        product = product + bias
+    return product.reshape(*input.shape[:-1], weight.shape[0])
+
+
+def _detach_(input: CSR) -> CSR:
+    """The matrix alone: values that others hold, a Parameter perhaps, stay what they are."""
+    input.values = input.values.detach()
+    return input
+
+
+def _conj(input: CSR) -> CSR:
+    return input.with_values(input.values.conj_physical()) if input.dtype.is_complex else input
+
+
+def _adjoint(input: CSR) -> CSR:
+    return _conj(input.transpose_csr())
 
 
 def _addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1, out: Any = None) -> Tensor:
@@ -393,7 +429,8 @@ def _swap(input: CSR, dim0: int, dim1: int) -> CSR:
     return input.transpose_csr()
 
 
-def _permute(input: CSR, dims: Any) -> CSR:
+def _permute(input: CSR, *dims: Any) -> CSR:
+    (dims,) = dims if len(dims) == 1 else (dims,)
     if tuple(d % 2 for d in dims) != (1, 0):
         raise NotImplementedError(f"a myops.CSR can be permuted to dimensions 1, 0, not {tuple(dims)}")
     return input.transpose_csr()
@@ -404,9 +441,14 @@ _PRODUCTS: dict[Any, Callable[..., Any]] = {
     torch.matmul: _matmul, torch.Tensor.matmul: _matmul, torch.Tensor.__matmul__: _matmul,
     torch.Tensor.__rmatmul__: _rmatmul, torch.mv: _mv, torch.Tensor.mv: _mv,
     torch.addmm: _addmm, torch.Tensor.addmm: _addmm, torch.sparse.addmm: _addmm,
-    torch.Tensor.copy_: _copy_,
+    torch.nn.functional.linear: _linear, torch.linalg.matmul: _matmul,
+    torch.Tensor.copy_: _copy_, torch.Tensor.detach_: _detach_, torch.detach_: _detach_,
     torch.t: _transpose, torch.Tensor.t: _transpose, torch.transpose: _swap, torch.Tensor.transpose: _swap,
+    torch.swapaxes: _swap, torch.Tensor.swapaxes: _swap, torch.swapdims: _swap, torch.Tensor.swapdims: _swap,
+    torch.permute: _permute, torch.Tensor.permute: _permute, torch.adjoint: _adjoint, torch.Tensor.adjoint: _adjoint,
+    torch.conj: _conj, torch.Tensor.conj: _conj,
     torch.Tensor.T.__get__: _transpose, torch.Tensor.mT.__get__: _transpose,  # type: ignore[attr-defined]
+    torch.Tensor.H.__get__: _adjoint, torch.Tensor.mH.__get__: _adjoint,  # type: ignore[attr-defined]
 }  # fmt: skip
 _ATEN: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.mm: _mm, torch.ops.aten.addmm: _addmm, torch.ops.aten.t: _transpose,

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._C import _disabled_torch_function_impl
+from torch.nn.utils import parametrize
 
 from . import _libraries
 from .activation import keyword
@@ -234,7 +235,14 @@ def swap_(model: torch.nn.Module, filter_fn: Callable[[torch.nn.Module, str], bo
 
 
 def unswap_(model: torch.nn.Module) -> None:
-    """Undo `swap_`: every module of a class of this file gets torch's own class back."""
+    """Undo `swap_`: every module of a class of this file gets torch's own class back.
+
+    Also a module that has been parametrized since (weight_norm): torch has made it a class of its own.
+    """
     originals = {new: old for old, new in _replacements().items()}
     for module in model.modules():
-        module.__class__ = originals.get(type(module), type(module))
+        cls = type(module)
+        if parametrize.is_parametrized(module) and cls.__bases__[0] in originals:
+            cls.__bases__ = (originals[cls.__bases__[0]],)
+        else:
+            module.__class__ = originals.get(cls, cls)

@@ -93,6 +93,8 @@ def _mv(name: str) -> Callable[..., Tensor]:
 
 def _columns(input: Tensor, mat: Tensor, vec: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     _check_vector(mat, vec)
+    if input.dim() > 1:
+        raise RuntimeError(f"vector + matrix @ vector expected, got {input.dim()}, {mat.dim()}, {vec.dim()}")
     return input.unsqueeze(1) if input.dim() == 1 else input, mat, vec.unsqueeze(1)
 
 

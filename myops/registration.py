@@ -276,6 +276,9 @@ def _register_functional(row: Row, op: OpOverload) -> None:
     if row.reads_conjugates:
         # The engines read conjugate views in place; without this, torch would copy them first.
         _LIBRARY.impl(row.name, torch.library.fallthrough_kernel, "Conjugate")
+        # They read any strides too. By default Inductor gives an operator those of eager mode, if need be by a copy,
+        # which forgets the conjugate bit. The schema is defined in C++, where the Stable ABI has no tags.
+        op._tags = [*op.tags, torch.Tag.flexible_layout]
 
     @autograd.untraced
     def batch_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
@@ -357,7 +360,8 @@ def decompositions() -> dict[OpOverload, autograd.Kernel]:
         program = torch.export.export(model, args)
         program.run_decompositions({**torch.export.default_decompositions(), **myops.decompositions()})
 
-    Covers the functional forms. `out=` and the in-place forms stay in the program.
+    Covers the functional forms of the dense operators. `out=` and the in-place forms, packed weights and the sparse
+    operators stay in the program.
     """
     _libraries.require()
     rows = (*OPERATORS.values(), *COMPONENTS.values())

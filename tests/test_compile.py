@@ -767,3 +767,29 @@ backward:
   aten.transpose.int (8, 6)
   myops.mm.default (8, 4)""",
         )
+
+
+def test_conjugates_of_what_inductor_computes() -> None:
+    """Inductor has complex buffers in layouts of its own; a copy to another, which no operator asks for, loses the bit."""
+    dtype = torch.complex64
+    x, w, bias = torch.randn(5, 4, dtype=dtype), torch.randn(2, 4), torch.zeros(2, dtype=dtype)
+    packed = myops.pack_weight(torch.randn(3, 2, dtype=dtype))
+
+    def products(x: Tensor, w: Tensor) -> list[Tensor]:
+        b = (w.t().contiguous() * (2 - 1j)).conj()
+        results = [
+            myops.mm(x, b),
+            myops.addmm(bias, x, b),
+            myops.bmm(x[None], b[None]),
+            myops.baddbmm(bias, x[None], b[None]),
+            myops.matmul(x[None], b),
+            myops.linear(x, b.mT, bias),
+            myops.linear(b.contiguous(), packed),
+            myops.add(x[:2], b.mT),
+        ]
+        return [torch.view_as_real(result) for result in results]
+
+    with torch._inductor.config.patch(force_disable_caches=True):  # a graph of before the operators had a tag
+        compiled = torch.compile(products, fullgraph=True)(x, w)
+    for got, expected in zip(compiled, products(x, w), strict=True):
+        torch.testing.assert_close(got, expected)

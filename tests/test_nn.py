@@ -352,3 +352,16 @@ def test_an_input_that_is_no_tensor(wrong: Any) -> None:
     swap_(layer)
     with pytest.raises(TypeError, match=re.escape(str(native.value))):
         layer(wrong)
+
+
+def test_unswap_of_a_module_that_has_been_parametrized_since() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    x = torch.randn(3, 4)
+    expected = model(x)
+    myops.nn.swap_(model)
+    torch.nn.utils.parametrizations.weight_norm(model[0])
+    myops.nn.unswap_(model)
+    assert not any(isinstance(module, myops.nn.Linear) for module in model)
+    torch.testing.assert_close(model(x), expected)
+    torch.nn.utils.parametrize.remove_parametrizations(model[0], "weight")
+    assert [type(module) for module in model] == [torch.nn.Linear] * 2

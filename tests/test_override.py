@@ -1112,6 +1112,7 @@ VECTOR_CALLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "no addend": lambda a, v, c: torch.addmv(c * math.nan if c.is_floating_point() else c, a, v, beta=0),
     "shapes": lambda a, v, c: torch.mv(a, a[0] if len(a) else a),
     "ranks": lambda a, v, c: torch.addmv(c, a, v.view(-1, 1)),
+    "rank of the addend": lambda a, v, c: torch.addmv(c.view(-1, 1), a, v),
     "dtypes": lambda a, v, c: torch.mv(a, v.to(torch.int16)),
 }
 

@@ -377,6 +377,7 @@ def test_a_copy_needs_the_same_size() -> None:
         a.copy_(other)
 
 
+@pytest.mark.usefixtures("on_cpu_only")  # where a wrong index stops the grid
 @pytest.mark.parametrize("col", [3, -1])
 def test_to_dense_checks_columns(col: int) -> None:
     a = myops.CSR(torch.tensor([0, 1, 2, 2]), torch.tensor([col, 0]), torch.ones(2), (3, 3))
@@ -534,3 +535,91 @@ def test_transposed_patterns_are_whole_and_right() -> None:
         myops.CSR.from_torch(torch.ones(3))
     with pytest.raises(TypeError, match="must be a scipy.sparse matrix or array"):
         myops.CSR.from_scipy(torch.ones(3, 3))
+
+
+def test_trainable_values_of_every_form_of_a_product() -> None:
+    matrix = torch.randn(5, 4).relu()
+    x, bias = torch.randn(2, 3, 4), torch.randn(5)
+    A = myops.CSR.from_torch(matrix)
+    forms = {
+        "linear": lambda A: torch.nn.functional.linear(x, A, bias),
+        "linear of a vector": lambda A: torch.nn.functional.linear(x[0, 0], A),
+        "linalg.matmul": lambda A: torch.linalg.matmul(A, x[0].mT),
+        "adjoint": lambda A: torch.adjoint(A) @ bias,
+        "mH": lambda A: A.mH @ bias,
+        "H": lambda A: A.H @ bias,
+        "permute": lambda A: A.permute(1, 0) @ bias,
+        "torch.permute": lambda A: torch.permute(A, (-1, 0)) @ bias,
+        "swapaxes": lambda A: A.swapaxes(0, 1) @ bias,
+        "conj": lambda A: torch.conj(A) @ x[0].mT,
+    }
+    for name, form in forms.items():
+        values = A.values.detach().clone().requires_grad_()
+        dense = matrix.clone().requires_grad_()
+        got, expected = form(A.with_values(values)), form(dense)
+        torch.testing.assert_close(got, expected, msg=name)
+        assert got.is_contiguous(), name
+        got.sum().backward()
+        expected.sum().backward()
+        assert dense.grad is not None
+        torch.testing.assert_close(values.grad, dense.grad[matrix != 0], msg=name)
+    with pytest.raises(NotImplementedError, match="can be the weight of linear"):
+        torch.nn.functional.linear(A, x[0])
+
+
+def test_conjugates_of_complex_values() -> None:
+    matrix = torch.randn(5, 4, dtype=torch.complex64)
+    A, x, y = (
+        myops.CSR.from_torch(matrix),
+        torch.randn(5, 2, dtype=torch.complex64),
+        torch.randn(4, 2, dtype=torch.complex64),
+    )
+    torch.testing.assert_close(A.mH @ x, matrix.mH @ x)
+    torch.testing.assert_close(torch.adjoint(A) @ x, matrix.mH @ x)
+    torch.testing.assert_close(A.conj() @ y, matrix.conj() @ y)
+
+
+def test_detach_in_place_freezes_the_matrix_alone() -> None:
+    values = torch.nn.Parameter(torch.ones(4))
+    A, x = myops.CSR.from_torch(torch.eye(4)).with_values(values), torch.randn(4, 3)
+    assert (A @ x).requires_grad
+    assert A.detach_() is A
+    assert not (A @ x).requires_grad
+    assert values.requires_grad
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_takes_the_parts(strict: bool) -> None:
+    class Holds(torch.nn.Module):
+        A: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("A", myops.CSR.from_torch(torch.eye(4)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.A @ x
+
+    class Makes(torch.nn.Module):
+        def forward(self, crow: Tensor, col: Tensor, values: Tensor, x: Tensor) -> Tensor:
+            return myops.CSR(crow, col, values, (4, 4)) @ x
+
+    x = torch.randn(4, 3)
+    words = r"torch.export takes the parts of a myops.CSR" if strict else "fake tensor"  # the second are torch's
+    with pytest.raises(Exception, match=words):
+        torch.export.export(Holds(), (x,), strict=strict)
+    A = myops.CSR.from_torch(2 * torch.eye(4))
+    program = torch.export.export(Makes(), (A.crow, A.col, A.values, x), strict=strict)
+    torch.testing.assert_close(program.module()(A.crow, A.col, A.values, x), 2 * x)
+
+
+def test_what_has_no_memory_of_its_own_says_so() -> None:
+    A = myops.CSR.from_torch(torch.eye(4))
+    with pytest.raises(RuntimeError, match="data pointer"):
+        torch.utils.dlpack.to_dlpack(A)
+    for form in (lambda: torch.matmul(A, numpy.ones((4, 2))), lambda: numpy.ones((2, 4)) @ A):
+        with pytest.raises(TypeError, match="must be (a )?Tensor"):
+            form()
+    with pytest.raises(RuntimeError, match=r"cannot copy a Tensor of \[100, 100\] into CSR") as error:
+        A.copy_(torch.randn(100, 100))
+    assert len(str(error.value)) < 200
