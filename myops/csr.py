@@ -369,13 +369,14 @@ def _sparse_mm(sparse: Any, dense: Any, reduce: str = "sum") -> Tensor:
     return mm(sparse, dense, reduce=reduce)
 
 
+def _is_vector(t: Any) -> bool:
+    return not isinstance(t, CSR) and isinstance(t, Tensor) and t.dim() == 1
+
+
 def _matmul(input: Any, other: Any, *, out: Any = None) -> Tensor:
-    for name, operand in (("input", input), ("other", other)):
-        if not isinstance(operand, Tensor):
-            raise TypeError(f"{name} must be a Tensor, but got {type(operand).__name__}")
-    if not isinstance(other, CSR) and other.dim() == 1:
+    if _is_vector(other):
         return _mm(input, other.unsqueeze(1), out=out).squeeze(1)
-    if not isinstance(input, CSR) and input.dim() == 1:
+    if _is_vector(input):
         return _mm(input.unsqueeze(0), other, out=out).squeeze(0)
     return _mm(input, other, out=out)
 

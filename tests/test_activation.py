@@ -392,3 +392,13 @@ class Layer(torch.nn.Module):
 def test_other_isa_levels(level: str) -> None:
     """The values again in a process that is forced to another level of this machine."""
     run_on_level(level, __file__, "error or special or integers or every_way or layouts or forms")
+
+
+def test_fakes_of_preactivations_need_an_activation() -> None:
+    x = torch.ones(2, 3, device="meta")
+    with pytest.raises(RuntimeError, match="activation must not be 0"):
+        torch.ops.myops.linear_with_preactivation(x, x, activation=0)
+
+
+def test_decompositions_cover_the_components() -> None:
+    assert torch.ops.myops.linear_with_preactivation.default in myops.decompositions()

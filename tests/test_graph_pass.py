@@ -488,3 +488,21 @@ def test_backend_by_name(tmp_path: Path) -> None:
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_devices_whose_library_is_missing_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from myops import _libraries, graph
+
+    for error, taken in (("missing", 0), (None, 1)):
+        monkeypatch.setattr(_libraries, "cuda_error", error)
+        with FakeTensorMode():
+            x = torch.empty(2, 2, device="cuda")
+        g = fx.Graph()
+        a = g.placeholder("a")
+        a.meta["val"] = x
+        mm = g.call_function(torch.ops.aten.mm.default, (a, a))
+        mm.meta["val"] = x
+        g.output(mm)
+        assert graph.rewrite(g)["mm"] == taken

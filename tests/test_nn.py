@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import myops
 from myops.nn import swap_, unswap_
@@ -365,3 +365,9 @@ def test_unswap_of_a_module_that_has_been_parametrized_since() -> None:
     torch.testing.assert_close(model(x), expected)
     torch.nn.utils.parametrize.remove_parametrizations(model[0], "weight")
     assert [type(module) for module in model] == [torch.nn.Linear] * 2
+
+
+def test_a_proxy_of_another_tracer_gets_torchs_function() -> None:
+    graph = fx.Graph()
+    myops.nn.Linear(3, 4)(fx.Proxy(graph.placeholder("x")))
+    assert [n.op for n in graph.nodes][-1] == "call_function"

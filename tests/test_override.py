@@ -1177,3 +1177,29 @@ def test_which_vector_products_are_taken() -> None:
         assert myops.stats()["addmv"]["native"] == 2  # the refused one, and this: not the addmv_ that it is made of too
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_failed_switch_leaves_native_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from myops import override
+
+    made, init = [], override._Installed.__init__
+
+    def fails(self, reroute, key):
+        if made:
+            raise KeyboardInterrupt
+        made.append(self)
+        init(self, reroute, key)
+
+    monkeypatch.setattr(override._Installed, "__init__", fails)
+    with pytest.raises(KeyboardInterrupt):
+        myops.enable("addmm")
+    monkeypatch.undo()
+    before = myops.stats()["addmm"]["myops"]
+    a = torch.ones(2, 2)
+    torch.addmm(a, a, a)
+    assert myops.stats()["addmm"]["myops"] == before
+
+
+def test_explain_tells_the_kill_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MYOPS_DISABLE", "1")
+    assert "switch: off, MYOPS_DISABLE=1" in myops.explain()

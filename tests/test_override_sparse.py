@@ -399,3 +399,96 @@ def test_autocast_changes_what_it_changes_natively() -> None:
             with myops.use(strict=True):
                 ours = call()
         torch.testing.assert_close(ours, native)
+
+
+def test_a_reduction_checks_inner_sizes_where_a_gradient_is_recorded() -> None:
+    a = torch.ones(2, 3).to_sparse_csr().requires_grad_()
+    with myops.use(), pytest.raises(RuntimeError):
+        torch.sparse.mm(a, torch.ones(4, 5), "amax")
+
+
+def same_as_native(call: Callable[[], Tensor]) -> None:
+    """The same result under the switch as without it, or the same refusal."""
+
+    def outcome() -> Tensor | None:
+        try:
+            return call().to_dense()
+        except RuntimeError:
+            return None
+
+    native = outcome()
+    with myops.use():
+        ours = outcome()
+    assert (native is None) == (ours is None), (native, ours)
+    if native is not None:
+        torch.testing.assert_close(ours, native)
+
+
+def counted(m: int, k: int) -> torch.Tensor:
+    return torch.arange(1.0, m * k + 1).view(m, k).to_sparse_csr()
+
+
+def empty(m: int, n: int) -> torch.Tensor:
+    return torch.zeros(m, n).to_sparse_csr()
+
+
+@pytest.mark.parametrize("shape", [(7, 7), (4,), (2, 4), (1, 2, 4)])
+def test_addends_of_another_shape_that_are_not_read(shape: tuple[int, ...]) -> None:
+    same_as_native(lambda: torch.addmm(torch.ones(shape), counted(2, 3), torch.ones(3, 4), beta=0))
+
+
+@pytest.mark.parametrize(("beta", "alpha", "size"), [(0, 1, (2, 4)), (0, 2, (2, 4)), (1, 1, (2, 4)), (0, 1, (4, 4))])
+def test_sums_of_sparse_matrices(beta: float, alpha: float, size: tuple[int, int]) -> None:
+    same_as_native(lambda: torch.addmm(empty(*size), counted(2, 3), counted(3, 4), beta=beta, alpha=alpha))
+
+
+def test_sampled_products_into_another_dtype() -> None:
+    a, b = torch.ones(2, 3), torch.ones(3, 4)
+    same_as_native(lambda: torch.sparse.sampled_addmm(counted(2, 4), a, b, out=counted(2, 4).double()))
+
+
+def test_sampled_products_into_another_pattern() -> None:
+    a, b = torch.ones(2, 3), torch.ones(3, 4)
+    same_as_native(lambda: torch.sparse.sampled_addmm(counted(2, 4), a, b, out=torch.eye(2, 4).to_sparse_csr()))
+
+
+@pytest.mark.parametrize("layout", ["csc", "coo"])
+def test_sums_into_another_layout(layout: str) -> None:
+    target = {"csc": torch.zeros(2, 4).to_sparse_csc(), "coo": torch.zeros(2, 4).to_sparse_coo()}[layout]
+    same_as_native(lambda: torch.addmm(target, counted(2, 3), counted(3, 4), beta=0))
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 1), (1, 2)])
+def test_matrices_added_to_vectors(shape: tuple[int, ...]) -> None:
+    same_as_native(lambda: torch.addmv(torch.ones(shape), torch.ones(2, 3), torch.ones(3)))
+
+
+@pytest.mark.filterwarnings("ignore:An output with one or more elements was resized")
+@pytest.mark.parametrize("shape", [(), (2, 1), (3,)])
+def test_vectors_written_to_another_shape(shape: tuple[int, ...]) -> None:
+    i, m, v = torch.ones(2), torch.ones(2, 3), torch.ones(3)
+    same_as_native(lambda: torch.addmv(i, m, v, out=torch.zeros(shape)))
+
+
+def test_no_warning_where_all_are_asked_for(recwarn: pytest.WarningsRecorder) -> None:
+    with myops.use():
+        pass
+    torch.set_warn_always(True)
+    try:
+        with myops.use():
+            pass
+    finally:
+        torch.set_warn_always(False)
+    assert not [w for w in recwarn if "Overriding" in str(w.message)]
+
+
+def test_other_reasons_are_not_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("myops.override.MAX_REASONS", 0)
+    myops.reset_stats()
+    bad = torch.ones(2, 2).bool()
+    with caplog.at_level("DEBUG", logger="myops.override"), myops.use():
+        for _ in range(2):
+            with pytest.raises(RuntimeError):
+                torch.mm(bad, bad)
+    assert not [r for r in caplog.records if "goes to native" in r.message]
+    myops.reset_stats()

@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import COMPLEX, FLOATS, OTHER_LEVELS, run_on_level, wide
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.flop_counter import FlopCounterMode
 
 import myops
@@ -388,3 +388,57 @@ def test_tangents_of_a_bias_alone() -> None:
     got = torch.func.jacfwd(lambda b: myops.linear(x, packed, b))(bias)
     assert torch.equal(got, torch.eye(3).expand(2, 5, 3, 3))
     assert not torch.func.hessian(lambda b: myops.linear(x, packed, b).sum())(bias).any()
+
+
+def test_tangents_of_a_bias_are_tensors_of_their_own() -> None:
+    packed = myops.pack_weight(torch.ones(4, 3))
+    tangent = torch.ones(4)
+    with forward_ad.dual_level(), torch.no_grad():
+        dual = forward_ad.make_dual(torch.ones(4), tangent)
+        got = myops.linear(torch.ones(3), packed, dual)
+        got.mul_(3)
+    assert torch.equal(tangent, torch.ones(4))
+
+
+def test_a_packed_weight_takes_tensors() -> None:
+    packed = myops.pack_weight(torch.ones(4, 3))
+    with pytest.raises(TypeError, match="input must be a Tensor, but got list"):
+        myops.linear([[1.0]], packed)
+
+
+def test_fakes_want_panels_that_are_a_vector() -> None:
+    packed = myops.pack_weight(torch.ones(4, 3))
+    with pytest.raises(RuntimeError, match="panels must be a contiguous uint8 vector"):
+        torch.ops.myops.linear_packed(
+            torch.ones(2, 3, device="meta"), packed.panels.to("meta")[None], out_features=4, dtype=torch.float32
+        )
+
+
+def test_an_unknown_activation_of_a_packed_layer() -> None:
+    with pytest.raises(ValueError, match="activation must be one of"):
+        myops.nn.PackedLinear(torch.ones(4, 3), activation="tanh")
+
+
+def test_a_packed_layer_takes_the_weight_of_another_dtype() -> None:
+    layer = myops.nn.PackedLinear(torch.zeros(4, 3, dtype=torch.bfloat16))
+    layer.load_state_dict({"weight": torch.ones(4, 3)})
+    assert torch.equal(layer(torch.ones(2, 3, dtype=torch.bfloat16)), torch.full((2, 4), 3.0, dtype=torch.bfloat16))
+
+
+def test_packed_weights_pickle_plain_sizes() -> None:
+    packed = myops.pack_weight(torch.ones(4, 3))
+    assert type(packed.__reduce__()[1][1]) is tuple
+    assert pickle.loads(pickle.dumps(packed)).shape == packed.shape
+
+
+def test_a_packed_layer_without_contents_is_copied() -> None:
+    layer = myops.nn.PackedLinear(torch.ones(4, 3))
+    layer.panels.zero_()
+    assert copy.deepcopy(layer).panels.shape == layer.panels.shape
+
+
+def test_recorded_packed_products_check_the_activation() -> None:
+    packed = myops.pack_weight(torch.ones(4, 3))
+    x = torch.ones(2, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="activation must be 0"):
+        torch.ops.myops.linear_packed(x, packed.panels, out_features=4, dtype=torch.float32, activation=5)

@@ -983,3 +983,113 @@ def test_errors_have_their_type_and_name_their_argument(monkeypatch: pytest.Monk
         myops.sparse.addmm(x, a, x, alpha=1j)
     with pytest.raises(RuntimeError, match="input of shape .3. cannot be broadcast to the result's shape .2, 2."):
         myops.sparse.addmm(torch.ones(3), x, a)
+
+
+def counted(m: int, k: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.arange(1, m * k + 1).view(m, k).to(dtype).to_sparse_csr()
+
+
+def repeated(dtype: torch.dtype = torch.float64) -> Tensor:
+    """An uncoalesced batch of two 2 x 3 matrices."""
+    index = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 0], [1, 1, 2, 0]])
+    return torch.sparse_coo_tensor(index, torch.tensor([1.0, 2, 3, 4], dtype=dtype), (2, 2, 3))
+
+
+@pytest.mark.parametrize("reduce", ["mean", "amax", "amin"])
+@pytest.mark.parametrize("layout", ["csr", "coo"])
+def test_reductions_need_a_strided_b(reduce: str, layout: str) -> None:
+    a = counted(3, 3) if layout == "csr" else counted(3, 3).to_sparse_coo()
+    with pytest.raises(ValueError, match="needs a sparse a and a strided b"):
+        myops.sparse.mm(a, a, reduce=reduce)
+
+
+def test_complex_and_large_scalars_of_the_addend() -> None:
+    a, x, c = (
+        counted(2, 3, torch.complex64),
+        torch.ones(3, 4, dtype=torch.complex64),
+        torch.ones(2, 4, dtype=torch.complex64),
+    )
+    torch.testing.assert_close(myops.sparse.addmm(c, a, x, beta=2j), 2j * c + a.to_dense() @ x)
+    i, big = torch.ones(2, 4, dtype=torch.int64), 2**60 + 1
+    got = myops.sparse.addmm(i, counted(2, 3, torch.int64), torch.ones(3, 4, dtype=torch.int64), beta=big)
+    assert torch.equal(got, big * i + counted(2, 3, torch.int64).to_dense().sum(1, keepdim=True))
+
+
+def test_scaled_samples_of_small_integers_are_modular() -> None:
+    pattern, a, b = (
+        counted(2, 2, torch.int8),
+        torch.full((2, 3), 7, dtype=torch.int8),
+        torch.full((3, 2), 9, dtype=torch.int8),
+    )
+    got = myops.sparse.sampled_addmm(pattern, a, b, alpha=2).values()
+    assert torch.equal(got, (2 * 189 + pattern.values().long()).to(torch.int8))
+
+
+def test_gradient_of_an_uncoalesced_batch() -> None:
+    a, x = repeated().requires_grad_(), torch.randn(2, 3, 4, dtype=torch.float64)
+    (grad,) = torch.autograd.grad(myops.sparse.bmm(a, x).square().sum(), a)
+    dense = repeated().to_dense().requires_grad_()
+    (wanted,) = torch.autograd.grad(torch.bmm(dense, x).square().sum(), dense)
+    torch.testing.assert_close(grad.to_dense(), wanted * (repeated().to_dense() != 0))
+
+
+def test_hybrid_batches_are_refused() -> None:
+    a = torch.sparse_coo_tensor(torch.tensor([[0, 1], [1, 0]]), torch.ones(2, 3), (2, 2, 3)).coalesce()
+    with pytest.raises(RuntimeError, match="it is hybrid"):
+        myops.sparse.bmm(a, torch.ones(2, 3, 4))
+
+
+@pytest.mark.parametrize("crow", [[[0, 1, 2], [0, 1, 1]], [[0, 1, 2], [1, 1, 2]]])
+def test_batched_patterns_hold_all_their_entries(crow: list[list[int]]) -> None:
+    a = torch.sparse_csr_tensor(
+        torch.tensor(crow), torch.tensor([[0, 1], [0, 1]]), torch.ones(2, 2), (2, 2, 2), check_invariants=False
+    )
+    with pytest.raises(RuntimeError, match="crow must begin with 0 and end with nnz"):
+        myops.sparse.bmm(a, torch.ones(2, 2, 3))
+
+
+def test_an_alpha_without_an_addend() -> None:
+    a, x = counted(2, 3).requires_grad_(), torch.ones(3, 4, dtype=torch.float64)
+    got = torch.ops.myops.native_mm(a, x, alpha=2.0)
+    assert got.requires_grad
+    torch.testing.assert_close(got, 2 * a.detach().to_dense() @ x)
+
+
+def test_recorded_products_have_torchs_strides() -> None:
+    a, x = counted(3, 4).requires_grad_(), torch.ones(2, 3, dtype=torch.float64)
+    assert myops.sparse.mm(x, a).stride() == myops.sparse.mm(x, a.detach()).stride() == (4, 1)
+
+
+def test_autocast_casts_the_addend() -> None:
+    a, x, c = counted(2, 3, torch.bfloat16), torch.ones(3, 4).bfloat16(), torch.ones(2, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert myops.sparse.addmm(c.requires_grad_(), a, x).dtype == torch.bfloat16
+
+
+def test_gradients_of_sparse_products_that_repeat_entries() -> None:
+    a = torch.eye(3, dtype=torch.float64).to_sparse_coo().requires_grad_()
+    product = myops.sparse.mm(a, torch.eye(3, dtype=torch.float64).to_sparse_coo())
+    index = torch.tensor([[0, 0, 1, 2], [0, 0, 2, 2]])
+    outer = torch.sparse_coo_tensor(index, torch.tensor([1.0, 2, 3, 4], dtype=torch.float64), (3, 3))
+    (grad,) = torch.autograd.grad(product, a, outer)
+    torch.testing.assert_close(grad.to_dense(), torch.diag(torch.tensor([3.0, 0, 4], dtype=torch.float64)))
+
+
+def test_blocks_count_where_elements_do_not() -> None:
+    wide, last = 2**16, 2**17 - 1
+    a = torch.sparse_bsr_tensor(
+        torch.tensor([0, 1, 1], dtype=torch.int32), torch.tensor([last], dtype=torch.int32), torch.ones(1, 1, wide),
+        (2, wide * (last + 1)), check_invariants=False,
+    )  # fmt: skip
+    _, col, _ = myops.sparse.csr_parts(a)
+    assert col[-1] == wide * (last + 1) - 1
+
+
+def test_results_are_not_checked_again() -> None:
+    a = torch.sparse_csr_tensor(
+        torch.tensor([0, 2, 2]), torch.tensor([1, 0]), torch.ones(2), (2, 2), check_invariants=False
+    ).requires_grad_()
+    product = myops.sparse.mm(a, torch.ones(2, 2))
+    with torch.sparse.check_sparse_tensor_invariants():
+        (grad,) = torch.autograd.grad(product.sum(), a)
+    assert grad.col_indices().tolist() == [1, 0]
