@@ -383,7 +383,7 @@ def _times_sparse(a: Any, b: Any) -> Any:
     return _assemble(torch.sparse_csr, (crow, col), values, size)
 
 
-def mm(a: Any, b: Any, *, reduce: str = "sum") -> Any:
+def mm(a: Tensor, b: Tensor, *, reduce: str = "sum") -> Tensor:
     """`a @ b` of matrices of which one or both are sparse; the counterpart of `torch.sparse.mm`.
 
     Args:
@@ -469,7 +469,7 @@ def _scaled(parts: Parts, alpha: Any) -> tuple[Parts, float]:
     return parts, float(alpha)
 
 
-def addmm(input: Tensor, a: Any, b: Any, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
+def addmm(input: Tensor, a: Tensor, b: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
     """`beta * input + alpha * (a @ b)`; the counterpart of `torch.sparse.addmm`.
 
     Args:
@@ -518,7 +518,7 @@ def _unread(t: Tensor) -> Tensor:
     return t.masked_fill(torch.ones((), dtype=torch.bool, device=t.device), 0)
 
 
-def sampled_addmm(input: Any, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Any:
+def sampled_addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Number = 1, alpha: Number = 1) -> Tensor:
     """`alpha * (mat1 @ mat2)` at the entries of `input`, plus `beta * input`; as `torch.sparse.sampled_addmm`.
 
     Args:

@@ -388,6 +388,25 @@ def test_add_broadcasts_by_runs(ops, kind):
 
 
 @pytest.mark.parametrize("kind", ADD_DTYPES, ids=str)
+def test_add_short_rows(ops, kind):
+    """Rows of few runs, of which a thread has several that lie apart; a vector that is not aligned is rows of one."""
+    alpha = 1 if kind == torch.bool else 3
+    for shape in [(1001, 3), (4, 3), (5, 1), (3, 67, 2), (130, 16), (1, 3), (66, 31)]:
+        x = integers(shape, torch.int64, 1, 0, 4).to(kind)
+        row = integers(shape[-1:], torch.int64, 2, 0, 4).to(kind)
+        same(ops.add(x, row, alpha=alpha), torch.add(x, row, alpha=alpha))
+        out = torch.zeros((*shape[:-1], shape[-1] + 2), dtype=kind)
+        ops.add.out(row, x, alpha=alpha, out=out[..., 1:-1])
+        same(out[..., 1:-1], torch.add(row, x, alpha=alpha))
+        assert not out[..., 0].any()
+        assert not out[..., -1].any()
+    for count in (1, 2, 5, 1001):
+        x, y = (integers((2 * count + 1,), torch.int64, seed, 0, 4).to(kind) for seed in (3, 4))
+        same(ops.add(x[1 : count + 1], y[:count]), x[1 : count + 1] + y[:count])
+        same(ops.add(x[::2], y[-count - 1 :]), x[::2] + y[-count - 1 :])
+
+
+@pytest.mark.parametrize("kind", ADD_DTYPES, ids=str)
 def test_add_turned(ops, kind):
     """One operand runs along another dimension than the result: tails of its tiles, batches, and a broadcast beside it."""
     alpha = 1 if kind == torch.bool else 3

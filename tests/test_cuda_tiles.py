@@ -328,6 +328,13 @@ def test_route_sends_long_sums_for_few_results_to_torch(library):
     assert route(library, torch.bfloat16, 16, 100, 4096, 8) == "own"
 
 
+def test_route_sends_what_would_be_packed_by_the_gigabyte_to_torch(library):
+    assert route(library, torch.bfloat16, 40000, 40000, 40001) == "native"
+    assert route(library, torch.bfloat16, 4000, 4000, 4001) == "own"
+    assert route(library, torch.bfloat16, 33, 33, 33, 100000) == "own"  # 0.4 GB
+    assert route(library, torch.bfloat16, 33, 33, 33, 300000) == "native"
+
+
 def test_route_of_a_matrix_c(ops, library, monkeypatch):
     """Torch copies a C first, unless it is the result."""
     monkeypatch.delenv("MYOPS_CUDA_GEMM", raising=False)

@@ -158,34 +158,38 @@ __device__ __forceinline__ Pack<T, N> load_run(const T* address, bool alone) {
   return run;
 }
 
-// A thread has N neighbours along the last dimension in several rows of the one before. 16 bytes take a register each.
+// A thread has N neighbours along the last dimension in several rows of the one before: the next ones, or, where rows
+// are short, such that lie `span` apart, so that neighbouring threads have neighbouring rows. 16 bytes take a register
+// each.
 template <int N>
 constexpr int kRowsOf = N == 16 ? 1 : 4;
 
 // count: of threads.
 template <DType kType, int N>
 __global__ void __launch_bounds__(kThreads)
-    add_rows(const __grid_constant__ Add p, const __grid_constant__ Dividers dividers, const uint32_t count) {
+    add_rows(const __grid_constant__ Add p, const __grid_constant__ Dividers dividers, const int span,
+             const uint32_t count) {
   using T = typename Element<kType>::Type;
   using Compute = typename Element<kType>::Acc;
   constexpr int kRows = kRowsOf<N>;
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
   if (i >= count) return;
   const auto alpha = Sum<Compute>::alpha(p.alpha);
-  const Offsets at(p, dividers, i, N, kRows);
+  const Offsets at(p, dividers, i, N, span == 1 ? kRows : 1);
   const int last = p.dims - 1, before = last > 0 ? last - 1 : 0;
-  const int rows = last > 0 ? static_cast<int>(p.size[before]) - at.row : 1;
+  const int left = last > 0 ? static_cast<int>(p.size[before]) - at.row : 1;
+  const int64_t x_row = span * p.x_stride[before], y_row = span * p.y_stride[before], d_row = span * p.d_stride[before];
   const bool one_x = p.x_stride[last] == 0, one_y = p.y_stride[last] == 0;  // for the whole run
   Pack<T, N> x[kRows], y[kRows];
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) break;
-    x[r] = load_run<N>(static_cast<const T*>(p.x) + at.x + r * p.x_stride[before], one_x);
-    y[r] = load_run<N>(static_cast<const T*>(p.y) + at.y + r * p.y_stride[before], one_y);
+    if (r * static_cast<int64_t>(span) >= left) break;
+    x[r] = load_run<N>(static_cast<const T*>(p.x) + at.x + r * x_row, one_x);
+    y[r] = load_run<N>(static_cast<const T*>(p.y) + at.y + r * y_row, one_y);
   }
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
-    if (r >= rows) break;
+    if (r * static_cast<int64_t>(span) >= left) break;
     Pack<T, N> sums;
 #pragma unroll
     for (int v = 0; v < N; ++v) {
@@ -193,7 +197,7 @@ __global__ void __launch_bounds__(kThreads)
       const Compute b = widen<Compute>(one_y ? y[r].v[0] : y[r].v[v]);
       sums.v[v] = narrow<T>(Sum<Compute>::of(a, alpha, b));
     }
-    store_pack(static_cast<T*>(p.d) + at.d + r * p.d_stride[before], sums);
+    store_pack(static_cast<T*>(p.d) + at.d + r * d_row, sums);
   }
 }
 
@@ -331,10 +335,18 @@ cudaError_t launch_mixed(const Add& p, cudaStream_t stream) {
 }
 
 template <DType kType, int N>
-cudaError_t launch_rows(const Add& p, cudaStream_t stream) {
+cudaError_t launch_rows(Add p, cudaStream_t stream) {
+  if (p.dims == 1 && N == 1) {  // rows of one element: a thread has several
+    p.dims = 2, p.size[1] = 1;
+    p.x_stride[1] = p.y_stride[1] = p.d_stride[1] = 0;
+  }
   uint32_t count;
   const Dividers dividers = dividers_of(p, N, kRowsOf<N>, &count);
-  return launch_kernel(&add_rows<kType, N>, dim3(blocks_for(count)), dim3(kThreads), 0, stream, p, dividers, count);
+  constexpr int kShort = 32;  // runs: a warp's
+  const bool is_short = p.dims > 1 && p.size[p.dims - 1] < kShort * N;
+  const int span = is_short ? static_cast<int>(dividers.dim[p.dims - 2].divisor) : 1;
+  return launch_kernel(&add_rows<kType, N>, dim3(blocks_for(count)), dim3(kThreads), 0, stream, p, dividers, span,
+                       count);
 }
 
 // Whether an operand may be read by runs of `run` elements along the last dimension.

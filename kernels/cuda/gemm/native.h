@@ -40,8 +40,17 @@ inline bool is_long_and_small(const Gemm& g) {
   return g.K >= 2048 && ceil_divide(g.M, 64) * ceil_divide(g.N, 64) * g.batch() <= 32 && !takes_skinny(g);
 }
 
+// Operands that would have to be packed, of more than a gigabyte: memory that torch's kernels do not ask for.
+inline bool packs_gigabytes(const Gemm& g) {
+  if (!has_tensor_floats(g) || takes_skinny(g)) return false;
+  const auto packed = [&](const MatrixView& v, int64_t rows, int64_t cols) {
+    return is_packed(g, v, v.col_stride == 1, 16) ? 0 : rows * cols * g.batch() * element_size(g.in);
+  };
+  return packed(g.A, g.M, g.K) + packed(g.B, g.K, g.N) > int64_t(1) << 30;
+}
+
 inline bool native_is_faster(const Gemm& g) {
-  if (is_long_and_small(g)) return true;
+  if (is_long_and_small(g) || packs_gigabytes(g)) return true;
   const int64_t few = g.M < g.N ? g.M : g.N, many = g.M < g.N ? g.N : g.M;
   for (const NativeRow& row : kNativeIsFaster)
     if (row.type == g.in && few >= row.m && many >= row.n && g.K >= row.k && (row.anyway || is_plain(g))) return true;
