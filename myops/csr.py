@@ -309,15 +309,13 @@ class CSR(torch.Tensor):
         return CSR, (*parts, self._size(), *(getattr(self, name) for name in _TRANSPOSE))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CSR:
-        if id(self) not in memo:
-            if self.values.is_leaf:  # perhaps a Parameter that a module holds too
-                values = copy.deepcopy(self.values, memo)
-            else:
-                values = self.values.detach().clone().requires_grad_(self.values.requires_grad)
-            crow, col = copy.deepcopy((self.crow, self.col), memo)
-            t = copy.deepcopy((self.t_crow, self.t_col, self.t_perm), memo)
-            memo[id(self)] = CSR(crow, col, values, self._size(), *t, check_invariants=False)
-        return memo[id(self)]
+        if self.values.is_leaf:  # perhaps a Parameter that a module holds too
+            values = copy.deepcopy(self.values, memo)
+        else:
+            values = self.values.detach().clone().requires_grad_(self.values.requires_grad)
+        crow, col = copy.deepcopy((self.crow, self.col), memo)
+        t = copy.deepcopy((self.t_crow, self.t_col, self.t_perm), memo)
+        return CSR(crow, col, values, self._size(), *t, check_invariants=False)
 
     __hash__ = torch.Tensor.__hash__
 

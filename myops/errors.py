@@ -32,6 +32,6 @@ def translate(error: RuntimeError, name: str, args: tuple[Any, ...]) -> Exceptio
         return named
     if "Expected a value of type" in str(error):  # the schema's words
         return TypeError((str(error).splitlines() or [""])[0])
-    if "is not implemented for" in str(error) and not isinstance(error, NotImplementedError):
+    if "is not implemented for" in str(error):
         return NotImplementedError(str(error))
     return error
