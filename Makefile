@@ -1,4 +1,4 @@
-# Set-up and the jobs of the project. `make test` and `make demo` need nothing but Python >= 3.10, a C++17 compiler and
+# Set-up and the jobs of the project. `make test` and `make demo` need nothing but Python >= 3.10, g++ and
 # (for the CUDA library, optional) nvcc.
 
 SHELL := /bin/bash
@@ -11,7 +11,7 @@ SOURCES = setup.py pyproject.toml requirements.txt requirements-demo.txt $(shell
 
 .PHONY: setup test lint format demo bench compat sanitize clean
 
-setup: $(VENV)/.built
+setup: $(VENV)/.built$(MYOPS_WERROR)
 
 $(VENV)/.installed: requirements.txt requirements-demo.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,7 +19,7 @@ $(VENV)/.installed: requirements.txt requirements-demo.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-demo.txt
 	touch $@
 
-$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+$(VENV)/.built$(MYOPS_WERROR): $(VENV)/.installed $(SOURCES)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps --verbose -e . \
 		| sed -n '/myops:/p; /error/p; /FAILED/p'
 	$(BIN)/python -c "import myops; print('myops:', myops.build_info())"
@@ -60,4 +60,4 @@ sanitize: setup
 	./tests/sanitize.sh $(BIN)/python
 
 clean:
-	rm -rf build dist .build *.egg-info myops/*.so $(VENV)/.built
+	rm -rf build dist .build *.egg-info myops/*.so $(VENV)/.built*

@@ -19,6 +19,7 @@ Objects stay in build/ninja, so that a second build, by pip too, compiles what h
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import re
@@ -59,9 +60,10 @@ ISA_LEVELS = {"x86_64": list(ISA_FLAGS), "aarch64": ["neon"]}
 
 def find_nvcc() -> tuple[Path | None, str]:
     """nvcc, and where it was looked for."""
-    if home := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
-        candidate = Path(home) / "bin" / "nvcc"
-        return (candidate if candidate.is_file() else None), f"CUDA_HOME={home}"
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        if home := os.environ.get(variable):
+            candidate = Path(home) / "bin" / "nvcc"
+            return (candidate if candidate.is_file() else None), f"{variable}={home}"
     if (candidate := Path("/usr/local/cuda/bin/nvcc")).is_file():
         return candidate, str(candidate)
     found = shutil.which("nvcc")
@@ -70,8 +72,19 @@ def find_nvcc() -> tuple[Path | None, str]:
 
 def dry_run(nvcc: Path) -> subprocess.CompletedProcess[str]:
     """What nvcc would do: an error where it does not know an architecture, else the folders of its libraries."""
-    command = [str(nvcc), "--dryrun", *arch_flags(), "-x", "cu", "-c", os.devnull]
-    return subprocess.run(command, capture_output=True, text=True)
+    command = [str(nvcc), "--dryrun", *host_flags(), *arch_flags(), "-x", "cu", "-c", os.devnull]
+    try:
+        return subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:  # of another machine, perhaps
+        return subprocess.CompletedProcess(command, 1, "", str(error))
+
+
+def host_flags() -> list[str]:
+    """nvcc's for CXX, which may be a compiler behind a launcher (ccache g++) and before its options."""
+    words = shlex.split(os.environ.get("CXX", ""))
+    compilers, options = [w for w in words if w[0] != "-"], [w for w in words if w[0] == "-"]
+    escaped = [option.replace(",", "\\,") for option in options]  # nvcc cuts at commas
+    return [*(f"-ccbin={name}" for name in compilers[-1:]), *(f"-Xcompiler={option}" for option in escaped)]
 
 
 def decide_cuda() -> tuple[Path | None, str]:
@@ -131,14 +144,16 @@ class NinjaBuild(build_ext):
 
     def build_extensions(self) -> None:
         WORK.mkdir(parents=True, exist_ok=True)
-        write_ninja_file(self.nvcc)
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         ninja = shutil.which("ninja") or str(Path(sys.executable).parent / "ninja")
-        subprocess.run([ninja, "-C", str(WORK), *jobs], check=True)
-        for extension in self.extensions:
-            target = Path(self.get_ext_fullpath(extension.name))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(WORK / target.name, target)
+        with open(WORK / "lock", "w") as lock:  # another build of this checkout has perhaps another torch
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            write_ninja_file(self.nvcc)
+            subprocess.run([ninja, "-C", str(WORK), *jobs], check=True)
+            for extension in self.extensions:
+                target = Path(self.get_ext_fullpath(extension.name))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(WORK / target.name, target)
 
 
 def write_ninja_file(nvcc: Path | None) -> None:
@@ -176,7 +191,7 @@ def write_ninja_file(nvcc: Path | None) -> None:
         n.build("libmyops_cpu.so", "link", objects, variables={"ldflags": ldflags})
         if nvcc is not None:
             host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra"
-            by = [f"-ccbin {shlex.split(cxx)[0]}"] if os.environ.get("CXX") else []
+            by = [shlex.quote(flag) for flag in host_flags()]
             n.variable("nvccflags", ["-std=c++17", *optimise, *by, f"-Xcompiler {host}", *arch_flags(), *shared])
             n.rule("nvcc", f"{nvcc} -MD -MF $out.d $nvccflags -c $in -o $out", depfile="$out.d", deps="gcc")
             objects = []
@@ -195,7 +210,7 @@ def write_ninja_file(nvcc: Path | None) -> None:
 
 def arch_flags() -> list[str]:
     """nvcc's for MYOPS_CUDA_ARCHS. kernels/cuda/launch.h wants to know whether Hopper's own code is among them."""
-    archs = [arch.strip() for arch in os.environ.get("MYOPS_CUDA_ARCHS", "80,90a").split(",")]
+    archs = [arch.strip() for arch in (os.environ.get("MYOPS_CUDA_ARCHS") or "80,90a").split(",")]
     if not all(re.fullmatch(r"\d{2,3}[af]?", arch) for arch in archs):
         raise SystemExit(f"MYOPS_CUDA_ARCHS must be like 80,90a, but is {os.environ['MYOPS_CUDA_ARCHS']!r}")
     if {"90", "90a"} <= set(archs):

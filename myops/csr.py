@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 
-from .ops._gemm import check, check_dtype
+from .ops._gemm import check, check_bias, check_dtype
 
 _PARTS = ("crow", "col", "values")
 _TRANSPOSE = ("t_crow", "t_col", "t_perm")
@@ -388,12 +388,13 @@ def _mv(input: Any, vec: Any, *, out: Any = None) -> Tensor:
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> Tensor:
-    if not isinstance(weight, CSR):
+    if not isinstance(weight, CSR) or isinstance(input, CSR) or isinstance(bias, CSR):
         raise NotImplementedError("a myops.CSR can be the weight of linear, not its input or bias")
-    product = _mm(weight, input.reshape(-1, input.shape[-1]).mT).mT.contiguous()
-    if bias is not None:
-        product = product + bias
-    return product.reshape(*input.shape[:-1], weight.shape[0])
+    check(input.dim() > 0, lambda: "input must have at least one dimension, got a 0-D tensor")
+    check_bias(bias, weight.shape[0])
+    columns = input.unsqueeze(1) if input.dim() == 1 else input.flatten(0, -2).mT
+    product = _mm(weight, columns) if bias is None else _addmm(bias.view(-1, 1), weight, columns)
+    return product.mT.contiguous().view(*input.shape[:-1], weight.shape[0])
 
 
 def _detach_(input: CSR) -> CSR:
@@ -428,9 +429,15 @@ def _swap(input: CSR, dim0: int, dim1: int) -> CSR:
     return input.transpose_csr()
 
 
-def _permute(input: CSR, *dims: Any) -> CSR:
-    (dims,) = dims if len(dims) == 1 else (dims,)
-    if tuple(d % 2 for d in dims) != (1, 0):
+def _swapaxes(input: CSR, axis0: int, axis1: int) -> CSR:
+    return _swap(input, axis0, axis1)
+
+
+def _permute(input: CSR, *order: Any, dims: Any = None) -> CSR:
+    """`input.permute(1, 0)`, of numbers, of one sequence, or by name."""
+    if dims is None:
+        dims = order if isinstance(order[0], int) else order[0]
+    if tuple(dims) not in ((1, 0), (-1, 0), (1, -2), (-1, -2)):
         raise NotImplementedError(f"a myops.CSR can be permuted to dimensions 1, 0, not {tuple(dims)}")
     return input.transpose_csr()
 
@@ -443,7 +450,7 @@ _PRODUCTS: dict[Any, Callable[..., Any]] = {
     torch.nn.functional.linear: _linear, torch.linalg.matmul: _matmul,
     torch.Tensor.copy_: _copy_, torch.Tensor.detach_: _detach_, torch.detach_: _detach_,
     torch.t: _transpose, torch.Tensor.t: _transpose, torch.transpose: _swap, torch.Tensor.transpose: _swap,
-    torch.swapaxes: _swap, torch.Tensor.swapaxes: _swap, torch.swapdims: _swap, torch.Tensor.swapdims: _swap,
+    torch.swapaxes: _swapaxes, torch.Tensor.swapaxes: _swapaxes, torch.swapdims: _swap, torch.Tensor.swapdims: _swap,
     torch.permute: _permute, torch.Tensor.permute: _permute, torch.adjoint: _adjoint, torch.Tensor.adjoint: _adjoint,
     torch.conj: _conj, torch.Tensor.conj: _conj,
     torch.Tensor.T.__get__: _transpose, torch.Tensor.mT.__get__: _transpose,  # type: ignore[attr-defined]

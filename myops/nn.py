@@ -243,6 +243,7 @@ def unswap_(model: torch.nn.Module) -> None:
     for module in model.modules():
         cls = type(module)
         if parametrize.is_parametrized(module) and cls.__bases__[0] in originals:
-            cls.__bases__ = (originals[cls.__bases__[0]],)
+            contents = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+            module.__class__ = type(cls.__name__, (originals[cls.__bases__[0]],), contents)  # copies have the old one
         else:
             module.__class__ = originals.get(cls, cls)

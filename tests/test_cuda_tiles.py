@@ -333,6 +333,7 @@ def test_route_sends_what_would_be_packed_by_the_gigabyte_to_torch(library):
     assert route(library, torch.bfloat16, 4000, 4000, 4001) == "own"
     assert route(library, torch.bfloat16, 33, 33, 33, 100000) == "own"  # 0.4 GB
     assert route(library, torch.bfloat16, 33, 33, 33, 300000) == "native"
+    assert route(library, torch.bfloat16, 31, 31, 31, 500000) == "own"  # not packed
 
 
 def test_route_of_a_matrix_c(ops, library, monkeypatch):

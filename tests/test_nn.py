@@ -360,8 +360,11 @@ def test_unswap_of_a_module_that_has_been_parametrized_since() -> None:
     expected = model(x)
     myops.nn.swap_(model)
     torch.nn.utils.parametrizations.weight_norm(model[0])
+    other = copy.deepcopy(model)
     myops.nn.unswap_(model)
     assert not any(isinstance(module, myops.nn.Linear) for module in model)
+    assert all(isinstance(module, myops.nn.Linear) for module in other)
+    torch.testing.assert_close(other(x), expected)
     torch.testing.assert_close(model(x), expected)
     torch.nn.utils.parametrize.remove_parametrizations(model[0], "weight")
     assert [type(module) for module in model] == [torch.nn.Linear] * 2

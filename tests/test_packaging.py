@@ -92,7 +92,9 @@ def test_links_against_torch_by_name_only(library: Path) -> None:
 
 def test_isa_levels_share_no_function() -> None:
     """Of functions with one name the linker keeps one, perhaps with instructions that another level's CPUs lack."""
-    objects = sorted(ROOT.glob("build/ninja/cpu_*.o"))
+    work = ROOT / "build" / "ninja"
+    plan = (work / "build.ninja").read_text() if (work / "build.ninja").is_file() else ""
+    objects = [work / name for name in re.findall(r"^build (cpu_\S+\.o):", plan, re.M)]
     if not objects or shutil.which("nm") is None:
         pytest.skip("needs nm and the objects of a build in this checkout")
     text = subprocess.run(["nm", "-A", *map(str, objects)], check=True, capture_output=True, text=True).stdout
@@ -356,6 +358,7 @@ def executable(path: Path, script: str) -> Path:
     [
         ("auto", "exit 0", True, "nvcc at "),
         ("auto", "", False, "no nvcc in CUDA_HOME="),
+        ("auto", "cannot run", False, "Permission denied"),
         ("auto", "echo 'unsupported compute_90a' >&2; exit 1", False, "nvcc: unsupported compute_90a"),
         ("1", "exit 0", True, "nvcc at "),
         ("1", "", None, "MYOPS_CUDA=1, but no nvcc in CUDA_HOME="),
@@ -367,7 +370,7 @@ def executable(path: Path, script: str) -> Path:
 def test_whether_cuda_is_built(tmp_path: Path, wish: str, nvcc: str, found: bool | None, words: str) -> None:
     """found: None where the build stops."""
     if nvcc:
-        executable(tmp_path / "bin" / "nvcc", nvcc)
+        executable(tmp_path / "bin" / "nvcc", nvcc).chmod(0o644 if nvcc == "cannot run" else 0o755)
     code = SETUP + "nvcc, reason = setup.decide_cuda(); print(nvcc is not None, reason)"
     done = run(code, check=found is not None, MYOPS_CUDA=wish, CUDA_HOME=str(tmp_path))
     assert words in (done.stderr if found is None else done.stdout)
@@ -381,6 +384,11 @@ def test_what_the_build_refuses(tmp_path: Path) -> None:
         ("setup.compiler()", "is another compiler", {"CXX": str(clang)}),
         ("setup.compiler()", "cannot be run", {"CXX": str(tmp_path / "none")}),
         ("import torch; torch.__version__ = '2.10.1'; setup.torch_paths()", "myops needs torch >= 2.11", {}),
+        (
+            "assert not setup.host_flags(), setup.host_flags()",
+            "AssertionError: ['-ccbin=g++', '-Xcompiler=-fa=b\\\\,c']",
+            {"CXX": "ccache g++ -fa=b,c"},
+        ),
         ("setup.arch_flags()", "MYOPS_CUDA_ARCHS must be like 80,90a, but is '9.0'", {"MYOPS_CUDA_ARCHS": "9.0"}),
     ):
         assert words in run(SETUP + code, check=False, **environment).stderr

@@ -549,8 +549,10 @@ def test_trainable_values_of_every_form_of_a_product() -> None:
         "mH": lambda A: A.mH @ bias,
         "H": lambda A: A.H @ bias,
         "permute": lambda A: A.permute(1, 0) @ bias,
-        "torch.permute": lambda A: torch.permute(A, (-1, 0)) @ bias,
+        "torch.permute": lambda A: torch.permute(A, dims=(-1, 0)) @ bias,
         "swapaxes": lambda A: A.swapaxes(0, 1) @ bias,
+        "torch.swapaxes": lambda A: torch.swapaxes(A, axis0=0, axis1=1) @ bias,
+        "torch.swapdims": lambda A: torch.swapdims(A, dim0=0, dim1=1) @ bias,
         "conj": lambda A: torch.conj(A) @ x[0].mT,
     }
     for name, form in forms.items():
@@ -563,8 +565,29 @@ def test_trainable_values_of_every_form_of_a_product() -> None:
         expected.sum().backward()
         assert dense.grad is not None
         torch.testing.assert_close(values.grad, dense.grad[matrix != 0], msg=name)
-    with pytest.raises(NotImplementedError, match="can be the weight of linear"):
-        torch.nn.functional.linear(A, x[0])
+    for wrong in (lambda: torch.nn.functional.linear(A, x[0]), lambda: torch.nn.functional.linear(A, A)):
+        with pytest.raises(NotImplementedError, match="can be the weight of linear"):
+            wrong()
+    for order in ((3, 2), (-3, 0), (1,), (0, 1)):
+        with pytest.raises(NotImplementedError, match="can be permuted to dimensions 1, 0"):
+            A.permute(*order)
+
+
+def test_linear_checks_what_torch_checks() -> None:
+    A, x, bias = myops.CSR.from_torch(torch.randn(5, 3).relu()), torch.randn(4, 3), torch.randn(5)
+    linear = torch.nn.functional.linear
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        assert linear(x, A, bias).dtype == linear(x, A).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="must have the same dtype"):
+        linear(x, A, bias.double())
+    with pytest.raises(RuntimeError, match=r"bias must have shape \[5\], but got \[4, 5\]"):
+        linear(x, A, bias.expand(4, 5))
+    with pytest.raises(RuntimeError, match="got a 0-D tensor"):
+        linear(x[0, 0], A)
+    empty = myops.CSR.from_torch(torch.zeros(5, 0))
+    torch.testing.assert_close(linear(x[:, :0], empty, bias), bias.expand(4, 5))
+    assert linear(x[:0], A, bias).shape == (0, 5)
+    torch.testing.assert_close(linear(x, A, bias[:1]), linear(x, A) + bias[:1])
 
 
 def test_conjugates_of_complex_values() -> None:

@@ -42,7 +42,7 @@ inline bool is_long_and_small(const Gemm& g) {
 
 // Operands that would have to be packed, of more than a gigabyte: memory that torch's kernels do not ask for.
 inline bool packs_gigabytes(const Gemm& g) {
-  if (!has_tensor_floats(g) || takes_skinny(g)) return false;
+  if (!has_tensor_floats(g) || takes_tiny_shape(g) || takes_skinny(g)) return false;
   const auto packed = [&](const MatrixView& v, int64_t rows, int64_t cols) {
     return is_packed(g, v, v.col_stride == 1, 16) ? 0 : rows * cols * g.batch() * element_size(g.in);
   };
