@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode
 from torch.utils.flop_counter import register_flop_formula
 
 from . import _libraries, autograd
@@ -276,15 +277,25 @@ def _register_functional(row: Row, op: OpOverload) -> None:
     if row.reads_conjugates:
         # The engines read conjugate views in place; without this, torch would copy them first.
         _LIBRARY.impl(row.name, torch.library.fallthrough_kernel, "Conjugate")
-        # They read any strides too. By default Inductor gives an operator those of eager mode, if need be by a copy,
-        # which forgets the conjugate bit. The schema is defined in C++, where the Stable ABI has no tags.
-        op._tags = [*op.tags, torch.Tag.flexible_layout]
+        torch.library.register_torch_dispatch(
+            f"myops::{row.name}", ProxyTorchDispatchMode, _without_conjugates, lib=_LIBRARY
+        )
 
     @autograd.untraced
     def batch_rule(info: Any, in_dims: tuple[int | None, ...], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         return row.batch(info.batch_size, in_dims, *args, **kwargs), row.batch_dims
 
     torch.library.register_vmap(f"myops::{row.name}", batch_rule, lib=_LIBRARY)
+
+
+def _without_conjugates(mode: Any, op: OpOverload, types: Any, args: Any, kwargs: Any) -> Any:
+    """In a graph operands are conjugated in memory: Inductor gives them other strides by copies that forget the bit.
+
+    The tag that would ask for none (flexible_layout) makes AOTInductor lose keywords that have their default.
+    """
+    with mode:
+        args = [torch.resolve_conj(value) if isinstance(value, Tensor) else value for value in args]
+    return mode.__torch_dispatch__(op, types, tuple(args), kwargs or {})
 
 
 def check_out(out: Tensor, name: str, result: Any, casts: bool) -> None:

@@ -789,7 +789,7 @@ def test_conjugates_of_what_inductor_computes() -> None:
         ]
         return [torch.view_as_real(result) for result in results]
 
-    with torch._inductor.config.patch(force_disable_caches=True):  # a graph of before the operators had a tag
+    with torch._inductor.config.patch(force_disable_caches=True):  # perhaps of an older version
         compiled = torch.compile(products, fullgraph=True)(x, w)
     for got, expected in zip(compiled, products(x, w), strict=True):
         torch.testing.assert_close(got, expected)
