@@ -20,6 +20,7 @@ Objects stay in build/ninja, so that a second build, by pip too, compiles what h
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import platform
 import re
@@ -70,6 +71,7 @@ def find_nvcc() -> tuple[Path | None, str]:
     return Path(found) if found else None, "/usr/local/cuda or on PATH (set CUDA_HOME)"
 
 
+@functools.cache
 def dry_run(nvcc: Path) -> subprocess.CompletedProcess[str]:
     """What nvcc would do: an error where it does not know an architecture, else the folders of its libraries."""
     command = [str(nvcc), "--dryrun", *host_flags(), *arch_flags(), "-x", "cu", "-c", os.devnull]

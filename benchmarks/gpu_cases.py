@@ -19,6 +19,7 @@ from torch import Tensor
 
 import myops
 import myops.compile
+from myops.activation import ACTIVATIONS, apply
 
 FAMILIES = {
     "float": [torch.float32, torch.float64, torch.bfloat16, torch.float16],
@@ -245,14 +246,8 @@ def product_activations(device: Device, dtype: torch.dtype) -> dict[str, Any]:
     m, n, k = (device.size(side) for side in (515, 260, 384))
     x, w, bias = (random(device, *shape, dtype=dtype) for shape in ((m, k), (n, k), (n,)))
     products = torch.nn.functional.linear(*(t.double() for t in (x, w, bias)))
-    functions = torch.nn.functional
-    for name, function in (
-        ("relu", functions.relu),
-        ("gelu", functions.gelu),
-        ("gelu_tanh", lambda t: functions.gelu(t, approximate="tanh")),
-        ("silu", functions.silu),
-    ):
-        got, expected = myops.linear(x, w, bias, name).double(), function(products)
+    for index, name in enumerate(ACTIVATIONS):
+        got, expected = myops.linear(x, w, bias, name).double(), apply(index, products)
         worst = float((got - expected).abs().max() / expected.abs().max())
         assert worst <= 4 * torch.finfo(dtype).eps * (8 if dtype.itemsize > 2 else 1), f"{name}: off by {worst:.3g}"
     return {}

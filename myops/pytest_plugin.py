@@ -29,6 +29,10 @@ def rerouted(config: Any) -> int:
     return config.stash[_REROUTED] + sum(entry["myops"] for entry in myops.stats().values())
 
 
+def proves_nothing(config: Any, exitstatus: int) -> bool:
+    return exitstatus == 0 and rerouted(config) == 0 and not config.option.collectonly
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: Any) -> None:
     node.config.stash[_REROUTED] += getattr(node, "workeroutput", {}).get("myops_rerouted", 0)
@@ -39,14 +43,14 @@ def pytest_sessionfinish(session: Any, exitstatus: int) -> None:
     config = session.config
     if hasattr(config, "workeroutput"):
         config.workeroutput["myops_rerouted"] = rerouted(config)
-    elif exitstatus == 0 and rerouted(config) == 0 and not config.option.collectonly:
+    elif proves_nothing(config, exitstatus):
         session.exitstatus = 1
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: Any) -> None:
     terminalreporter.section("myops")
     terminalreporter.write_line(f"rerouted calls: {rerouted(config)}")
-    if exitstatus == 0 and rerouted(config) == 0 and not config.option.collectonly:
+    if proves_nothing(config, exitstatus):
         terminalreporter.write_line("no call reached myops, so that this run fails")
     if config.stash[_REROUTED] == 0:  # else this process knows little of it
         terminalreporter.write_line(myops.explain())
