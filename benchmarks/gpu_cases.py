@@ -173,11 +173,19 @@ def product_edges(device: Device, dtype: torch.dtype) -> dict[str, Any]:
         nan = [torch.full_like(t, float("nan")) for t in (a, b, c)]
         equal(myops.addmm(nan[2], a, b, beta=0), exact(None, a, b))
         equal(myops.addmm(c, nan[0], nan[1], alpha=0), c.cpu())
-    canary = torch.full((76, 52), 9, dtype=dtype, device=device.name)
-    myops.mm(a, b, out=canary[3:73, 2:47])
-    equal(canary[3:73, 2:47], exact(None, a, b))
-    canary[3:73, 2:47] = 9
-    assert bool((canary == 9).all()), "something outside the output was written"
+    canary = torch.full((76, 64), 9, dtype=dtype, device=device.name)
+    places = [(slice(3, 73), slice(2, 47)), (slice(3, 73), slice(45)), (slice(3, 4), slice(45))]
+    for (rows, columns), invariant in itertools.product(places, (False, True)):
+        place = canary[rows, columns]
+        with myops.use((), batch_invariant=invariant):  # on a Hopper wgmma alone
+            myops.mm(a[: len(place)], b, out=place)
+        equal(place, exact(None, a[: len(place)], b))
+        place.fill_(9)
+        assert bool((canary == 9).all()), f"something outside of [{rows}, {columns}] was written"
+    if dtype.is_floating_point or dtype.is_complex:
+        wide = torch.full((70, 40), float("nan"), dtype=dtype, device=device.name)
+        wide[:, :33] = a
+        equal(myops.mm(wide[:, :33], b), exact(None, a, b))
     square = a[:33, :33].contiguous()
     expected = exact(square, square, square, 2, 1)
     equal(myops.addmm(square, square, square, beta=2, out=square), expected)

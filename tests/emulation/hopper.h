@@ -245,6 +245,10 @@ class Hopper {
     const int rank = scheduler.owner(copy.target);
     if (store && std::memcmp(copy.target, copy.source.data(), copy.source.size()) != 0)
       return scheduler.note("shared memory changed under a TMA store");
+    // A load stops at the end of a row, a store at the end of the 16 bytes where the row ends.
+    const uint64_t unit = store ? 16 / size : 1;
+    uint64_t end[5];
+    for (int i = 0; i < 5; ++i) end[i] = i == 0 ? (copy.spec.size[0] + unit - 1) / unit * unit : copy.spec.size[i];
     for (uint32_t row = 0; row < copy.spec.box[1]; ++row)
       for (uint32_t column = 0; column < copy.spec.box[0]; ++column) {
         const int64_t at[5] = {copy.at[0] + int64_t(column), copy.at[1] + int64_t(row), copy.at[2], copy.at[3],
@@ -252,7 +256,7 @@ class Hopper {
         int64_t offset = 0;
         bool inside = true;
         for (int i = 0; i < 5; ++i) {
-          inside &= at[i] >= 0 && static_cast<uint64_t>(at[i]) < copy.spec.size[i];
+          inside &= at[i] >= 0 && static_cast<uint64_t>(at[i]) < end[i];
           offset += at[i] * static_cast<int64_t>(i == 0 ? size : copy.spec.stride[i - 1]);
         }
         char* const shared = scheduler.shared_pointer(swizzle(begin + row * 128 + column * size), rank);

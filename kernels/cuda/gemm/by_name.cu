@@ -51,12 +51,12 @@ bool plan_by_name(const std::string& name, const Gemm& g, const Machine& machine
     *plan = plan_limb(g, size);
   } else if (kind == "mma" && has_mma_shape(size) &&
              (tensor_floats || (element_size(g.in) == 1 && g.in != DType::boolean))) {
-    *plan = plan_tensor(g, GemmKernel::mma, size, machine.multiprocessors);
+    *plan = plan_tensor(g, GemmKernel::mma, size, machine);
   } else if (kind == "wgmma" && takes_limb_wgmma(g, size, machine)) {
     *plan = plan_limb_wgmma(g, size, machine.multiprocessors);
   } else if (kind == "wgmma" && tensor_floats && has_wgmma_shape(size) && machine.capability == 90 &&
              numbers_wgmma_tiles(g)) {
-    *plan = plan_tensor(g, GemmKernel::wgmma, size, machine.multiprocessors);
+    *plan = plan_tensor(g, GemmKernel::wgmma, size, machine);
   } else {
     return false;
   }

@@ -129,6 +129,7 @@ __global__ void __launch_bounds__(MmaLayout<kIn, kSize>::kThreads, 2)
   const FragmentReader<kAAlongK, true, LoaderA::kRowBytes> reader_a(warp_m);
   const FragmentReader<kBAlongK, false, LoaderB::kRowBytes> reader_b(warp_n);
   const int steps = static_cast<int>((g.K + Layout::kDepth - 1) / Layout::kDepth);
+  wait_for_previous_kernel();
 
   for (int64_t index = blockIdx.x; index < plan.tiles; index += gridDim.x) {
     const TileIndex tile = tile_at(index, plan.tiles_m, plan.tiles_n);
@@ -226,8 +227,8 @@ cudaError_t launch_mma_size(const Gemm& g, const GemmPlan& plan, cudaStream_t st
     if (plan.a_along_k && !plan.b_along_k) kernel = &gemm_mma<kIn, kSize, true, false>;
     if (!plan.a_along_k && !plan.b_along_k) kernel = &gemm_mma<kIn, kSize, false, false>;
   }
-  return launch_kernel(kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(Layout::kThreads),
-                       Layout::shared_bytes(g.K), stream, g, plan);
+  return launch_kernel_early(plan.early, kernel, dim3(static_cast<unsigned>(plan.blocks)), dim3(Layout::kThreads),
+                             Layout::shared_bytes(g.K), stream, g, plan);
 }
 
 template <DType kIn>

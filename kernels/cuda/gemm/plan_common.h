@@ -26,7 +26,7 @@ struct GemmPlan {
   bool a_along_k = true;                        // neighbouring threads load neighbours along K (else along M)
   bool b_along_k = false;                       // the same for B (else along N)
   bool a_packed = false, b_packed = false;      // 16 bytes at once, along that direction
-  bool early = false;                           // skinny: launch_kernel_early
+  bool early = false;                           // skinny, mma: launch_kernel_early
   int64_t tiles_m = 0, tiles_n = 0, tiles = 0;  // tiles: of the whole batch
   int64_t blocks = 0;
   int items = 1;  // tiny: of a tile

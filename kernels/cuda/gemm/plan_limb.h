@@ -136,10 +136,9 @@ inline GemmPlan plan_integer(const Gemm& problem, const Machine& machine) {
     const int cluster = wgmma ? wgmma_shape(c.size).cluster() : 1;
     if (cluster > machine.multiprocessors || (wgmma && !takes_limb_wgmma(problem, c.size, machine))) continue;
     if (c.kernel == GemmKernel::mma && (bytes > 1 || machine.capability == 90)) continue;
-    const GemmPlan plan = wgmma ? plan_limb_wgmma(problem, c.size, machine.multiprocessors)
-                          : c.kernel == GemmKernel::mma
-                              ? plan_tensor(problem, c.kernel, c.size, machine.multiprocessors)
-                              : plan_limb(problem, c.size);
+    const GemmPlan plan = wgmma                         ? plan_limb_wgmma(problem, c.size, machine.multiprocessors)
+                          : c.kernel == GemmKernel::mma ? plan_tensor(problem, c.kernel, c.size, machine)
+                                                        : plan_limb(problem, c.size);
     const double rounds = double(ceil_divide(plan.tiles, machine.multiprocessors / cluster));
     // Where bytes are not split, loading them element by element is what limb spends its time on; int64 has tiles of
     // half the small one.

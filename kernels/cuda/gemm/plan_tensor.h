@@ -78,9 +78,10 @@ inline PackOperand pack_b(const Gemm& g, const GemmPlan& plan) {
   return pack_operand_plan(g, g.B, false, loads_along_k(g.B.row_stride, g.K, g.B.col_stride, g.N), plan.b_along_k);
 }
 
-// Whether the results of wgmma can move as whole tiles: D by TMA, C by TMA or one row of it.
+// Whether the results of wgmma can move as whole tiles: D by TMA, C by TMA or one row of it. A TMA store writes whole
+// chunks of 16 bytes: where a row ends within one, also what lies behind it (measured on an H100, triton issue 11583).
 inline bool stores_tiles(const Gemm& g) {
-  if (g.out != g.in || !is_packed(g, g.D, true, 16)) return false;
+  if (g.out != g.in || !is_packed(g, g.D, true, 16) || g.N * element_size(g.out) % 16 != 0) return false;
   const bool matrix_c = g.C.data != nullptr && g.C.row_stride != 0;
   // What the activation is applied to takes the place of C.
   if (g.preactivation != nullptr && (matrix_c || reinterpret_cast<uintptr_t>(g.preactivation) % 16 != 0)) return false;
@@ -96,7 +97,7 @@ inline void plan_wgmma_tiles(GemmPlan& plan, const Gemm& g, int multiprocessors)
 }
 
 // The plan of a tensor-core kernel with a given tile.
-inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize size, int multiprocessors) {
+inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize size, const Machine& machine) {
   GemmPlan plan;
   plan.kernel = kernel;
   plan.size = size;
@@ -117,12 +118,13 @@ inline GemmPlan plan_tensor(const Gemm& problem, GemmKernel kernel, TileSize siz
   if (!plan.b_packed) plan.b_pack_bytes = pack_b(g, plan).bytes;
   plan.workspace_bytes = plan.a_pack_bytes + plan.b_pack_bytes;
   if (kernel == GemmKernel::wgmma) {
-    plan_wgmma_tiles(plan, g, multiprocessors);
+    plan_wgmma_tiles(plan, g, machine.multiprocessors);
     plan.stores_tiles = element_size(g.in) == 2 && stores_tiles(g);
     plan.packed_rows = g.D.col_stride == 1 && is_packed(g, g.D, true, 8 * element_size(g.in));
   } else {
     const MmaShape shape = mma_shape(size);
     cut_into_tiles(plan, g, shape.m, shape.n);
+    plan.early = machine.capability == 90;
   }
   return plan;
 }
@@ -150,7 +152,7 @@ inline GemmPlan plan_tensor_cores(const Gemm& problem, const Machine& machine) {
     if (c.kernel == GemmKernel::wgmma ? !hopper : hopper && problem.batch_invariant) continue;
     const int cluster = c.kernel == GemmKernel::wgmma ? wgmma_shape(c.size).cluster() : 1;
     if (cluster > machine.multiprocessors) continue;
-    const GemmPlan plan = plan_tensor(problem, c.kernel, c.size, machine.multiprocessors);
+    const GemmPlan plan = plan_tensor(problem, c.kernel, c.size, machine);
     const double rounds = double(ceil_divide(plan.tiles, machine.multiprocessors / cluster));
     const double cost = rounds * (double(ceil_divide(problem.K, problem.in == DType::f32 ? 32 : 64)) * c.step + c.end);
     if (best.tiles == 0 || cost < best_cost) best = plan, best_cost = cost;
@@ -165,7 +167,7 @@ constexpr double kPackProducts = 64.0 * 64 * 64, kPackProductsTf32 = 256.0 * 256
 inline bool takes_tensor_cores(const Gemm& g, const Machine& machine) {
   if (!has_tensor_floats(g) && g.in != DType::i8 && g.in != DType::u8) return false;
   if (g.batch_invariant && is_floating(g.in)) return true;
-  const GemmPlan plan = plan_tensor(g, GemmKernel::mma, TileSize::small, machine.multiprocessors);
+  const GemmPlan plan = plan_tensor(g, GemmKernel::mma, TileSize::small, machine);
   const double item = double(g.M) * g.N * g.K, enough = g.in == DType::f32 ? kPackProductsTf32 : kPackProducts;
   return plan.workspace_bytes == 0 || (item >= kPackItem && item * g.batch() >= enough);
 }

@@ -21,10 +21,11 @@
 //     full[s]    the loader, and the bytes of the stage, some from the other blocks   -> the consumers may read
 //     empty[s]   each consumer warp of the cluster, once its wgmma is done            -> the loaders may overwrite
 //     staged     the storer: the staging area holds the tile of C, or is free         -> the consumers may write there
-//     finished   each consumer warp: it wrote its part of D to the staging area       -> the storer may store it
+//     finished   each warp of a consumer: it wrote its part of a slab of D to the
+//                staging area                                                         -> the storer may store the slab
 //     turns      each warp of the other consumer: all stages of its tile were full    -> a consumer may wait for full
 //
-// staged, finished: one for each turn. A wait knows the parity of a phase alone: that of a barrier which is two phases
+// staged, finished: for each turn. A wait knows the parity of a phase alone: that of a barrier which is two phases
 // behind would be over at once, so that a consumer may not wait for a stage before the one in front of it came.
 //
 // Shared memory of an operand in a stage, rows of 128 bytes: along K, a row per line; along its lines, slabs of 64
@@ -52,7 +53,7 @@ struct WgmmaLayout {
   static constexpr int kBytesA = kTileM * kRowBytes, kBytesB = kTileN * kRowBytes, kStageBytes = kBytesA + kBytesB;
   // What a block loads for the cluster.
   static constexpr int kLinesA = kTileM / kShape.cluster_n, kLinesB = kTileN / kShape.cluster_m;
-  static constexpr int kStagingBytes = kTileM * kTileN * 2;
+  static constexpr int kStagingBytes = kTileM * kTileN * 2, kSlabs = kStagingBytes / kSlabBytes;
   static constexpr int kAlignment = 1024;  // of the swizzle; the launch asks for so much more
   static constexpr int kBarrierBytes = 256;
   static constexpr int kRowsOfC = 2 * kTileN * kWgmmaWarps;  // bytes: a copy for each consumer warp
@@ -65,7 +66,7 @@ struct WgmmaLayout {
   static constexpr int kAhead = kStages > 3 ? 1 : 0;
 
   static_assert(kTileM * kTurns == 64 * kWgmmaConsumers, "a consumer takes 64 rows");
-  static_assert((2 * kStages + 3 * kTurns) * sizeof(SharedBarrier) <= kBarrierBytes, "room for the barriers");
+  static_assert((2 * kStages + (2 + kSlabs) * kTurns) * sizeof(SharedBarrier) <= kBarrierBytes, "room for barriers");
   static_assert(kStages >= 3, "fewer stages do not cover the latency of memory");
 };
 
@@ -236,14 +237,15 @@ __device__ __forceinline__ void load_tiles(const Gemm& g, const GemmPlan& plan, 
   await_releases<Layout>(empty, ring);
 }
 
-// Calls move(place in the staging area, column, row) for each slab of the tile.
+// Calls move(slab of the staging area, column, row) for each slab of the tile, in the order in which consumers end
+// them.
 template <TileSize kSize, class Move>
 __device__ __forceinline__ void for_each_slab(const WgmmaTile<kSize>& tile, const Move& move) {
   using Layout = WgmmaLayout<kSize>;
-  constexpr int kAcross = Layout::kTileN / Layout::kSlab;
+  constexpr int kAcross = Layout::kTileN / Layout::kSlab, kDown = Layout::kTileM / 64;
 #pragma unroll 1
-  for (int slab = 0; slab < Layout::kStagingBytes / Layout::kSlabBytes; ++slab)
-    move(slab * Layout::kSlabBytes, tile.col + slab % kAcross * 64, tile.row + slab / kAcross * 64);
+  for (int i = 0; i < Layout::kSlabs; ++i)
+    move(i % kDown * kAcross + i / kDown, tile.col + i / kDown * 64, tile.row + i % kDown * 64);
 }
 
 // The storer: C to the staging area as soon as that is free, and D from there; before D what its activation is applied
@@ -254,6 +256,9 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
                                              SharedBarrier* staged, SharedBarrier* finished, int rank) {
   using Layout = WgmmaLayout<kSize>;
   const bool matrix_c = g.C.data != nullptr && g.C.row_stride != 0;
+  prefetch_map(map_d);
+  if (matrix_c) prefetch_map(map_c);
+  if (g.preactivation != nullptr) prefetch_map(map_before);
   uint32_t parity = 0;  // a bit for each turn
   int turn = 0;
   for (int64_t index = blockIdx.x / Layout::kCluster; index < plan.tiles; index += gridDim.x / Layout::kCluster) {
@@ -265,8 +270,8 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
       if (matrix_c) {
         batch_coordinates(g, g.C, tile.item, batch);
         barrier_arrive_expect(&staged[turn], Layout::kStagingBytes);
-        for_each_slab<kSize>(tile, [&](int at, int32_t col, int32_t row) {
-          tma_load(staging + at, map_c, &staged[turn], {col, row, batch[0], batch[1], batch[2]});
+        for_each_slab<kSize>(tile, [&](int slab, int32_t col, int32_t row) {
+          tma_load(staging + slab * Layout::kSlabBytes, map_c, &staged[turn], {col, row, batch[0], batch[1], batch[2]});
         });
         // The next tile's C on its way to the cache, while the staging area is taken.
         const int64_t following = index + gridDim.x / Layout::kCluster;
@@ -281,12 +286,13 @@ __device__ __forceinline__ void move_results(const Gemm& g, const GemmPlan& plan
         barrier_arrive(&staged[turn]);
       }
       batch_coordinates(g, g.D, tile.item, batch);
-      barrier_wait(&finished[turn], parity >> turn & 1);
-      parity ^= 1u << turn;
-      for_each_slab<kSize>(tile, [&](int at, int32_t col, int32_t row) {
+      for_each_slab<kSize>(tile, [&](int slab, int32_t col, int32_t row) {
+        barrier_wait(&finished[turn * Layout::kSlabs + slab], parity >> turn & 1);
         if (row < g.M && col < g.N)
-          tma_store(rounds == 1 ? map_d : map_before, staging + at, {col, row, batch[0], batch[1], batch[2]});
+          tma_store(rounds == 1 ? map_d : map_before, staging + slab * Layout::kSlabBytes,
+                    {col, row, batch[0], batch[1], batch[2]});
       });
+      parity ^= 1u << turn;
     }
     if constexpr (Layout::kTurns > 1) turn ^= 1;
   }
@@ -309,10 +315,12 @@ __device__ __forceinline__ void keep_row(const In (&part)[kTileN / 32], In* copy
   __syncwarp();
 }
 
-// f(alpha * sums + beta * C) in 16 bits, to the staging area of a consumer. C, if it is a matrix, is there already.
+// f(alpha * sums + beta * C) in 16 bits, to the staging area of a consumer, whose slabs are `finished` one after the
+// other. C, if it is a matrix, is there already.
 template <DType kIn, int kTileN, bool kActivates>
 __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)[kTileN / 2], char* staging,
-                                              const typename Element<kIn>::Type* c_row, Activation f) {
+                                              const typename Element<kIn>::Type* c_row, Activation f,
+                                              SharedBarrier* finished) {
   using In = typename Element<kIn>::Type;
   using Two = Pack<In, 2>;
   const int warp = static_cast<int>(threadIdx.x) / 32 % 4, lane = static_cast<int>(threadIdx.x) % 32;
@@ -353,6 +361,11 @@ __device__ __forceinline__ void stage_results(const Gemm& g, const float (&sums)
       memcpy(&words[i], &two, sizeof(two));
     }
     store_matrices(target, words);
+    if (j % 4 == 3) {
+      async_proxy_fence();
+      __syncwarp();
+      if (lane == 0) barrier_arrive(&finished[j / 4]);
+    }
   }
 }
 
@@ -415,16 +428,15 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   constexpr int kTurns = Layout::kTurns;
   constexpr bool kStoresTiles = sizeof(In) == 2;
   const auto init = [](SharedBarrier* further) {
-    for (int turn = 0; turn < kTurns; ++turn) {
-      barrier_init(&further[turn], 1);
-      barrier_init(&further[kTurns + turn], Layout::kWarps);
-      if constexpr (kTurns > 1) barrier_init(&further[2 * kTurns + turn], Layout::kWarps);
-    }
+    for (int i = 0; i < kTurns; ++i) barrier_init(further++, 1);                             // staged
+    for (int i = 0; i < kTurns * Layout::kSlabs; ++i) barrier_init(further++, 4);            // finished
+    for (int i = 0; kTurns > 1 && i < kTurns; ++i) barrier_init(further++, Layout::kWarps);  // turns
   };
   const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, init, g.K > 0);
   char *const stages = pipeline.stages, *const staging = stages + Layout::kStagingAt;
   SharedBarrier *const full = pipeline.full, *const empty = pipeline.empty;
-  SharedBarrier *const staged = empty + kStages, *const finished = staged + kTurns, *const turns = finished + kTurns;
+  SharedBarrier *const staged = empty + kStages, *const finished = staged + kTurns,
+                       *const turns = finished + kTurns * Layout::kSlabs;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   const int warpgroup = warpgroup_index();
   const int rank = pipeline.rank, steps = static_cast<int>((g.K + kWgmmaDepth<In> - 1) / kWgmmaDepth<In>);
@@ -491,18 +503,16 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       if constexpr (kStoresTiles) {
         if (plan.stores_tiles) {
           char* const mine = staging + part * 64 * kTileN * 2;
+          SharedBarrier* const my_slabs = finished + (kTurns > 1 ? turn : part) * (kTileN / Layout::kSlab);
           if (row_c) keep_row<In, kTileN>(part_of_c, c_row);
 #pragma unroll 1
           for (int rounds = g.preactivation != nullptr ? 2 : 1; rounds > 0; --rounds) {
             barrier_wait(&staged[turn], staged_parity);
             staged_parity ^= 1;
             if (rounds == 1 && g.activation != Activation::none)
-              stage_results<kIn, kTileN, true>(g, sums, mine, c_row, g.activation);
+              stage_results<kIn, kTileN, true>(g, sums, mine, c_row, g.activation, my_slabs);
             else
-              stage_results<kIn, kTileN, false>(g, sums, mine, c_row, Activation::none);
-            async_proxy_fence();
-            __syncwarp();
-            if (lane == 0) barrier_arrive(&finished[turn]);
+              stage_results<kIn, kTileN, false>(g, sums, mine, c_row, Activation::none, my_slabs);
           }
           continue;
         }
