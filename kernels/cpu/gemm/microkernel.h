@@ -187,7 +187,7 @@ struct Real : RegisterTile<Isa> {
   static inline const A* row(const A* a, int i, int64_t a_row) {
     return ComplexRows ? a + i / 2 * a_row + i % 2 : a + i * a_row;
   }
-  static inline Vec multiply_add(Vec acc, T a, Operand b) { return acc + a * b; }
+  static inline Vec multiply_add(Vec acc, T a, Operand b) { return Isa::template add_product<T>(acc, a, b); }
 };
 
 // acc + the products of the two halves of each lane: of bfloat16, or of int16, exact modulo 2^32.
@@ -323,13 +323,13 @@ inline void write_sums(const Tile<C>& t, int i, int j, typename C::Vec sums, int
   store_converted<Isa, T, Out>(t.d + i * t.d_row + at, v, n);
 }
 
-// D lies in memory while the sums are formed: ask for its lines first, so that the end does not wait for them. Where
+// D and C lie in memory while the sums are formed: ask for their lines first, so that the end does not wait. Where
 // few steps lie in between, asking is what waits, unless it is for a later tile.
-template <class C>
-inline void prefetch_d(const typename C::Out* d, int64_t d_row, int rows, int vectors) {
+template <class C, bool kWritten>
+inline void prefetch_rows(const typename C::Out* first, int64_t row, int rows, int vectors) {
   constexpr int kLine = 64 / sizeof(typename C::Out);
   for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < vectors * C::kLanes; j += kLine) __builtin_prefetch(d + i * d_row + j, 1);
+    for (int j = 0; j < vectors * C::kLanes; j += kLine) __builtin_prefetch(first + i * row + j, kWritten);
 }
 
 // Every line of a step of a panel: of each of its rows where the step lies in place. By its last byte, because a row of
@@ -369,29 +369,52 @@ void microkernel(const Tile<C>& t) {
   const typename C::B* b = t.b;
   const bool combines = C::kComplexRows && t.signs != nullptr;
   if (t.k >= 64 || t.d_ahead != 0)
-    prefetch_d<C>(t.d + (t.k >= 64 ? 0 : t.d_ahead), t.d_row, combines ? MR / 2 : MR, NV);
+    prefetch_rows<C, true>(t.d + (t.k >= 64 ? 0 : t.d_ahead), t.d_row, combines ? MR / 2 : MR, NV);
+  if (t.k >= 64 && t.c != nullptr && t.c != t.d && t.c_col != 0)
+    prefetch_rows<C, false>(t.c, t.c_row, combines ? MR / 2 : MR, NV);
   // The arithmetic of addresses competes with the multiply-adds for the ports of a core that has two of them. A pointer
-  // for every four rows of A makes each row a base with an invariant index: from 205 to 232 GFLOP/s of 249 on such a
-  // core.
-  constexpr int kBases = (MR + 3) / 4;
+  // for every three or four rows of A (of a complex one, pairs of rows) makes each row a base with an invariant index:
+  // from 205 to 232 GFLOP/s of 249 on such a core.
+  constexpr bool kNarrow = C::kVectors == 2;
+  constexpr int kBases = (MR + 3) / 4, kRowsEach = kNarrow && !C::kComplexRows && (MR + 2) / 3 == kBases ? 3 : 4;
   const typename C::A* base[kBases];
 #pragma GCC unroll 4
-  for (int i = 0; i < kBases; ++i) base[i] = C::row(t.a, 4 * i, t.a_row);
+  for (int i = 0; i < kBases; ++i) base[i] = C::row(t.a, kRowsEach * i, t.a_row);
   const int64_t a_row = t.a_row, a_k = t.a_k, b_k = t.b_k;
   const int last = t.last, read = t.read;
   const int64_t ahead = t.b_ahead;
-  for (int64_t k = t.k; k > 0; --k) {
+  const auto step = [&](const typename C::B* row, int columns) __attribute__((always_inline)) {
     typename C::Operand bv[NV];
-    if (ahead != 0) prefetch_b<C, NV>(b + ahead, b_k);
 #pragma GCC unroll 16
-    for (int j = 0; j < NV - 1; ++j) bv[j] = C::load(b + j * L, b_k);
-    bv[NV - 1] = C::load_last(b + (NV - 1) * L, b_k, read);
+    for (int j = 0; j < NV - 1; ++j) bv[j] = C::load(row + j * L, b_k);
+    bv[NV - 1] = C::load_last(row + (NV - 1) * L, b_k, columns);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const auto av = C::scalar(C::row(base[i / 4], i % 4, a_row));
+      const auto av = C::scalar(C::row(base[i / kRowsEach], i % kRowsEach, a_row));
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) acc[i][j] = C::multiply_add(acc[i][j], av, bv[j]);
     }
+  };
+  int64_t k = t.k;
+  // What is not a multiply-add is half of a step where vectors are short, and costs where the core issues four
+  // instructions a cycle, or two threads share it: four steps for one check of what is asked for and read. The pointers
+  // go on by additions, which the compiler would turn into as many indices as it has registers, and more.
+  if constexpr (kNarrow && MR >= 4)
+    for (; k >= 4 && read == L; k -= 4) {
+      if (ahead != 0)
+#pragma GCC unroll 4
+        for (int u = 0; u < 4; ++u) prefetch_b<C, NV>(b + u * b_k + ahead, b_k);
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) {
+        step(b, L);
+        b = computed(b + b_k);
+#pragma GCC unroll 4
+        for (int i = 0; i < kBases; ++i) base[i] = computed(base[i] + a_k);
+      }
+    }
+  for (; k > 0; --k) {
+    if (ahead != 0) prefetch_b<C, NV>(b + ahead, b_k);
+    step(b, read);
 #pragma GCC unroll 4
     for (int i = 0; i < kBases; ++i) base[i] += a_k;
     b += b_k;
@@ -590,8 +613,10 @@ inline uint32_t shift_of_row(const S* a, int64_t k) {
 
 // How far ahead columns are asked for, in bytes; where one ends, at the start of the next NC. Of 256 to 4096 the best
 // for float32 and bfloat16 alike. One column at a time is a single stream, which the hardware asks for faster alone
-// (Zen 5, one thread: 41 GB/s, and 38 with hints at any distance).
-constexpr int kDotBytesAhead = 1024;
+// (Zen 5, one thread: 41 GB/s, and 38 with hints at any distance). So are columns of kDotShortColumn, next to each
+// other, whose hints are a third of the loads: of 1024 columns of 256 bytes 2 rows took a fifth to a third less time
+// without them, of 512 bytes as much or a tenth more (Zen 3; not timed with vectors of 64 bytes).
+constexpr int kDotBytesAhead = 1024, kDotShortColumn = 256;
 
 template <class Isa, class T, class S, class Step, int MR, int NC>
 void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col, T* d, int64_t d_row) {
@@ -600,24 +625,31 @@ void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col,
   constexpr int64_t kAhead = kDotBytesAhead / sizeof(S);
   const int64_t to_next = NC * b_col - k;
   Vec acc[U][MR][NC] = {};
-  const auto step = [&](int64_t p, Vec(&sums)[MR][NC]) {
+  const auto step = [&](auto asks, int64_t p, Vec(&sums)[MR][NC]) {
     typename Step::Operand av[MR];
     const S* ahead = b + p + kAhead + (p + kAhead < k ? 0 : to_next);
 #pragma GCC unroll 4
     for (int i = 0; i < MR; ++i) av[i] = Step::load(a + i * a_row + p);
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
-      const typename Step::Operand bv = Step::load_b(b + j * b_col + p);
-      if constexpr (NC > 1) __builtin_prefetch(ahead + j * b_col);
+      typename Step::Operand bv = Step::load_b(b + j * b_col + p);
+      if constexpr (MR > 1) bv = in_register(bv);
+      if constexpr (asks.value) __builtin_prefetch(ahead + j * b_col);
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i) sums[i][j] = Step::multiply_add(sums[i][j], av[i], bv);
     }
   };
   int64_t p = 0;
-  for (; p + U * Step::kStep <= k; p += U * Step::kStep)
+  const auto walk = [&](auto asks) __attribute__((always_inline)) {
+    for (; p + U * Step::kStep <= k; p += U * Step::kStep)
 #pragma GCC unroll 4
-    for (int u = 0; u < U; ++u) step(p + u * Step::kStep, acc[u]);
-  for (; p + Step::kStep <= k; p += Step::kStep) step(p, acc[0]);
+      for (int u = 0; u < U; ++u) step(asks, p + u * Step::kStep, acc[u]);
+    for (; p + Step::kStep <= k; p += Step::kStep) step(asks, p, acc[0]);
+  };
+  if (NC > 1 && Isa::kBytes < 64 && k * static_cast<int64_t>(sizeof(S)) <= kDotShortColumn)
+    walk(std::false_type{});
+  else
+    walk(std::bool_constant<(NC > 1)>{});
   if (p < k) {
     const int n = static_cast<int>(k - p);
     typename Step::Operand av[MR];

@@ -274,20 +274,30 @@ void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, in
   constexpr int L = Isa::template lanes<T>;
   if (k == 1) k_stride = 1;  // it means nothing
   const auto turn = [&](const auto& load) {
-    for (int64_t p = 0; p < k; p += L) {
-      const int steps = static_cast<int>(k - p < L ? k - p : L);
+    for (int64_t p = 0; p < k; p += L)
       for (int64_t i0 = 0; i0 < m; i0 += L) {
-        const int rows = static_cast<int>(m - i0 < L ? m - i0 : L);
-        typename Isa::template Vec<T> block[L] = {};
-        for (int r = 0; r < steps; ++r) {
-          const S* from = src + i0 * m_stride + (p + r) * k_stride;
-          __builtin_prefetch(from + L * k_stride);
-          block[r] = load(from, rows);
-        }
-        transpose<Isa, T>(block);
-        for (int r = 0; r < rows; ++r) store_converted<Isa, T, T>(dst + (i0 + r) * width + p, block[r], steps);
+        const S* const first = src + i0 * m_stride + p * k_stride;
+        T* const to = dst + i0 * width + p;
+        // Counts that are known keep the block in registers.
+        const auto turn_block = [&](int steps, int rows) __attribute__((always_inline)) {
+          typename Isa::template Vec<T> block[L];
+#pragma GCC unroll 16
+          for (int r = 0; r < L; ++r) {
+            const S* const from = first + r * k_stride;
+            if (r < steps) __builtin_prefetch(from + L * k_stride);
+            block[r] = r < steps ? load(from, rows) : typename Isa::template Vec<T>{};
+          }
+          transpose<Isa, T>(block);
+#pragma GCC unroll 16
+          for (int r = 0; r < L; ++r)
+            if (r < rows) store_converted<Isa, T, T>(to + r * width, block[r], steps);
+        };
+        const int steps = static_cast<int>(k - p < L ? k - p : L), rows = static_cast<int>(m - i0 < L ? m - i0 : L);
+        if (steps == L && rows == L)
+          turn_block(L, L);
+        else
+          turn_block(steps, rows);
       }
-    }
   };
   if (m_stride == 1 && k_stride != 1)
     return turn([](const S* from, int rows) { return load_converted<Isa, T, S>(from, rows); });

@@ -301,16 +301,19 @@ void Planner::choose_tile() {
 }
 
 // kc x nc of B stay in L2 while the blocks of A pass by it: 2048^3 float32 on one core ran at 172 GFLOP/s with blocks
-// of 512 KB of A and 3 MB of B, at 194 with 128 to 150 KB and 768 KB (Golden Cove, 2 MB of L2; Zen 4 has 1 MB).
+// of 512 KB of A and 3 MB of B, at 194 with 128 to 150 KB and 768 KB (Golden Cove, 2 MB of L2; Zen 4 has 1 MB). CPUs of
+// narrower vectors have less: 64x3072x768 float64 takes 13.8 ms with 768 KB and 11.4 to 12.2 with 384, 512^3 float32
+// 2.39 and 2.22 (Zen 3, 512 KB); 192 and 256 KB are level with that, 128 slower.
 void Planner::choose_blocks() {
   const int64_t width = static_cast<int64_t>(p.lanes) * (in_unit() ? kUnitVectors : isa.panel_vectors);
   const int64_t k_bytes = p.kc * operand_bytes();
   // Rows of A that meet a single panel come from L1 when they have been packed just before; not of a transposed A,
   // which is read by whole cache lines of rows.
   const int64_t a_block = p.cols <= width && (a_k_contiguous || !p.pack_a) ? 16 << 10 : 150 << 10;
+  const int64_t b_block = p.pack_b && isa.panel_vectors == 2 ? 384 << 10 : 768 << 10;
   p.mc = min64(in_unit() ? kUnitTiles : max64(1, a_block / k_bytes / max_rows()), ceil_div(p.rows, max_rows())) *
          max_rows();
-  p.nc = min64(max64(1, (768 << 10) / k_bytes / width), ceil_div(p.cols, width)) * width;
+  p.nc = min64(max64(1, b_block / k_bytes / width), ceil_div(p.cols, width)) * width;
   // Sums of few terms are the writing of D: row by row, while all of B stays in L1, and not panel by panel.
   if (!p.pack_a && !in_unit() && g.N * element_size(g.out) >= 4096 && k_bytes * p.cols <= (24 << 10)) {
     p.mc = max_rows();

@@ -109,12 +109,25 @@ static inline void opaque(V& v) {
   asm volatile("" : MYOPS_IN_REGISTER(v));
 }
 
+// p, by no instruction: what the compiler knows of how it was computed, it forgets.
+template <class T>
+static inline T* computed(T* p) {
+  asm("" : "+r"(p));
+  return p;
+}
+
+// v, in a register: it is not read from memory again wherever it is used.
+template <class V>
+static inline V in_register(V v) {
+  asm("" : MYOPS_IN_REGISTER(v));
+  return v;
+}
+
 // v, rounded to its type: the compiler may not fuse the product that made it into a sum. It would in one instance of a
 // template and not in the next, and the same result would have different bits.
 template <class V>
 static inline V rounded(V v) {
-  asm("" : MYOPS_IN_REGISTER(v));
-  return v;
+  return in_register(v);
 }
 
 // What a driver needs of the process: threads and scratch memory, so that engines know no torch.

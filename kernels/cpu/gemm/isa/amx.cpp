@@ -68,7 +68,7 @@ struct MatrixUnit {
   template <bool Lower, bool Right>
   static void run(const TileArgs<Scalar, A, B, Out, Signs>& t) {
     configure(t.rows);
-    if (t.k >= 8 * kDepth && t.sums == nullptr) prefetch_d<MatrixUnit>(t.d, t.d_row, t.rows, 1 + Right);
+    if (t.k >= 8 * kDepth && t.sums == nullptr) prefetch_rows<MatrixUnit, true>(t.d, t.d_row, t.rows, 1 + Right);
     if (t.start == nullptr) {
       _tile_zero(0);
       if constexpr (Right) _tile_zero(1);

@@ -137,6 +137,18 @@ struct Avx2 : Portable<32> {
   static inline Vec<float> widen_partial(const S* p, int n) {
     return widen_bits(load_bytes(p, n * static_cast<int>(sizeof(S))), S{});
   }
+  // By name: gcc 12 takes the form that overwrites a factor as well, and then moves sums from register to register.
+  template <class T>
+  static inline Vec<T> add_product(Vec<T> acc, T a, Vec<T> b) {
+    const Vec<T> factor = a - Vec<T>{};
+    if constexpr (std::is_same_v<T, float>)
+      asm("vfmadd231ps %2, %1, %0" : "+x"(acc) : "x"(factor), "x"(b));
+    else if constexpr (std::is_same_v<T, double>)
+      asm("vfmadd231pd %2, %1, %0" : "+x"(acc) : "x"(factor), "x"(b));
+    else
+      acc += factor * b;
+    return acc;
+  }
   static inline Vec<uint32_t> dot_i16(Vec<uint32_t> acc, Vec<uint32_t> a, Vec<uint32_t> b) {
     return acc + reinterpret_cast<Vec<uint32_t>>(
                      _mm256_madd_epi16(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));

@@ -7,6 +7,7 @@
 //   narrow(S{}, v)             float32 as the bits of 16-bit floats S, round to nearest even
 //   narrow_integers<S, T>(v)   the low bits of the lanes as shorter integers
 //   store_first(p, v, n)       n elements of what was narrowed
+//   add_product(acc, a, b)     acc + a * b, a scalar a
 //   dot_i8(acc, a, b)          acc + four products of unsigned bytes of a with signed bytes of b (where kInt8Dot)
 //   dot_i16(acc, a, b)         acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of int16
 //   dot_bf16(acc, a, b)        acc + a.lo * b.lo + a.hi * b.hi for each 32-bit lane holding a pair of bfloat16
@@ -56,6 +57,10 @@ struct Portable {
 #pragma GCC unroll 4
       for (int i = 0; i < lanes<T>; ++i)
         if (i < n) p[i] = v[i];
+  }
+  template <class T>
+  static inline Vec<T> add_product(Vec<T> acc, T a, Vec<T> b) {
+    return acc + a * b;
   }
   template <class To, class From>
   static inline Vec<To> widen_integers(const From* p) {
