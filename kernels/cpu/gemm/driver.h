@@ -542,8 +542,8 @@ struct Dot {
       return &dot_kernel<Isa, T, S, Step, MR, NC>;
   }
   template <int MR>
-  static constexpr Kernel kernel_for(int nc) {
-    constexpr Kernel k[kCols] = {kernel_of<MR, 1>(), kernel_of<MR, 2>(), kernel_of<MR, 3>(), kernel_of<MR, 4>()};
+  static Kernel kernel_for(int nc) {
+    static constexpr Kernel k[kCols] = {kernel_of<MR, 1>(), kernel_of<MR, 2>(), kernel_of<MR, 3>(), kernel_of<MR, 4>()};
     return k[nc - 1];
   }
   static Kernel kernel(int mr, int nc) {
@@ -587,12 +587,12 @@ struct Dot {
         }
         const S* b = at<S>(g.B.data, batch_offset(g, g.B, item) * kUnit + col * b_col);
         const int tiles = static_cast<int>(ceil_div(g.M, kRows));
+        const Split rows(g.M, tiles);
         const int together = g.M == 1 && g.K * static_cast<int64_t>(sizeof(S)) >= kLongColumn ? rt.long_columns : kCols;
         for (int j = 0; j < cols; j += together) {
           const int nc = cols - j < together ? cols - j : together;
           for (int i = 0; i < tiles; ++i) {
-            const int row = static_cast<int>(part_begin(g.M, tiles, i));
-            const int mr = static_cast<int>(part_begin(g.M, tiles, i + 1)) - row;
+            const int row = static_cast<int>(rows.begin(i)), mr = static_cast<int>(rows.begin(i + 1)) - row;
             kernel(mr, nc)(g.K * kUnit, a + row * a_row, a_row, b + j * b_col, b_col,
                            sums + kUnit * (row * kSumsRow + j), kSumsRow);
           }

@@ -398,8 +398,9 @@ void microkernel(const Tile<C>& t) {
   int64_t k = t.k;
   // What is not a multiply-add is half of a step where vectors are short, and costs where the core issues four
   // instructions a cycle, or two threads share it: four steps for one check of what is asked for and read. The pointers
-  // go on by additions, which the compiler would turn into as many indices as it has registers, and more.
-  if constexpr (kNarrow && MR >= 4)
+  // go on by additions, which the compiler would turn into as many indices as it has registers, and more. Of integers
+  // it would add up the four products first, and keep the sums in memory.
+  if constexpr (kNarrow && MR >= 4 && std::is_floating_point_v<T>)
     for (; k >= 4 && read == L; k -= 4) {
       if (ahead != 0)
 #pragma GCC unroll 4
@@ -687,7 +688,7 @@ void complex_dot_kernel(int64_t k, const T* a, int64_t a_row, const T* b, int64_
     for (int i = 0; i < MR; ++i) av[i] = load_converted<Isa, T, T>(a + i * a_row + p, n);
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
-      const Vec bv = load_converted<Isa, T, T>(b + j * b_col + p, n), swapped = swap_pairs<Isa, T>(bv);
+      const Vec bv = in_register(load_converted<Isa, T, T>(b + j * b_col + p, n)), swapped = swap_pairs<Isa, T>(bv);
 #pragma GCC unroll 4
       for (int i = 0; i < MR; ++i) straight[i][j] += av[i] * bv, crossed[i][j] += av[i] * swapped;
     }

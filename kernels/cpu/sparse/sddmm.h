@@ -131,7 +131,8 @@ void dot_tile(const SpmmOut<Isa, T, S, Cx>& out, const Piece& piece, const SpmmT
     if constexpr (Product) {
       T* const slot = piece.slot >= 0 ? slots + piece.slot * out.p.N * Parts + j : nullptr;
       join_parts<Isa, T>(sum);
-      for (int u = 0; u < NV; ++u) {
+#pragma GCC unroll 8
+      for (int u = 0; u < NV; ++u) {  // by numbers that are known, so that the sums stay in registers
         const int n = u + 1 < NV ? L : t.last;
         if (slot != nullptr)
           store_converted<Isa, T, T>(slot + u * L, sum[0][u], n);

@@ -47,7 +47,9 @@ Status transpose_typed(const Transpose& p, const Runtime& rt) {
   take_turns(rt, shares, [&](int64_t share) {
     I* const count = counts.data() + share * cols;
     if (!columns_inside(col + from(share), from(share + 1) - from(share), cols)) return bad.raise();
-    for (int64_t e = from(share); e < from(share + 1); ++e) ++count[col[e]];
+    // Known before: the counts may be what it is computed from, for all that the compiler knows.
+    const int64_t end = from(share + 1);
+    for (int64_t e = from(share); e < end; ++e) ++count[col[e]];
   });
   if (bad.is_raised()) return Status::bad_col;
   I* const next = counts.data();
