@@ -101,7 +101,7 @@ baseline float64 1x33x17x65 NT: tiled compute=f64 tile=6x4 pack=B chain=65 kc=65
 avx512_bf16 bfloat16 1x100000x16x16 NN: tiled compute=bf16_dot tile=16x16 tall pack=B chain=16 kc=16 mc=512 nc=64 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 bfloat16 1x4096x2048x2048 TN: tiled compute=bf16_dot tile=6x64 pack=AB keep-a chain=2048 kc=2048 mc=36 nc=192 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 avx2 float32 1x4096x8x64 NN: tiled compute=f32 tile=12x8 tall pack= chain=64 kc=64 mc=60 nc=16 direct_d=1 parts=2x1 parallel rule="B in place: little reuse"
-avx2 complex64 1x512x512x512 TN: tiled compute=f32 complex tile=6x16 pack=AB keep-a chain=384 kc=384 mc=96 nc=256 direct_d=0 parts=2x1 parallel rule="packed B: enough rows reuse it"
+avx2 complex64 1x512x512x512 TN: tiled compute=f32 complex tile=6x16 pack=AB keep-a chain=384 kc=384 mc=96 nc=256 direct_d=1 parts=2x1 parallel rule="packed B: enough rows reuse it"
 avx2 uint8 1x512x512x512 NT: tiled compute=i16_dot tile=6x16 pack=AB keep-a chain=512 kc=512 mc=150 nc=384 direct_d=0 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 avx512_bf16 float32 1x4096x8x512 NN: dot compute=f32 tile=4x64 pack=A chain=512 kc=512 mc=12 nc=384 direct_d=0 parts=1x2 parallel rule="dot: few rows against a k-contiguous B"
 avx512_bf16 float32 1x4096x8x64 NT: tiled compute=f32 tile=16x16 tall pack=B chain=64 kc=64 mc=64 nc=64 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"

@@ -159,6 +159,24 @@ def test_few_rows_of_conjugates(device: str, dtype_: torch.dtype) -> None:
             assert torch.equal(myops.addmm(z, x, y, beta=2, alpha=3).cpu(), exact.to(dtype_)), (m, n, k)
 
 
+@pytest.mark.parametrize("dtype_", COMPLEX)
+def test_complex_sums_of_several_chains(device: str, dtype_: torch.dtype) -> None:
+    """Which wait in the result, beside it where it has gaps or is what is added, and, of few rows, go on in blocks."""
+
+    def whole(*shape: int) -> Tensor:
+        return torch.complex(*torch.randint(-3, 4, (2, *shape)).double()).to(device, dtype_)
+
+    for m, n, k in [(7, 300, 900), (40, 70, 1000), (33, 129, 520), (2, 5, 800)]:
+        a, b, c, column = whole(m, k), whole(k, n), whole(m, n), whole(m, 1)
+        for x, y, z in itertools.product((a, a.conj()), (b, b.conj()), (c, c.conj(), column.expand(m, n))):
+            exact = torch.addmm(*(t.to(torch.complex128).cpu().resolve_conj() for t in (z, x, y)), beta=2, alpha=3)
+            gaps = torch.full((m, 2 * n), math.nan, device=device, dtype=dtype_)[:, ::2]
+            own = z.resolve_conj().clone()
+            for out in (torch.full_like(c, math.nan), gaps, own):
+                myops.addmm(own if out is own else z, x, y, beta=2, alpha=3, out=out)
+                assert torch.equal(out.cpu(), exact.to(dtype_)), (m, n, k)
+
+
 # Tall tiles: one vector of columns in tiles of 12 or 16 rows, then those of what is left. Few columns: as few rows of the
 # transposed problem, and weights that are turned in packing, with what is left of them.
 TALL = [(64, 16, 5, 1), (95, 15, 7, 1), (97, 1, 65, 1), (127, 4, 31, 1), (17, 8, 16, 9), (31, 16, 33, 5), (12, 3, 2, 11),

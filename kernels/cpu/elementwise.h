@@ -260,28 +260,16 @@ void add_crossed(const Add& p, Real alpha, const Runtime& rt) {
       const S* straight = x_crossed ? y : x;
       S* d = static_cast<S*>(q.d) + d_at;
       for (int64_t col0 = 0; col0 < q.size[col]; col0 += L) {
-        // Counts that are known keep the block in registers.
-        const auto add_block = [&](int rows, int cols) __attribute__((always_inline)) {
-          Vec block[L];
-#pragma GCC unroll 16
-          for (int j = 0; j < L; ++j)
-            block[j] = j < cols ? load_converted<Isa, T, S>(crossed + (col0 + j) * crossed_stride, rows) : Vec{};
-          transpose<Isa, T>(block);
-#pragma GCC unroll 16
-          for (int i = 0; i < L; ++i) {
-            if (i >= rows) break;
-            const Terms turned = reinterpret_cast<Terms>(block[i]);
-            const Terms other =
-                reinterpret_cast<Terms>(load_converted<Isa, T, S>(straight + i * straight_row + col0, cols));
-            const Terms sum = x_crossed ? turned + other * scale : other + turned * scale;
-            store_exact<Isa, T, S>(d + i * d_row + col0, reinterpret_cast<Vec>(sum), cols);
-          }
-        };
-        const int cols = static_cast<int>(min64(L, q.size[col] - col0));
-        if (rows == L && cols == L)
-          add_block(L, L);
-        else
-          add_block(rows, cols);
+        turn_block<Isa, T>(
+            static_cast<int>(min64(L, q.size[col] - col0)), rows,
+            [&](int j, int n) { return load_converted<Isa, T, S>(crossed + (col0 + j) * crossed_stride, n); },
+            [&](int i, Vec v, int cols) {
+              const Terms turned = reinterpret_cast<Terms>(v);
+              const Terms other =
+                  reinterpret_cast<Terms>(load_converted<Isa, T, S>(straight + i * straight_row + col0, cols));
+              const Terms sum = x_crossed ? turned + other * scale : other + turned * scale;
+              store_exact<Isa, T, S>(d + i * d_row + col0, reinterpret_cast<Vec>(sum), cols);
+            });
       }
     }
   });

@@ -45,7 +45,8 @@ FinishFn<T> finish_with(Activation f) {
 // S is the dtype of A and B, W the wide dtype that C and D may have instead.
 template <class Isa, class T, class S, class W>
 FinishFn<T> choose_finish(const Gemm& g) {
-  if (is_complex(g.in)) return &finish_complex_any<Isa, T>;
+  if constexpr (std::is_same_v<S, T> && std::is_floating_point_v<S>)
+    if (is_complex(g.in)) return &finish_complex_any<Isa, T>;
   const bool wide_c = g.c_type != g.in, wide_d = g.out != g.in;
   const Activation f = g.activation;
   return wide_d ? (wide_c ? finish_with<Isa, T, W, W>(f) : finish_with<Isa, T, S, W>(f))
@@ -81,7 +82,6 @@ struct Tiled {
   using T = typename C::Scalar;
   using AE = typename C::A;
   using BE = typename C::B;
-  using PackedElement = BE;
   using Out = typename C::Out;
   static constexpr bool kGroups = C::kGroup > 1;                // A and B step through k by groups
   static constexpr bool kDirectOnly = !std::is_same_v<Out, T>;  // D is 16-bit: one block of k, written directly
@@ -209,7 +209,7 @@ struct Tiled {
     T* const shifts = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
     if constexpr (std::is_same_v<S, Out>)
       if (p.cols == 1 && !g.batch_invariant && g.activation == Activation::none) return run_columns(begin, end);
-    Tile<C> t = any_tile(true);
+    Tile<C> t = any_tile();
     t.k = steps_of(g.K);
     t.b_k = p.pack_b ? vectors * L : C::kGroup * g.B.row_stride * unit;
     t.last = static_cast<int>(p.cols - (vectors - 1) * L);
@@ -243,12 +243,12 @@ struct Tiled {
     T* const shifts = reinterpret_cast<T*>(scratch + b_bytes + a_bytes);
     T* const running = shifts + shift_bytes / sizeof(T);
     T* const totals = p.kc < p.chain ? running + s_bytes / sizeof(T) : running;
-    const int64_t s_row0 = tile_row(tile0) * unit, s_col0 = panel_column(panel0);
+    const int64_t first_row = tile_row(tile0), s_col0 = panel_column(panel0);
     alignas(64) T sums[C::kRows * C::kVectors * L];  // a tall tile is no larger
     alignas(64) T slices[C::kMatrixUnit ? kUnitTiles : 1][C::kRows * C::kVectors * L];
 
     const bool whole = p.direct_d && p.kc >= g.K;  // one block, and nothing waits
-    Tile<C> t = any_tile(whole);
+    Tile<C> t = any_tile();
     t.d_ahead = p.d_far ? kTilesAhead * p.nv * L : 0;
     const BE* panels_k = reinterpret_cast<const BE*>(g.B.data);
     int64_t k0 = 0, in_chain = 0;
@@ -306,8 +306,9 @@ struct Tiled {
                 const Position at{row, rows, col, cols, c_offset, d_offset};
                 if constexpr (!kDirectOnly) {
                   if (!whole) {
-                    const int64_t s_at = (row * unit - s_row0) * s_cols + (col - s_col0);
-                    compute_tile(t, kernel, at, block, running + s_at, totals + s_at, sums, nv * L);
+                    const int64_t s_row = (row - first_row) * s_cols, s_col = col - s_col0;
+                    compute_tile(t, kernel, at, block, running + s_row * unit + s_col, totals + s_row + s_col, sums,
+                                 nv * L);
                     continue;
                   }
                 }
@@ -344,14 +345,14 @@ struct Tiled {
     bool opens, closes, first_chain, last;
   };
 
-  // What is the same for every tile. Whole: of a problem of one block, whose sums are finished at once.
-  Tile<C> any_tile(bool whole) const {
+  // What is the same for every tile.
+  Tile<C> any_tile() const {
     Tile<C> t{};
     t.a_row = unit * (p.pack_a ? a_width : g.A.row_stride);
     t.a_k = kGroups ? C::kGroup : unit * (p.pack_a ? 1 : g.A.col_stride);
     t.c_row = unit * g.C.row_stride, t.c_col = g.C.col_stride != 0, t.d_row = unit * g.D.row_stride;
     t.alpha = alpha, t.beta = beta;
-    if constexpr (C::kComplexRows) t.signs = whole ? &signs : nullptr;
+    if constexpr (C::kComplexRows) t.signs = &signs;
     return t;
   }
 
@@ -363,16 +364,17 @@ struct Tiled {
     if constexpr (!kDirectOnly)
       if (g.activation != Activation::none) {  // in place, while the tile is in L1
         const int rows = static_cast<int>(q.rows), cols = static_cast<int>(q.cols);
-        finish({t.d, t.d_row, rows, cols, false, false, false, T(1), T(0), 0, 0, t.d_row, 1}, nullptr,
-               preactivation(g, t.d), t.d);
+        finish({t.d, t.d_row, rows, cols, false, T(1), T(0), 0, 0, t.d_row, 1}, nullptr, preactivation(g, t.d), t.d);
       }
   }
 
   // The sums of a block, from where its chain stands to where they wait for the next block, the next chain or the end.
+  // Complex ones are combined when their chain is complete.
   void compute_tile(Tile<C>& t, TileFn<C> kernel, const Position& q, const Block& block, T* running, T* totals, T* sums,
                     int64_t sums_row) const {
     t.c = nullptr, t.before = nullptr;
     t.alpha = T(1);
+    if constexpr (C::kComplexRows) t.signs = block.closes ? &signs : nullptr;
     if (!block.opens)
       t.start = running, t.start_row = s_cols;
     else if (!C::kMatrixUnit)  // else the sums of a slice
@@ -382,7 +384,7 @@ struct Tiled {
       return kernel(t);
     }
     if (p.direct_d)
-      t.d = at<T>(g.D.data, q.d_offset + q.row * g.D.row_stride + q.col), t.d_row = g.D.row_stride;
+      t.d = at<T>(g.D.data, (q.d_offset + q.row * g.D.row_stride) * unit + q.col), t.d_row = g.D.row_stride * unit;
     else
       t.d = totals, t.d_row = s_cols;
     if (!block.first_chain) t.before = t.d, t.before_row = t.d_row;
@@ -401,8 +403,6 @@ struct Tiled {
                             sums_row,
                             static_cast<int>(q.rows),
                             static_cast<int>(q.cols / unit),
-                            g.A.conj,
-                            g.B.conj,
                             g.C.conj,
                             alpha,
                             beta,
@@ -433,8 +433,9 @@ struct Tiled {
   }
 
   // All of B as the panels of a packed weight (panels.h).
-  void pack_weight(BE* panels_k) const {
+  void pack_weight(void* packed) const {
     const S* b = at<S>(g.B.data, 0);
+    BE* panels_k = static_cast<BE*>(packed);
     int64_t k0 = 0;
     do {
       const int64_t kb = min64(p.kc, g.K - k0);
@@ -572,6 +573,8 @@ struct Dot {
     const int64_t packed_bytes = p.pack_a ? align64(g.K * kUnit * sizeof(S)) : 0;  // of a row
     const int64_t a_row = p.pack_a ? packed_bytes / static_cast<int64_t>(sizeof(S)) : g.A.row_stride * kUnit;
     const T alpha = scalar<T>(g.alpha), beta = scalar<T>(g.beta);
+    [[maybe_unused]] const std::conditional_t<Step::kComplex, ComplexSigns<Isa, T>, NoSigns> signs(g.A.conj, g.B.conj,
+                                                                                                   g.C.conj, beta);
     run_tasks(rt, p.parallel, g.batch() * chunks, g.M * packed_bytes, [&](int64_t begin, int64_t end, char* scratch) {
       constexpr int kSumsRow = kUnit * kChunk;
       alignas(64) T sums[kUnit * kMaxM * kSumsRow];
@@ -602,9 +605,14 @@ struct Dot {
             const T shift = shift_of_row<Isa, S>(a + i * a_row, g.K);
             for (int j = 0; j < cols; ++j) sums[i * kChunk + j] += shift;
           }
-        EpilogueArgs<T> e{
-            sums,  kSumsRow, static_cast<int>(g.M), cols,           g.A.conj,       g.B.conj,      g.C.conj,
-            alpha, beta,     g.C.row_stride,        g.C.col_stride, g.D.row_stride, g.D.col_stride};
+        if constexpr (Step::kComplex)
+          for (int64_t i = 0; i < g.M; ++i)
+            for (int j = 0; j < kUnit * cols; j += Isa::template lanes<T>) {
+              const auto part = [&](int64_t row) { return Isa::template load<T>(sums + row * kSumsRow + j); };
+              Isa::template store<T>(sums + i * kSumsRow + j, signs.combined(part(2 * i), part(2 * i + 1)));
+            }
+        EpilogueArgs<T> e{sums, kSumsRow,       static_cast<int>(g.M), cols,           g.C.conj,      alpha,
+                          beta, g.C.row_stride, g.C.col_stride,        g.D.row_stride, g.D.col_stride};
         using Any = Tiled<Isa, Real<Isa, T, T>, T>;
         char* const d = Any::element(g.D, g.out, batch_offset(g, g.D, item), 0, col);
         finish(e, Any::element(g.C, g.c_type, g.C.data == nullptr ? 0 : batch_offset(g, g.C, item), 0, col),
@@ -632,13 +640,6 @@ void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
       if (in_place) return use(Tiled<Isa, PairDot<Isa, int16_t, T, true, S>, S>(g, p, finish));
       return use(Tiled<Isa, PairDot<Isa, int16_t, T, false, S>, S>(g, p, finish));
     }
-  if constexpr (Isa::kMatrixUnit && (std::is_same_v<S, bf16> || sizeof(S) == 1))
-    if (p.compute == Compute::matrix_unit) {
-      if constexpr (std::is_same_v<S, bf16>)
-        if (p.direct_d && g.out == DType::bf16)
-          return use(Tiled<Isa, typename Isa::template Unit<S, S>, S>(g, p, finish));
-      return use(Tiled<Isa, typename Isa::template Unit<S, T>, S>(g, p, finish));
-    }
   if constexpr (sizeof(S) == 1 && Isa::kInt8Dot)
     if (p.compute == Compute::byte_dot) {
       if (in_place) return use(Tiled<Isa, ByteDot<Isa, S, true>, S>(g, p, finish));
@@ -657,58 +658,53 @@ void with_tiled(const Gemm& g, const Plan& p, const Use& use) {
   use(Tiled<Isa, Real<Isa, T, T>, S>(g, p, finish));
 }
 
-template <class Isa>
-struct RunGemm {
-  const Gemm& g;
-  const Plan& p;
-  const Runtime& rt;
-  template <class T, class S, class W>
-  void typed() const {
-    if (p.driver == Driver::dot) {
-      constexpr bool bytes = sizeof(S) == 1 && Isa::kInt8Dot;
-      constexpr bool pairs = !bytes && (std::is_same_v<S, bf16> || (std::is_integral_v<S> && sizeof(S) < 4));
-      using Step = std::conditional_t<pairs, PairDotStep<Isa, S>,
-                                      std::conditional_t<bytes, ByteDotStep<Isa, S>, DotStep<Isa, T, S>>>;
-      const FinishFn<T> finish = choose_finish<Isa, T, S, W>(g);
-      if constexpr (std::is_floating_point_v<S>)
-        if (p.complex) return Dot<Isa, T, S, ComplexDotStep<Isa, T>>::run(g, p, finish, rt);
-      return Dot<Isa, T, S, Step>::run(g, p, finish, rt);
-    }
-    with_tiled<Isa, T, S, W>(g, p, [&](auto tiled) { tiled.run(rt); });
-  }
+// What a dtype is computed in, stored as, and the wide dtype that C and D may have instead.
+template <class T, class S, class W>
+struct ProductTypes {
+  using Compute = T;
+  using Stored = S;
+  using Wide = W;
 };
 
-template <class Isa>
-struct PackWeight {
-  const Gemm& g;
-  const Plan& p;
-  void* panels;
-  template <class T, class S, class W>
-  void typed() const {
-    with_tiled<Isa, T, S, W>(g, p, [&](auto tiled) {
-      using Element = typename decltype(tiled)::PackedElement;
-      tiled.pack_weight(static_cast<Element*>(panels));
-    });
-  }
-};
-
-// T, S, W of a dtype: what it is computed in, stored as, and the wide dtype that C and D may have instead.
-template <class Work>
-void for_dtype(DType in, const Work& work) {
+// body(ProductTypes<...>{}) of a dtype.
+template <class Body>
+void with_product_types(DType in, const Body& body) {
   switch (in) {
     case DType::c64:
-    case DType::f32: return work.template typed<float, float, float>();
+    case DType::f32: return body(ProductTypes<float, float, float>{});
     case DType::c128:
-    case DType::f64: return work.template typed<double, double, double>();
-    case DType::bf16: return work.template typed<float, bf16, float>();
-    case DType::f16: return work.template typed<float, f16, float>();
-    case DType::i8: return work.template typed<uint32_t, int8_t, int32_t>();
-    case DType::u8: return work.template typed<uint32_t, uint8_t, int32_t>();
-    case DType::i16: return work.template typed<uint32_t, int16_t, int16_t>();
-    case DType::i32: return work.template typed<uint32_t, uint32_t, uint32_t>();
-    case DType::i64: return work.template typed<uint64_t, uint64_t, uint64_t>();
+    case DType::f64: return body(ProductTypes<double, double, double>{});
+    case DType::bf16: return body(ProductTypes<float, bf16, float>{});
+    case DType::f16: return body(ProductTypes<float, f16, float>{});
+    case DType::i8: return body(ProductTypes<uint32_t, int8_t, int32_t>{});
+    case DType::u8: return body(ProductTypes<uint32_t, uint8_t, int32_t>{});
+    case DType::i16: return body(ProductTypes<uint32_t, int16_t, int16_t>{});
+    case DType::i32: return body(ProductTypes<uint32_t, uint32_t, uint32_t>{});
+    case DType::i64: return body(ProductTypes<uint64_t, uint64_t, uint64_t>{});
     default: return;  // boolean never gets here: the entry points refuse it
   }
+}
+
+// Whether a level is its own base; and whether it has kernels of its own for S, as those with dot products have for
+// what these multiply. All others are those of its base.
+template <class Isa>
+constexpr bool is_base = std::is_same_v<Isa, typename Isa::Base>;
+template <class Isa, class S>
+constexpr bool has_kernels = is_base<Isa> || std::is_same_v<S, bf16> || (std::is_integral_v<S> && sizeof(S) < 4);
+
+template <class Isa, class T, class S, class W>
+void gemm_typed(const Gemm& g, const Plan& p, const Runtime& rt) {
+  if (p.driver == Driver::dot) {
+    constexpr bool bytes = sizeof(S) == 1 && Isa::kInt8Dot;
+    constexpr bool pairs = !bytes && (std::is_same_v<S, bf16> || (std::is_integral_v<S> && sizeof(S) < 4));
+    using Step = std::conditional_t<pairs, PairDotStep<Isa, S>,
+                                    std::conditional_t<bytes, ByteDotStep<Isa, S>, DotStep<Isa, T, S>>>;
+    const FinishFn<T> finish = choose_finish<Isa, T, S, W>(g);
+    if constexpr (std::is_floating_point_v<S>)
+      if (p.complex) return Dot<Isa, T, S, ComplexDotStep<Isa, T>>::run(g, p, finish, rt);
+    return Dot<Isa, T, S, Step>::run(g, p, finish, rt);
+  }
+  with_tiled<Isa, T, S, W>(g, p, [&](auto tiled) { tiled.run(rt); });
 }
 
 // Integers S summed modulo 2^16.
@@ -724,15 +720,33 @@ void sum_in_16_bits(const Gemm& g, const Plan& p, const Runtime& rt) {
 
 template <class Isa>
 void gemm(const Gemm& g, const Plan& p, const Runtime& rt) {
-  if (p.compute == Compute::u16)  // of bytes only what is written, whatever their sign
-    return g.in == DType::i16 ? sum_in_16_bits<Isa, uint16_t>(g, p, rt) : sum_in_16_bits<Isa, uint8_t>(g, p, rt);
-  for_dtype(g.in, RunGemm<Isa>{g, p, rt});
+  using Base = typename Isa::Base;
+  if (p.compute == Compute::u16) {
+    if constexpr (is_base<Isa>)  // of bytes only what is written, whatever their sign
+      return g.in == DType::i16 ? sum_in_16_bits<Isa, uint16_t>(g, p, rt) : sum_in_16_bits<Isa, uint8_t>(g, p, rt);
+    else
+      return gemm<Base>(g, p, rt);
+  }
+  with_product_types(g.in, [&](auto types) {
+    using Of = decltype(types);
+    if constexpr (has_kernels<Isa, typename Of::Stored>)
+      gemm_typed<Isa, typename Of::Compute, typename Of::Stored, typename Of::Wide>(g, p, rt);
+    else
+      gemm<Base>(g, p, rt);
+  });
 }
 
 // B of a problem with b_panels, here still a matrix with strides, as those panels.
 template <class Isa>
 void pack_weight(const Gemm& g, const Plan& p, void* panels) {
-  for_dtype(g.in, PackWeight<Isa>{g, p, panels});
+  with_product_types(g.in, [&](auto types) {
+    using Of = decltype(types);
+    if constexpr (has_kernels<Isa, typename Of::Stored>)
+      with_tiled<Isa, typename Of::Compute, typename Of::Stored, typename Of::Wide>(
+          g, p, [&](auto tiled) { tiled.pack_weight(panels); });
+    else
+      pack_weight<typename Isa::Base>(g, p, panels);
+  });
 }
 
 }  // namespace myops::cpu

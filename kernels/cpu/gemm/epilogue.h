@@ -1,9 +1,6 @@
 // The general epilogue: a finished tile of sums to D, whatever the dtype, stride or conjugation of C and D.
 //
 //   D = f(alpha * sums + beta * C), f the activation, rounded once. Used where the micro-kernel cannot write D itself.
-//
-// A complex tile has two real rows for each row of D: sums of Re(a) * (re, im) and of Im(a) * (re, im) of b. They are
-// combined here, and a conjugated A or B only changes signs (ComplexSigns).
 #pragma once
 #include "activation.h"
 #include "microkernel.h"
@@ -33,8 +30,8 @@ template <class T>
 struct EpilogueArgs {
   const T* sums;
   int64_t sums_row;
-  int rows, cols;  // of D: half the real ones for a complex tile
-  bool conj_a, conj_b, conj_c;
+  int rows, cols;  // of D
+  bool conj_c;
   T alpha, beta;
   int64_t c_row, c_col, d_row, d_col;  // in elements of C and D
 };
@@ -59,39 +56,33 @@ void finish_real(const EpilogueArgs<T>& args, const CS* c, DS* preactivation, DS
   }
 }
 
-template <class T>
-static inline void store_complex(const EpilogueArgs<T>& e, T re, T im, const T* c, T* d) {
-  re = rounded(e.alpha * re);
-  im = rounded(e.alpha * im);
-  if (c != nullptr) {
-    re += rounded(e.beta * c[0]);
-    im += rounded(e.beta * (e.conj_c ? -c[1] : c[1]));
-  }
-  d[0] = re, d[1] = im;
-}
-
+// Of sums that are complex already: (re, im) side by side.
 template <class Isa, class T>
 void finish_complex(const EpilogueArgs<T>& e, const T* c, T* d) {
   constexpr int L = Isa::template lanes<T>;
-  const ComplexSigns<Isa, T> signs(e.conj_a, e.conj_b, e.conj_c, e.beta);
+  const T re_beta = e.beta, im_beta = e.conj_c ? -e.beta : e.beta;
+  const auto beta = alternating<Isa, T>(re_beta, im_beta);
   const bool vectors = e.d_col == 1 && (c == nullptr || e.c_col == 1);
   for (int i = 0; i < e.rows; ++i) {
-    const T* r = e.sums + (2 * i) * e.sums_row;
-    const T* m = e.sums + (2 * i + 1) * e.sums_row;
-    int j = 0;
-    if (vectors)
-      for (; j < e.cols; j += L / 2) {
-        const int n = 2 * (e.cols - j) < L ? 2 * (e.cols - j) : L;
-        auto v =
-            signs.combined(load_converted<Isa, T, T>(r + 2 * j, n), load_converted<Isa, T, T>(m + 2 * j, n), e.alpha);
-        if (c != nullptr) v += rounded(load_converted<Isa, T, T>(c + 2 * (i * e.c_row + j), n) * signs.of_c);
-        store_converted<Isa, T, T>(d + 2 * (i * e.d_row + j), v, n);
+    const T* const sums = e.sums + i * e.sums_row;
+    if (vectors) {
+      for (int j = 0; j < 2 * e.cols; j += L) {
+        const int n = 2 * e.cols - j < L ? 2 * e.cols - j : L;
+        auto v = rounded(load_converted<Isa, T, T>(sums + j, n) * e.alpha);
+        if (c != nullptr) v += rounded(load_converted<Isa, T, T>(c + 2 * i * e.c_row + j, n) * beta);
+        store_converted<Isa, T, T>(d + 2 * i * e.d_row + j, v, n);
       }
-    else
-      for (; j < e.cols; ++j)
-        store_complex<T>(
-            e, r[2 * j] + signs.of_i[0] * m[2 * j + 1], signs.of_r[1] * r[2 * j + 1] + signs.of_i[1] * m[2 * j],
-            c == nullptr ? nullptr : c + 2 * (i * e.c_row + j * e.c_col), d + 2 * (i * e.d_row + j * e.d_col));
+      continue;
+    }
+    for (int j = 0; j < e.cols; ++j) {
+      T re = rounded(e.alpha * sums[2 * j]), im = rounded(e.alpha * sums[2 * j + 1]);
+      if (c != nullptr) {
+        const T* const added = c + 2 * (i * e.c_row + j * e.c_col);
+        re += rounded(re_beta * added[0]), im += rounded(im_beta * added[1]);
+      }
+      T* const to = d + 2 * (i * e.d_row + j * e.d_col);
+      to[0] = re, to[1] = im;
+    }
   }
 }
 

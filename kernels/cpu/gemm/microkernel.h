@@ -16,7 +16,7 @@
 //   aliasing  d may be c, nothing else
 //
 //   d, c      in the compute type, or in a shorter one that sums are rounded or cut to once (Out of the policy)
-//   signs     of a policy with kComplexRows: not nullptr where rows 2 i and 2 i + 1 of sums become row i of d
+//   signs     of a policy with kComplexRows: not nullptr where rows 2 i and 2 i + 1 of sums become row i of before and d
 //
 // The policy C says what a step multiplies: scalars of T with a vector of T (Real), of shorter elements widened on the
 // way (Real with another A or B), or groups of neighbours along k (PairDot, ByteDot, where k counts groups). A complex
@@ -126,9 +126,7 @@ struct ComplexSigns {
       : of_r(alternating<Isa, T>(1, conj_b ? -1 : 1)),
         of_i(alternating<Isa, T>(conj_a == conj_b ? -1 : 1, conj_a ? -1 : 1)),
         of_c(alternating<Isa, T>(beta, conj_c ? -beta : beta)) {}
-  inline Vec combined(Vec r, Vec i, T alpha) const {
-    return rounded((r * of_r + swap_pairs<Isa, T>(i) * of_i) * alpha);
-  }
+  inline Vec combined(Vec r, Vec i) const { return r * of_r + swap_pairs<Isa, T>(i) * of_i; }
 };
 
 template <class T, class A, class B, class Out, class Signs>
@@ -149,7 +147,7 @@ struct TileArgs {
   const T* before;
   int64_t before_row;
   const T* shift;
-  const Signs* signs;  // nullptr: not complex, or finished elsewhere. Else two rows of sums are one of d and of c
+  const Signs* signs;  // nullptr: not complex, or the chain goes on. Else two rows of sums are one of before, c and d
   T* sums;             // of a matrix unit, not nullptr: the sums are left here, rows of start_row, and d is not written
   int rows;            // of the tile; an instance knows them, a matrix unit is told
   int64_t b_ahead, d_ahead;  // how far ahead of their use B and D are asked for, in elements; 0: they are near
@@ -311,6 +309,15 @@ inline typename C::Vec load_c(const Tile<C>& t, int i, int j, int n) {
   }
 }
 
+// What multiplies C; of a conjugated one, vectors with both signs.
+template <class C>
+inline auto beta_of(const Tile<C>& t) {
+  if constexpr (C::kComplexRows)
+    return t.signs->of_c;
+  else
+    return t.beta;
+}
+
 // The n columns of vector j in row i of a tile: d = alpha * (before + sums) + beta * c.
 template <class Isa, class C>
 inline void write_sums(const Tile<C>& t, int i, int j, typename C::Vec sums, int n) {
@@ -319,8 +326,18 @@ inline void write_sums(const Tile<C>& t, int i, int j, typename C::Vec sums, int
   const int64_t at = static_cast<int64_t>(j) * C::kLanes;
   if (t.before != nullptr) sums += load_converted<Isa, T, T>(t.before + i * t.before_row + at, n);
   typename C::Vec v = rounded(sums * t.alpha);
-  if (t.c != nullptr) v += rounded(load_c<Isa, C>(t, i, j, n) * t.beta);
+  if (t.c != nullptr) v += rounded(load_c<Isa, C>(t, i, j, n) * beta_of<C>(t));
   store_converted<Isa, T, Out>(t.d + i * t.d_row + at, v, n);
+}
+
+// The same of a whole tile, whose sums lie in memory: no instance for each size of it.
+template <class Isa, class C>
+[[gnu::noinline, gnu::noclone]] void write_tile(const Tile<C>& tile, int rows, int vectors,
+                                                const typename C::Scalar* sums) {
+  const Tile<C> t = tile;  // a copy, which what is stored cannot change
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < vectors; ++j, sums += C::kLanes)
+      write_sums<Isa, C>(t, i, j, Isa::template load<typename C::Scalar>(sums), j < vectors - 1 ? C::kLanes : t.last);
 }
 
 // D and C lie in memory while the sums are formed: ask for their lines first, so that the end does not wait. Where
@@ -354,6 +371,7 @@ template <class Isa, class C, int MR, int NV>
 void microkernel(const Tile<C>& t) {
   using T = typename C::Scalar;
   using Vec = typename C::Vec;
+  using Out = typename C::Out;
   constexpr int L = C::kLanes;
   Vec acc[MR][NV] = {};
   if (t.start != nullptr)
@@ -420,39 +438,56 @@ void microkernel(const Tile<C>& t) {
     for (int i = 0; i < kBases; ++i) base[i] += a_k;
     b += b_k;
   }
-  const Tile<C> end = t;  // a copy, which what is stored cannot change
+  const auto write = [&](auto rows) __attribute__((always_inline)) {
+    constexpr int kRows = decltype(rows)::value;
+    const Tile<C> end = t;  // a copy, which what is stored cannot change
+    constexpr bool kMasked = Isa::kMaskedLoads;
+    const auto load_part = [&](const auto* row, int j) {
+      return kMasked && j == NV - 1 ? load_first<Isa, T>(row + j * L, last) : load_converted<Isa, T>(row + j * L);
+    };
+    const auto finish = [&](auto adds) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+        for (int j = 0; j < NV; ++j) {
+          Vec v = rounded(acc[i][j] * end.alpha);
+          if constexpr (adds.value) v += rounded(load_part(end.c + i * end.c_row, j) * beta_of<C>(end));
+          Out* const d = end.d + i * end.d_row + j * L;
+          if (kMasked && j == NV - 1)
+            store_first<Isa, T, Out>(d, v, last);
+          else
+            store_converted<Isa, T, Out>(d, v, L);
+        }
+    };
+    if ((kMasked || last == L) && (end.c == nullptr || end.c_col != 0)) {  // asked once: sums may be short
+      if (end.before != nullptr)
+#pragma GCC unroll 16
+        for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+          for (int j = 0; j < NV; ++j) acc[i][j] += load_part(end.before + i * end.before_row, j);
+      return end.c == nullptr ? finish(std::false_type{}) : finish(std::true_type{});
+    }
+    if constexpr (NV == 1 && !kMasked) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) write_sums<Isa, C>(end, i, 0, acc[i][0], last);
+    } else {  // from memory, so that there is no instance for each size
+      alignas(64) T sums[kRows * NV * L];
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 16
+        for (int j = 0; j < NV; ++j) Isa::template store<T>(sums + (i * NV + j) * L, acc[i][j]);
+      write_tile<Isa, C>(end, kRows, NV, sums);
+    }
+  };
   if constexpr (C::kComplexRows && MR % 2 == 0)
     if (combines) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR / 2; ++i)
 #pragma GCC unroll 16
-        for (int j = 0; j < NV; ++j) {
-          const int n = j < NV - 1 ? L : last;
-          Vec v = end.signs->combined(acc[2 * i][j], acc[2 * i + 1][j], end.alpha);
-          if (end.c != nullptr) v += rounded(load_c<Isa, C>(end, i, j, n) * end.signs->of_c);
-          store_converted<Isa, T, T>(end.d + i * end.d_row + j * L, v, n);
-        }
-      return;
+        for (int j = 0; j < NV; ++j) acc[i][j] = t.signs->combined(acc[2 * i][j], acc[2 * i + 1][j]);
+      return write(std::integral_constant<int, MR / 2>{});
     }
-  if (end.before == nullptr && end.c == nullptr && (Isa::kMaskedLoads || last == L)) {  // asked once: sums may be short
-    using Out = typename C::Out;
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 16
-      for (int j = 0; j < NV; ++j) {
-        const Vec v = rounded(acc[i][j] * end.alpha);
-        Out* const d = end.d + i * end.d_row + j * L;
-        if (Isa::kMaskedLoads && j == NV - 1)
-          store_first<Isa, T, Out>(d, v, last);
-        else
-          store_converted<Isa, T, Out>(d, v, L);
-      }
-    return;
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 16
-    for (int j = 0; j < NV; ++j) write_sums<Isa, C>(end, i, j, acc[i][j], j < NV - 1 ? L : last);
+  write(std::integral_constant<int, MR>{});
 }
 
 template <class C>

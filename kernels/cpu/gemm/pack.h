@@ -16,7 +16,7 @@ namespace myops::cpu {
 // An n x n transpose of 32- or 64-bit lanes in log2(n) stages of two-source shuffles, of which the first Rows rows are
 // wanted (a power of two). Stage h swaps blocks of h lanes.
 template <class Isa, class E, int H, int Rows>
-inline void transpose_stage(typename Isa::template Vec<E>* r) {
+[[gnu::always_inline]] inline void transpose_stage(typename Isa::template Vec<E>* r) {
   constexpr int L = Isa::template lanes<E>;
   LaneIndex<Isa, E> low, high;
   for (int j = 0; j < L; ++j) {
@@ -32,7 +32,7 @@ inline void transpose_stage(typename Isa::template Vec<E>* r) {
   }
 }
 template <class Isa, class E, int Rows = Isa::template lanes<E>>
-inline void transpose(typename Isa::template Vec<E>* r) {
+[[gnu::always_inline]] inline void transpose(typename Isa::template Vec<E>* r) {
   constexpr int L = Isa::template lanes<E>;
   if constexpr (L >= 16) transpose_stage<Isa, E, 8, Rows>(r);
   if constexpr (L >= 8) transpose_stage<Isa, E, 4, Rows>(r);
@@ -40,46 +40,52 @@ inline void transpose(typename Isa::template Vec<E>* r) {
   transpose_stage<Isa, E, 1, Rows>(r);
 }
 
+// Up to L vectors of up to L elements, turned: load(r, columns) is one of `rows`, the first `columns` elements of a
+// vector, and store(c, v, rows) takes one of `columns`, whose lanes from `rows` on are zero. Counts that are known keep
+// the block in registers: of whole blocks, and of a few columns, of which no others are made.
+template <class Isa, class E, class Load, class Store>
+[[gnu::always_inline]] inline void turn_block(int rows, int columns, const Load& load, const Store& store) {
+  constexpr int L = Isa::template lanes<E>, kFew = 4;
+  typename Isa::template Vec<E> block[L];
+  if (rows == L && columns == L) {
+#pragma GCC unroll 16
+    for (int r = 0; r < L; ++r) block[r] = load(r, L);
+    transpose<Isa, E>(block);
+#pragma GCC unroll 16
+    for (int c = 0; c < L; ++c) store(c, block[c], L);
+  } else if (L > kFew && rows == L && columns <= kFew) {
+#pragma GCC unroll 16
+    for (int r = 0; r < L; ++r) block[r] = load(r, columns);
+    transpose < Isa, E, L<kFew ? L : kFew>(block);
+#pragma GCC unroll 4
+    for (int c = 0; c < kFew; ++c)
+      if (c < columns) store(c, block[c], L);
+  } else {
+    for (int r = 0; r < L; ++r) block[r] = r < rows ? load(r, columns) : typename Isa::template Vec<E>{};
+    transpose<Isa, E>(block);
+    for (int c = 0; c < columns; ++c) store(c, block[c], rows);
+  }
+}
+
 // Of rows that are read side by side, how far ahead each is asked for: the hardware follows fewer streams.
 constexpr int kPrefetchBytes = 512;
 
 // n columns of k elements as rows. load(j, p, rows): a vector of column j, elements [p, p + rows), behind which it is
-// zero. store(p, j, v): columns [j, j + lanes) of row p, those of [n, width) zero.
+// zero. store(p, j, v): columns [j, j + lanes) of row p, those of [n, width) zero. Copies, which stores cannot change.
 template <class Isa, class E, class Load, class Store>
-inline void turn_columns(int64_t n, int64_t k, int64_t width, const Load& load, const Store& store) {
-  constexpr int L = Isa::template lanes<E>;
+inline void turn_columns(int64_t n, int64_t k, int64_t width, Load load, Store store) {
+  constexpr int64_t L = Isa::template lanes<E>;
   for (int64_t j0 = 0; j0 < width; j0 += L)
-    for (int64_t p = 0; p < k; p += L) {
-      // Counts that are known keep the block in registers. Of the last rows, often few, no others are made.
-      const auto turn = [&](auto made, int cols, int rows) __attribute__((always_inline)) {
-        constexpr int kMade = decltype(made)::value;
-        typename Isa::template Vec<E> block[L];
-#pragma GCC unroll 16
-        for (int j = 0; j < L; ++j) block[j] = j < cols ? load(j0 + j, p, rows) : typename Isa::template Vec<E>{};
-        transpose<Isa, E, kMade>(block);
-#pragma GCC unroll 16
-        for (int r = 0; r < kMade; ++r)
-          if (r < rows) store(p + r, j0, block[r]);
-      };
-      constexpr int kLittle = L < 4 ? L : 4;
-      constexpr std::integral_constant<int, L> whole;
-      constexpr std::integral_constant<int, kLittle> little;
-      const int cols = static_cast<int>(n - j0 < L ? (n > j0 ? n - j0 : 0) : L);
-      const int rows = static_cast<int>(k - p < L ? k - p : L);
-      if (cols < L)
-        turn(whole, cols, rows);
-      else if (rows == L)
-        turn(whole, L, L);
-      else if (rows > kLittle)
-        turn(whole, L, rows);
-      else
-        turn(little, L, rows);
-    }
+    for (int64_t p = 0; p < k; p += L)
+      turn_block<Isa, E>(
+          static_cast<int>(max64(0, min64(L, n - j0))), static_cast<int>(min64(L, k - p)),
+          [&](int j, int rows) { return load(j0 + j, p, rows); },
+          [&](int r, typename Isa::template Vec<E> v, int) { store(p + r, j0, v); });
 }
 // To dst[k * width + n].
 template <class Isa, class E, class Load>
-inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, const Load& load) {
-  turn_columns<Isa, E>(n, k, width, load, [&](int64_t p, int64_t j, typename Isa::template Vec<E> v) {
+inline void turn_columns(int64_t n, int64_t k, int64_t width, E* dst, Load load) {
+  turn_columns<Isa, E>(n, k, width, load, [=](int64_t p, int64_t j, typename Isa::template Vec<E> v) {
     Isa::template store<E>(dst + p * width + j, v);
   });
 }
@@ -135,7 +141,7 @@ void pack_b_panel(const S* src, int64_t k_stride, int64_t n_stride, int64_t k, i
   }
   if constexpr (sizeof(E) >= 4)
     if (k_stride == 1) {
-      turn_columns<Isa, E>(n, k, width, dst, [&](int64_t j, int64_t p, int rows) {
+      turn_columns<Isa, E>(n, k, width, dst, [=](int64_t j, int64_t p, int rows) {
         const S* from = src + j * n_stride + p;
         if (rows == L) __builtin_prefetch(from + kPrefetchBytes / sizeof(S));
         return load_converted<Isa, E, S>(from, rows);
@@ -144,7 +150,7 @@ void pack_b_panel(const S* src, int64_t k_stride, int64_t n_stride, int64_t k, i
     }
   if constexpr (std::is_same_v<E, S> && sizeof(E) >= 4)
     if (k_stride == 2 && n_stride != 2) {
-      turn_columns<Isa, E>(n, k, width, dst, [&](int64_t j, int64_t p, int rows) {
+      turn_columns<Isa, E>(n, k, width, dst, [=](int64_t j, int64_t p, int rows) {
         return load_every_second<Isa>(src + j * n_stride + 2 * p, rows);
       });
       return;
@@ -178,7 +184,7 @@ void pack_b_pairs(const uint16_t* src, int64_t k_stride, int64_t n_stride, int64
                   uint32_t* dst) {
   constexpr int L = Isa::template lanes<uint32_t>;
   if (k_stride == 1) {  // a pair is a 32-bit element already: transpose those
-    turn_columns<Isa, uint32_t>(n, (k + 1) / 2, width, dst, [&](int64_t j, int64_t p, int) {
+    turn_columns<Isa, uint32_t>(n, (k + 1) / 2, width, dst, [=](int64_t j, int64_t p, int) {
       return load_groups<Isa>(src + j * n_stride + 2 * p, k - 2 * p);
     });
     return;
@@ -211,10 +217,10 @@ void pack_b_byte_pairs(const uint8_t* src, int64_t k_stride, int64_t n_stride, i
                        uint16_t* dst) {
   if (k_stride == 1 && n_stride != 1) {  // two pairs of a column are a 32-bit element: transpose those
     constexpr int L = Isa::template lanes<uint32_t>;
-    const auto load = [&](int64_t j, int64_t p, int) {
+    const auto load = [=](int64_t j, int64_t p, int) {
       return load_groups<Isa>(src + j * n_stride + 4 * p, k - 4 * p);
     };
-    turn_columns<Isa, uint32_t>(n, (k + 3) / 4, width, load, [&](int64_t p, int64_t j, auto pairs) {
+    turn_columns<Isa, uint32_t>(n, (k + 3) / 4, width, load, [=](int64_t p, int64_t j, auto pairs) {
       uint16_t* const out = dst + 2 * p * width + j;
       store_converted<Isa, uint32_t, uint16_t>(out, pairs, L);
       if (4 * p + 2 < k) store_converted<Isa, uint32_t, uint16_t>(out + width, pairs >> 16, L);
@@ -246,7 +252,7 @@ void pack_b_quads(const int8_t* src, int64_t k_stride, int64_t n_stride, int64_t
   constexpr uint32_t kFlip = Shift ? kByteShift : 0;
   const uint8_t* const bytes = reinterpret_cast<const uint8_t*>(src);
   if (k_stride == 1 && n_stride != 1) {  // four bytes of a column are a 32-bit element already: transpose those
-    turn_columns<Isa, uint32_t>(n, (k + 3) / 4, width, dst, [&](int64_t j, int64_t p, int) {
+    turn_columns<Isa, uint32_t>(n, (k + 3) / 4, width, dst, [=](int64_t j, int64_t p, int) {
       return load_groups<Isa>(bytes + j * n_stride + 4 * p, k - 4 * p) ^ kFlip;
     });
     return;
@@ -273,30 +279,21 @@ template <class Isa, class T, class S>
 void pack_a_rows(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, int64_t k, int64_t width, T* dst) {
   constexpr int L = Isa::template lanes<T>;
   if (k == 1) k_stride = 1;  // it means nothing
-  const auto turn = [&](const auto& load) {
+  const auto turn = [=](const auto& load) {
     for (int64_t p = 0; p < k; p += L)
       for (int64_t i0 = 0; i0 < m; i0 += L) {
         const S* const first = src + i0 * m_stride + p * k_stride;
         T* const to = dst + i0 * width + p;
-        // Counts that are known keep the block in registers.
-        const auto turn_block = [&](int steps, int rows) __attribute__((always_inline)) {
-          typename Isa::template Vec<T> block[L];
-#pragma GCC unroll 16
-          for (int r = 0; r < L; ++r) {
-            const S* const from = first + r * k_stride;
-            if (r < steps) __builtin_prefetch(from + L * k_stride);
-            block[r] = r < steps ? load(from, rows) : typename Isa::template Vec<T>{};
-          }
-          transpose<Isa, T>(block);
-#pragma GCC unroll 16
-          for (int r = 0; r < L; ++r)
-            if (r < rows) store_converted<Isa, T, T>(to + r * width, block[r], steps);
-        };
-        const int steps = static_cast<int>(k - p < L ? k - p : L), rows = static_cast<int>(m - i0 < L ? m - i0 : L);
-        if (steps == L && rows == L)
-          turn_block(L, L);
-        else
-          turn_block(steps, rows);
+        turn_block<Isa, T>(
+            static_cast<int>(min64(L, k - p)), static_cast<int>(min64(L, m - i0)),
+            [&](int r, int rows) {
+              const S* const from = first + r * k_stride;
+              __builtin_prefetch(from + L * k_stride);
+              return load(from, rows);
+            },
+            [&](int i, typename Isa::template Vec<T> v, int steps) {
+              store_converted<Isa, T, T>(to + i * width, v, steps);
+            });
       }
   };
   if (m_stride == 1 && k_stride != 1)
@@ -342,34 +339,33 @@ void pack_a_groups(const S* src, int64_t m_stride, int64_t k_stride, int64_t m, 
   if (m_stride == 1 && k_stride != 1) {
     const int64_t groups = (k + G - 1) / G;
     for (int64_t p = 0; p < groups; p += L) {
-      const int used = static_cast<int>(groups - p < L ? groups - p : L);
+      const int used = static_cast<int>(min64(L, groups - p));
+      const bool whole = (p + L) * G <= k;
       for (int64_t i0 = 0; i0 < m; i0 += L) {
-        const int rows = static_cast<int>(m - i0 < L ? m - i0 : L);
-        const S* from = src + i0 + p * G * k_stride;
-        Vec block[L];
-        if (rows == L && (p + L) * G <= k) {
-#pragma GCC unroll 16
-          for (int r = 0; r < L; ++r) {
-#pragma GCC unroll 4
-            for (int q = 0; q < G; ++q) __builtin_prefetch(from + (r * G + L * G + q) * k_stride);
-            block[r] = load_group<Isa, Bits>(from + r * G * k_stride, k_stride);
-          }
-        } else {
-          for (int r = 0; r < L; ++r)
-            block[r] = group_rows<Isa, Bits>([&](int q) {
-              return (p + r) * G + q < k ? load_row<Isa, Bits>(from + (r * G + q) * k_stride, rows) : Vec{};
-            });
-        }
+        const int rows = static_cast<int>(min64(L, m - i0));
+        const S* const from = src + i0 + p * G * k_stride;
         E* const to = dst + i0 * width + p * G;
+        const auto load = [&](int r, int n) {
+          const S* const first = from + r * G * k_stride;
+          if (n == L && (whole || (used == L && r < L - 1))) {
+#pragma GCC unroll 4
+            for (int q = 0; q < G; ++q) __builtin_prefetch(first + (L * G + q) * k_stride);
+            return load_group<Isa, Bits>(first, k_stride);
+          }
+          return group_rows<Isa, Bits>(
+              [&](int q) { return (p + r) * G + q < k ? load_row<Isa, Bits>(first + q * k_stride, n) : Vec{}; });
+        };
         if (used <= 2) {  // fewer stores than shuffles
-          for (int q = 0; q < used; ++q)
+          for (int q = 0; q < used; ++q) {
+            const Vec group = load(q, rows);
             for (int r = 0; r < rows; ++r)
-              std::memcpy(to + r * width + q * G, &reinterpret_cast<uint32_t*>(block + q)[r], 4);
+              std::memcpy(to + r * width + q * G, &reinterpret_cast<const uint32_t*>(&group)[r], 4);
+          }
           continue;
         }
-        transpose<Isa, uint32_t>(block);
-        for (int r = 0; r < rows; ++r)
-          store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(to + r * width), block[r], used);
+        turn_block<Isa, uint32_t>(used, rows, load, [&](int r, Vec v, int n) {
+          store_converted<Isa, uint32_t, uint32_t>(reinterpret_cast<uint32_t*>(to + r * width), v, n);
+        });
       }
     }
     if (padded > groups * G)

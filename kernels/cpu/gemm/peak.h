@@ -45,11 +45,9 @@ double peak_rate(DType type, double seconds) {
     case DType::c128: return peak_of<Isa, Real<Isa, double, double>>(seconds, 2);
     case DType::i64: return peak_of<Isa, Real<Isa, uint64_t, uint64_t>>(seconds, 2);
     case DType::i8:
-      if constexpr (Isa::kMatrixUnit) return Isa::template Unit<int8_t, uint32_t>::peak_rate(seconds);
       if constexpr (Isa::kInt8Dot) return peak_of<Isa, ByteDot<Isa, int8_t>>(seconds, 8);
       return peak_of<Isa, Real<Isa, uint32_t, uint32_t>>(seconds, 2);
     case DType::bf16:
-      if constexpr (Isa::kMatrixUnit) return Isa::template Unit<bf16, float>::peak_rate(seconds);
       if constexpr (Isa::kBf16Dot) return peak_of<Isa, PairDot<Isa, bf16, float>>(seconds, 4);
       [[fallthrough]];
     case DType::f32:

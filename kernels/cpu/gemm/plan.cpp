@@ -332,14 +332,13 @@ void Planner::choose_blocks() {
 
 // Whether the micro-kernel writes D and reads C.
 void Planner::choose_writing() {
-  const bool d_same = !p.complex && compute_bytes(p.compute) == element_size(g.out);
+  const bool d_same = p.complex || compute_bytes(p.compute) == element_size(g.out);
   // Between chains the sums wait in D, which must not be what is added to them at the end.
   const bool d_waits = g.K <= p.chain || g.C.data == nullptr || g.C.data != g.D.data;
   // Rounded in the micro-kernel. Panels of 16-bit floats that are not multiplied as such have kernels for float32 only.
   const bool narrow_d = (sixteen_bit || p.compute == Compute::u16) && g.out == g.in && g.K <= p.kc &&
                         (!g.b_panels || p.pack_b || group() > 1) && g.activation == Activation::none;
-  const bool complex_d = p.complex && g.K <= p.kc;
-  p.direct_d = p.driver == Driver::tiled && ((d_same && d_waits) || narrow_d || complex_d) && writes_rows;
+  p.direct_d = p.driver == Driver::tiled && ((d_same && d_waits) || narrow_d) && writes_rows;
 }
 
 // Threads: over the batch, then over a grid of M x N parts that packs least and balances best.

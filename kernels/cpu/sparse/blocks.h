@@ -124,7 +124,7 @@ Status block_spmm_typed(const BlockSpmm& p, const Partition& cut, const Runtime&
 
 template <class Isa>
 Status block_spmm(const BlockSpmm& p, const Partition& cut, const Runtime& rt) {
-  return with_types(p.spmm.type, [&](auto types) {
+  return with_sum_types(p.spmm.type, [&](auto types) {
     using Of = decltype(types);
     return block_spmm_typed<Isa, typename Of::Lane, typename Of::StoredLane, Of::kComplex>(p, cut, rt);
   });

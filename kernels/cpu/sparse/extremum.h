@@ -3,6 +3,8 @@
 // The first of equal ones wins; a NaN wins over everything, the first of several again. Tiles of columns keep the best
 // and its entry in L1 while the row's entries go by; the comparisons are left to the compiler to vectorise. Where
 // nobody asks for the entry, and of floats, the best are in registers, as the sums of spmm.h are.
+//
+// The smallest is the largest of what is turned around: floats with the opposite sign, integers with opposite bits.
 #pragma once
 #include "spmm.h"
 
@@ -11,7 +13,7 @@ namespace myops::cpu {
 constexpr int kExtremumTile = 64;
 
 // All columns of a piece of whole rows, without their entries.
-template <bool Minimum, class Isa, class T, class S, class RowOf>
+template <class Isa, class T, class S, class RowOf>
 void best_of_piece(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, RowOf row_of, const T* values) {
   constexpr int L = Isa::template lanes<T>;
   using Vec = typename Isa::template Vec<T>;
@@ -37,7 +39,7 @@ void best_of_piece(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, RowO
         products(e, x);
 #pragma GCC unroll 8
         for (int u = 0; u < NV; ++u) {
-          const auto beyond = Minimum ? ~(x[u] >= best[u]) : ~(x[u] <= best[u]);  // or a NaN
+          const auto beyond = ~(x[u] <= best[u]);  // or a NaN
           best[u] = (beyond & (best[u] == best[u])) ? x[u] : best[u];
         }
       }
@@ -49,10 +51,11 @@ void best_of_piece(const SpmmOut<Isa, T, S, false>& to, const Piece& piece, RowO
 }
 
 // T: the type that is compared in, signed where integers are. Products of integers wrap to S before the comparison.
-template <class Isa, class T, class S, class I, bool Minimum>
+template <class Isa, class T, class S, class I>
 Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt) {
   const S* b = static_cast<const S*>(p.B);
-  using U = std::conditional_t<std::is_floating_point_v<T>, T, uint64_t>;
+  constexpr bool kFloats = std::is_floating_point_v<T>;
+  using U = std::conditional_t<kFloats, T, uint64_t>;
   const I none = static_cast<I>(p.A.nnz);
   Spmm gather;  // which rows are gathered from where, and where results go
   gather.A = p.A;
@@ -60,10 +63,18 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
   gather.B = p.B;
   gather.b_row = p.b_row;
   gather.D = p.D;
+  gather.alpha = p.minimum ? -1 : 1;
+  const T turned = p.minimum ? T(-1) : T(0);  // the bits that turn an integer around
+  const T empty = kFloats ? turned * T(0) : turned;
   // Segments of a long row are taken together by the first of them, so that no slots are needed.
   return for_pieces(p.A, cut, rt, [&](const Piece& piece) {
     alignas(64) int64_t offsets[kPiece + kPrefetch];
     alignas(64) T values[kPiece];
+    const auto stage = [&](const Piece& part) {
+      stage_values<T, S, 1>(p.A, p.values, nullptr, part.begin, part.end, values);
+      if (kFloats && p.minimum)
+        for (int64_t e = 0; e < part.end - part.begin; ++e) values[e] = -values[e];
+    };
     // Entries [begin, end) of a row; `found`: whether there were others before them.
     const auto walk = [&](int64_t begin, int64_t end, int64_t base, int64_t j, int n, bool found, T* best, I* arg) {
       for (int64_t e = begin; e < end; ++e, found = true) {
@@ -71,14 +82,13 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
         const U v = static_cast<U>(values[e - base]);
         const auto product_of = [&](int k) {
           const T product = static_cast<T>(v * static_cast<U>(load_scalar<T>(x[k])));
-          if constexpr (std::is_floating_point_v<T>)
+          if constexpr (kFloats)
             return product;
           else
-            return static_cast<T>(static_cast<S>(product));
+            return static_cast<T>(static_cast<S>(product)) ^ turned;
         };
         const auto better = [&](int k, T product) {
-          const bool beyond = Minimum ? product < best[k] : product > best[k];
-          return beyond | ((product != product) & (best[k] == best[k]));
+          return (product > best[k]) | ((product != product) & (best[k] == best[k]));
         };
         if (!found) {
           for (int k = 0; k < n; ++k) best[k] = product_of(k), arg[k] = static_cast<I>(e);
@@ -98,7 +108,12 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
       }
     };
     const auto write = [&](int64_t i, int64_t j, int n, const T* best, const I* arg) {
-      for (int k = 0; k < n; ++k) static_cast<S*>(p.D)[i * p.N + j + k] = store_scalar<S>(best[k]);
+      S* const to = static_cast<S*>(p.D) + i * p.N + j;
+      for (int k = 0; k < n; ++k)
+        if constexpr (kFloats)
+          to[k] = store_scalar<S>(p.minimum ? -best[k] : best[k]);
+        else
+          to[k] = store_scalar<S>(best[k] ^ turned);
       for (int k = 0; k < n && p.arg != nullptr; ++k) static_cast<I*>(p.arg)[i * p.N + j + k] = arg[k];
     };
     T best[kExtremumTile];
@@ -110,19 +125,18 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
         const Piece* const last = cut.pieces + cut.count;
         for (const Piece* part = &piece; part < last && part->slot >= 0 && part->row == piece.row; ++part) {
           if (!stage_offsets(p.A, part->begin, part->end, p.b_row, offsets)) return false;
-          stage_values<T, S, 1>(p.A, p.values, nullptr, part->begin, part->end, values);
+          stage(*part);
           walk(part->begin, part->end, part->begin, j, n, part != &piece, best, arg);
         }
         write(piece.row, j, n, best, arg);
       }
       return true;
     }
-    stage_values<T, S, 1>(p.A, p.values, nullptr, piece.begin, piece.end, values);
-    if constexpr (std::is_floating_point_v<T>)
+    stage(piece);
+    if constexpr (kFloats)
       if (p.arg == nullptr) {
         const SpmmOut<Isa, T, S, false> out(gather);
-        return with_rows<S, 1>(p.A, piece, p.b_row, 1,
-                               [&](auto row_of) { best_of_piece<Minimum>(out, piece, row_of, values); });
+        return with_rows<S, 1>(p.A, piece, p.b_row, 1, [&](auto row_of) { best_of_piece(out, piece, row_of, values); });
       }
     if (!stage_offsets(p.A, piece.begin, piece.end, p.b_row, offsets)) return false;
     for (int64_t i = piece.row; i < piece.row_end; ++i)
@@ -130,7 +144,7 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
         const int n = static_cast<int>(min64(kExtremumTile, p.N - j));
         const int64_t begin = row_start(p.A, i), end = row_start(p.A, i + 1);
         if (begin == end)
-          for (int k = 0; k < n; ++k) best[k] = T(0), arg[k] = none;
+          for (int k = 0; k < n; ++k) best[k] = empty, arg[k] = none;
         walk(begin, end, piece.begin, j, n, false, best, arg);
         write(i, j, n, best, arg);
       }
@@ -140,11 +154,7 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
 
 template <class Isa, class T, class S>
 Status extremum_indexed(const Extremum& p, const Partition& cut, const Runtime& rt) {
-  if (p.minimum)
-    return p.A.wide ? extremum_typed<Isa, T, S, int64_t, true>(p, cut, rt)
-                    : extremum_typed<Isa, T, S, int32_t, true>(p, cut, rt);
-  return p.A.wide ? extremum_typed<Isa, T, S, int64_t, false>(p, cut, rt)
-                  : extremum_typed<Isa, T, S, int32_t, false>(p, cut, rt);
+  return p.A.wide ? extremum_typed<Isa, T, S, int64_t>(p, cut, rt) : extremum_typed<Isa, T, S, int32_t>(p, cut, rt);
 }
 
 template <class Isa>

@@ -47,17 +47,24 @@ auto with_floating_types(DType type, const Body& body) {
   }
 }
 
-// Of any type but bool. Integers are computed modulo a power of two; narrow ones keep the sign that widens them.
+// Of any type but bool, for sums that nothing divides. Integers are computed modulo a power of two, of bytes as much as
+// is written, which their sign does not change.
 template <class Body>
-auto with_types(DType type, const Body& body) {
+auto with_sum_types(DType type, const Body& body) {
   switch (type) {
-    case DType::i8: return body(Types<uint32_t, int8_t>{});
+    case DType::i8:
     case DType::u8: return body(Types<uint32_t, uint8_t>{});
     case DType::i16: return body(Types<uint32_t, int16_t>{});
     case DType::i32: return body(Types<uint32_t, uint32_t>{});
     case DType::i64: return body(Types<uint64_t, uint64_t>{});
     default: return with_floating_types(type, body);
   }
+}
+
+// The same of sums that a mean divides: bytes keep the sign that widens them.
+template <class Body>
+auto with_types(DType type, const Body& body) {
+  return type == DType::i8 ? body(Types<uint32_t, int8_t>{}) : with_sum_types(type, body);
 }
 
 }  // namespace myops::cpu

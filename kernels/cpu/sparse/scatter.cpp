@@ -80,7 +80,7 @@ Status scatter_typed(const ScatterSpmm& problem, const Runtime& rt) {
 }  // namespace
 
 Status scatter(const ScatterSpmm& problem, const Runtime& rt) {
-  return with_types(problem.spmm.type, [&](auto types) {
+  return with_sum_types(problem.spmm.type, [&](auto types) {
     using Of = decltype(types);
     using T = typename Of::Lane;
     using S = typename Of::StoredLane;

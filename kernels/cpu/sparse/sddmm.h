@@ -261,7 +261,7 @@ Status spmm_backward_typed(const SpmmBackward& both, const Partition& cut, const
 
 template <class Isa>
 Status sddmm(const Sddmm& p, const Partition& cut, const Runtime& rt) {
-  return with_types(p.type, [&](auto types) {
+  return with_sum_types(p.type, [&](auto types) {
     using Of = decltype(types);
     return sddmm_typed<Isa, typename Of::Lane, typename Of::StoredLane, Of::kComplex>(p, cut, rt);
   });

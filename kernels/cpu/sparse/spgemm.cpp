@@ -446,7 +446,7 @@ Status backward(const SpgemmBackward& p, const Runtime& rt) {
 }  // namespace
 
 Status spgemm(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
-  return with_types(p.type, [&](auto types) {
+  return with_sum_types(p.type, [&](auto types) {
     using T = typename decltype(types)::Compute;
     using S = typename decltype(types)::Stored;
     const auto run = [&](auto index) {
@@ -461,7 +461,7 @@ Status spgemm(const Spgemm& p, const SpgemmSink& sink, const Runtime& rt) {
 }
 
 Status spgemm_backward(const SpgemmBackward& p, const Runtime& rt) {
-  return with_types(p.type, [&](auto types) {
+  return with_sum_types(p.type, [&](auto types) {
     using T = typename decltype(types)::Compute;
     using S = typename decltype(types)::Stored;
     const auto run = [&](auto index) {

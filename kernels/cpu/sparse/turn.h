@@ -21,19 +21,9 @@ void turn_typed(const Turn& p, const Runtime& rt) {
       const S* const from = static_cast<const S*>(p.from) + i + j * p.column;
       S* const to = static_cast<S*>(p.to) + i * p.cols + j;
       const int rows = static_cast<int>(min64(L, p.rows - i)), cols = static_cast<int>(min64(L, p.cols - j));
-      typename Isa::template Vec<E> block[L];
-      if (rows == L && cols == L) {  // counts that are known keep the block in registers
-#pragma GCC unroll 16
-        for (int c = 0; c < L; ++c) block[c] = load_converted<Isa, E, S>(from + c * p.column);
-        transpose<Isa, E>(block);
-#pragma GCC unroll 16
-        for (int r = 0; r < L; ++r) store_converted<Isa, E, S>(to + r * p.cols, block[r], L);
-      } else {
-        for (int c = 0; c < L; ++c)
-          block[c] = c < cols ? load_converted<Isa, E, S>(from + c * p.column, rows) : typename Isa::template Vec<E>{};
-        transpose<Isa, E>(block);
-        for (int r = 0; r < rows; ++r) store_converted<Isa, E, S>(to + r * p.cols, block[r], cols);
-      }
+      turn_block<Isa, E>(
+          cols, rows, [&](int c, int n) { return load_converted<Isa, E, S>(from + c * p.column, n); },
+          [&](int r, typename Isa::template Vec<E> v, int n) { store_converted<Isa, E, S>(to + r * p.cols, v, n); });
       j += L;
       if (j >= p.cols) j = 0, i += L;
     }

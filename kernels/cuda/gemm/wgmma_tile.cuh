@@ -428,8 +428,9 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   constexpr int kTurns = Layout::kTurns;
   constexpr bool kStoresTiles = sizeof(In) == 2;
   const auto init = [](SharedBarrier* further) {
-    for (int i = 0; i < kTurns; ++i) barrier_init(further++, 1);                             // staged
-    for (int i = 0; i < kTurns * Layout::kSlabs; ++i) barrier_init(further++, 4);            // finished
+    for (int i = 0; i < kTurns; ++i) barrier_init(further++, 1);  // staged
+    for (int i = 0; i < kTurns * Layout::kSlabs; ++i)             // finished
+      barrier_init(further++, kWgmmaWarps / kWgmmaConsumers);
     for (int i = 0; kTurns > 1 && i < kTurns; ++i) barrier_init(further++, Layout::kWarps);  // turns
   };
   const WgmmaPipeline<Layout> pipeline(&map_a, &map_b, init, g.K > 0);

@@ -157,11 +157,47 @@ struct MatrixUnit {
 
 struct Amx : Avx512Bf16 {
   static constexpr bool kMatrixUnit = true;
-  template <class S, class O>
-  using Unit = MatrixUnit<Amx, S, O>;
 };
 
+// use(Tiled<...>) of a product in the unit.
+template <class Use>
+void with_unit(const Gemm& g, const Plan& p, const Use& use) {
+  with_product_types(g.in, [&](auto types) {
+    using T = typename decltype(types)::Compute;
+    using S = typename decltype(types)::Stored;
+    if constexpr (std::is_same_v<S, bf16> || sizeof(S) == 1) {
+      const FinishFn<T> finish = choose_finish<Amx, T, S, typename decltype(types)::Wide>(g);
+      if constexpr (std::is_same_v<S, bf16>)
+        if (p.direct_d && g.out == DType::bf16) return use(Tiled<Amx, MatrixUnit<Amx, S, S>, S>(g, p, finish));
+      use(Tiled<Amx, MatrixUnit<Amx, S, T>, S>(g, p, finish));
+    }
+  });
+}
+
+bool in_unit(const Plan& p) { return p.driver == Driver::tiled && p.compute == Compute::matrix_unit; }
+
 }  // namespace
+
+extern template void gemm<Avx512Bf16>(const Gemm&, const Plan&, const Runtime&);
+extern template void pack_weight<Avx512Bf16>(const Gemm&, const Plan&, void*);
+extern template double peak_rate<Avx512Bf16>(DType, double);
+
+template <>
+void gemm<Amx>(const Gemm& g, const Plan& p, const Runtime& rt) {
+  if (!in_unit(p)) return gemm<Avx512Bf16>(g, p, rt);
+  with_unit(g, p, [&](auto tiled) { tiled.run(rt); });
+}
+template <>
+void pack_weight<Amx>(const Gemm& g, const Plan& p, void* panels) {
+  if (!in_unit(p)) return pack_weight<Avx512Bf16>(g, p, panels);
+  with_unit(g, p, [&](auto tiled) { tiled.pack_weight(panels); });
+}
+template <>
+double peak_rate<Amx>(DType type, double seconds) {
+  if (type == DType::bf16) return MatrixUnit<Amx, bf16, float>::peak_rate(seconds);
+  if (type == DType::i8) return MatrixUnit<Amx, int8_t, uint32_t>::peak_rate(seconds);
+  return peak_rate<Avx512Bf16>(type, seconds);
+}
 
 const Engine kAmx = make_engine<Amx, Level::amx>();
 

@@ -9,7 +9,7 @@ namespace myops::cpu {
 namespace {
 
 struct Avx2 : Portable<32> {
-  using Gather = Avx2;
+  using Base = Avx2;
   static constexpr bool kMaskedLoads = false, kLaneMasks = true, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 2, kDotRows = 2;
   using Portable<32>::narrow;
@@ -28,7 +28,9 @@ struct Avx2 : Portable<32> {
       std::memcpy(&last, p + n - 4, 4);
       low = first | static_cast<uint64_t>(last) << (8 * (n - 4));
     } else {
-      for (int i = 0; i < n; ++i) low |= static_cast<uint64_t>(static_cast<uint8_t>(p[i])) << (8 * i);
+      uint16_t first = 0;
+      if (n & 2) std::memcpy(&first, p, 2);
+      low = n & 1 ? first | static_cast<uint64_t>(static_cast<uint8_t>(p[n - 1])) << (8 * (n - 1)) : first;
     }
     return _mm_set_epi64x(static_cast<int64_t>(high), static_cast<int64_t>(low));
   }

@@ -75,7 +75,7 @@ struct Avx512Half : Portable<32> {
 };
 
 struct Avx512 : Portable<64> {
-  using Gather = Avx512;  // of the levels above too
+  using Base = Avx512;  // of the levels above too
   using Half = Avx512Half;
   static constexpr bool kMaskedLoads = true, kLaneMasks = true, kFours = true, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 4, kDotRows = 4;

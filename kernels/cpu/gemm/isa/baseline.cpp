@@ -7,7 +7,7 @@ namespace myops::cpu {
 namespace {
 
 struct Baseline : Portable<16> {
-  using Gather = Baseline;
+  using Base = Baseline;
   static constexpr bool kMaskedLoads = false, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 2, kDotRows = 2;
 };

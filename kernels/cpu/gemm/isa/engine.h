@@ -38,13 +38,13 @@ constexpr Engine make_engine() {
   return {traits,
           &gemm<Isa>,
           &pack_weight<Isa>,
-          &add<Isa>,
-          &spmm<typename Isa::Gather>,
-          &block_spmm<typename Isa::Gather>,
-          &extremum<typename Isa::Gather>,
-          &sddmm<typename Isa::Gather>,
-          &spmm_backward<typename Isa::Gather>,
-          &turn<typename Isa::Gather>,
+          &add<typename Isa::Base>,
+          &spmm<typename Isa::Base>,
+          &block_spmm<typename Isa::Base>,
+          &extremum<typename Isa::Base>,
+          &sddmm<typename Isa::Base>,
+          &spmm_backward<typename Isa::Base>,
+          &turn<typename Isa::Base>,
           &peak_rate<Isa>};
 }
 

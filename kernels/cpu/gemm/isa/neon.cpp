@@ -9,7 +9,7 @@ namespace myops::cpu {
 namespace {
 
 struct Neon : Portable<16> {
-  using Gather = Neon;
+  using Base = Neon;
   static constexpr bool kMaskedLoads = false, kBf16Dot = false, kInt8Dot = false;
   static constexpr int kPanelVectors = 4, kDotRows = 4;
   using Portable<16>::widen;
