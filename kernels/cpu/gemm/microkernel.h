@@ -16,7 +16,8 @@
 //   aliasing  d may be c, nothing else
 //
 //   d, c      in the compute type, or in a shorter one that sums are rounded or cut to once (Out of the policy)
-//   signs     of a policy with kComplexRows: not nullptr where rows 2 i and 2 i + 1 of sums become row i of before and d
+//   signs     of a policy with kComplexRows: not nullptr where rows 2 i and 2 i + 1 of sums become row i of d, and are
+//             added to row i of before
 //
 // The policy C says what a step multiplies: scalars of T with a vector of T (Real), of shorter elements widened on the
 // way (Real with another A or B), or groups of neighbours along k (PairDot, ByteDot, where k counts groups). A complex
