@@ -573,8 +573,6 @@ struct Dot {
     const int64_t packed_bytes = p.pack_a ? align64(g.K * kUnit * sizeof(S)) : 0;  // of a row
     const int64_t a_row = p.pack_a ? packed_bytes / static_cast<int64_t>(sizeof(S)) : g.A.row_stride * kUnit;
     const T alpha = scalar<T>(g.alpha), beta = scalar<T>(g.beta);
-    [[maybe_unused]] const std::conditional_t<Step::kComplex, ComplexSigns<Isa, T>, NoSigns> signs(g.A.conj, g.B.conj,
-                                                                                                   g.C.conj, beta);
     run_tasks(rt, p.parallel, g.batch() * chunks, g.M * packed_bytes, [&](int64_t begin, int64_t end, char* scratch) {
       constexpr int kSumsRow = kUnit * kChunk;
       alignas(64) T sums[kUnit * kMaxM * kSumsRow];
@@ -605,12 +603,14 @@ struct Dot {
             const T shift = shift_of_row<Isa, S>(a + i * a_row, g.K);
             for (int j = 0; j < cols; ++j) sums[i * kChunk + j] += shift;
           }
-        if constexpr (Step::kComplex)
+        if constexpr (Step::kComplex) {
+          const ComplexSigns<Isa, T> signs(g.A.conj, g.B.conj, g.C.conj, beta);
           for (int64_t i = 0; i < g.M; ++i)
             for (int j = 0; j < kUnit * cols; j += Isa::template lanes<T>) {
               const auto part = [&](int64_t row) { return Isa::template load<T>(sums + row * kSumsRow + j); };
               Isa::template store<T>(sums + i * kSumsRow + j, signs.combined(part(2 * i), part(2 * i + 1)));
             }
+        }
         EpilogueArgs<T> e{sums, kSumsRow,       static_cast<int>(g.M), cols,           g.C.conj,      alpha,
                           beta, g.C.row_stride, g.C.col_stride,        g.D.row_stride, g.D.col_stride};
         using Any = Tiled<Isa, Real<Isa, T, T>, T>;

@@ -468,7 +468,7 @@ void microkernel(const Tile<C>& t) {
           for (int j = 0; j < NV; ++j) acc[i][j] += load_part(end.before + i * end.before_row, j);
       return end.c == nullptr ? finish(std::false_type{}) : finish(std::true_type{});
     }
-    if constexpr (NV == 1 && !kMasked) {
+    if constexpr (NV == 1 && !kMasked) {  // results of few columns always end here, with few terms often
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) write_sums<Isa, C>(end, i, 0, acc[i][0], last);
     } else {  // from memory, so that there is no instance for each size
@@ -480,7 +480,7 @@ void microkernel(const Tile<C>& t) {
       write_tile<Isa, C>(end, kRows, NV, sums);
     }
   };
-  if constexpr (C::kComplexRows && MR % 2 == 0)
+  if constexpr (C::kComplexRows)
     if (combines) {
 #pragma GCC unroll 16
       for (int i = 0; i < MR / 2; ++i)
@@ -488,13 +488,20 @@ void microkernel(const Tile<C>& t) {
         for (int j = 0; j < NV; ++j) acc[i][j] = t.signs->combined(acc[2 * i][j], acc[2 * i + 1][j]);
       return write(std::integral_constant<int, MR / 2>{});
     }
-  write(std::integral_constant<int, MR>{});
+  if constexpr (C::kComplexRows) {  // a chain that goes on: whole vectors, nothing else
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < NV; ++j) Isa::template store<T>(t.d + i * t.d_row + j * L, acc[i][j]);
+  } else {
+    write(std::integral_constant<int, MR>{});
+  }
 }
 
 template <class C>
 using TileFn = void (*)(const Tile<C>&);
 
-// Every tile as an instance: edges are ordinary. Index [rows - 1][vectors - 1].
+// Every tile as an instance: edges are ordinary. Index [rows - 1][vectors - 1]. Complex rows are pairs.
 template <class Isa, class C, int MaxRows, int MaxVectors>
 struct TileTable {
   static constexpr int kWide = wide_vectors(MaxVectors);
@@ -503,7 +510,7 @@ struct TileTable {
   TileFn<C> tall;
   template <int R, int... V>
   constexpr void fill_row(std::integer_sequence<int, V...>) {
-    ((at[R][V] = &microkernel<Isa, C, R + 1, V + 1>), ...);
+    if constexpr (!C::kComplexRows || R % 2 == 1) ((at[R][V] = &microkernel<Isa, C, R + 1, V + 1>), ...);
   }
   template <int... R>
   constexpr void fill(std::integer_sequence<int, R...>) {
@@ -511,7 +518,7 @@ struct TileTable {
   }
   template <int... V>
   constexpr void fill_wide(std::integer_sequence<int, V...>) {
-    ((wide[V] = &microkernel<Isa, C, 1, V + 1>), ...);
+    if constexpr (!C::kComplexRows) ((wide[V] = &microkernel<Isa, C, 1, V + 1>), ...);
   }
   constexpr TileTable() : at{}, wide{}, tall(&microkernel<Isa, C, tall_rows(MaxVectors), 1>) {
     fill(std::make_integer_sequence<int, MaxRows>{});
@@ -712,7 +719,7 @@ void dot_kernel(int64_t k, const S* a, int64_t a_row, const S* b, int64_t b_col,
 }
 
 // The same of complex elements, (re, im) side by side, k and strides in real ones: of each row the sums of its real
-// parts times (re, im) and below them, in row d_row, those of its imaginary parts, as the epilogue takes them.
+// parts times (re, im) and below them, in row d_row, those of its imaginary parts, as ComplexSigns combines them.
 template <class Isa, class T, int MR, int NC>
 void complex_dot_kernel(int64_t k, const T* a, int64_t a_row, const T* b, int64_t b_col, T* d, int64_t d_row) {
   using Vec = typename Isa::template Vec<T>;

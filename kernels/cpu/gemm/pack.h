@@ -45,7 +45,7 @@ template <class Isa, class E, int Rows = Isa::template lanes<E>>
 // the block in registers: of whole blocks, and of a few columns, of which no others are made.
 template <class Isa, class E, class Load, class Store>
 [[gnu::always_inline]] inline void turn_block(int rows, int columns, const Load& load, const Store& store) {
-  constexpr int L = Isa::template lanes<E>, kFew = 4;
+  constexpr int L = Isa::template lanes<E>, kFew = 4, kMade = L < kFew ? L : kFew;
   typename Isa::template Vec<E> block[L];
   if (rows == L && columns == L) {
 #pragma GCC unroll 16
@@ -56,7 +56,7 @@ template <class Isa, class E, class Load, class Store>
   } else if (L > kFew && rows == L && columns <= kFew) {
 #pragma GCC unroll 16
     for (int r = 0; r < L; ++r) block[r] = load(r, columns);
-    transpose < Isa, E, L<kFew ? L : kFew>(block);
+    transpose<Isa, E, kMade>(block);
 #pragma GCC unroll 4
     for (int c = 0; c < kFew; ++c)
       if (c < columns) store(c, block[c], L);

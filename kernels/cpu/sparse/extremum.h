@@ -64,8 +64,8 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
   gather.b_row = p.b_row;
   gather.D = p.D;
   gather.alpha = p.minimum ? -1 : 1;
-  const T turned = p.minimum ? T(-1) : T(0);  // the bits that turn an integer around
-  const T empty = kFloats ? turned * T(0) : turned;
+  const T turned = p.minimum ? T(-1) : T(0);         // the bits that turn an integer around
+  const T empty = kFloats ? turned * T(0) : turned;  // of the smallest float -0, which is turned as well
   // Segments of a long row are taken together by the first of them, so that no slots are needed.
   return for_pieces(p.A, cut, rt, [&](const Piece& piece) {
     alignas(64) int64_t offsets[kPiece + kPrefetch];
@@ -111,7 +111,7 @@ Status extremum_typed(const Extremum& p, const Partition& cut, const Runtime& rt
       S* const to = static_cast<S*>(p.D) + i * p.N + j;
       for (int k = 0; k < n; ++k)
         if constexpr (kFloats)
-          to[k] = store_scalar<S>(p.minimum ? -best[k] : best[k]);
+          to[k] = store_scalar<S>(best[k] * static_cast<T>(gather.alpha));
         else
           to[k] = store_scalar<S>(best[k] ^ turned);
       for (int k = 0; k < n && p.arg != nullptr; ++k) static_cast<I*>(p.arg)[i * p.N + j + k] = arg[k];

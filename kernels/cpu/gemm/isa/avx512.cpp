@@ -5,6 +5,8 @@
 
 namespace myops::cpu {
 
+MYOPS_KERNELS_OF(template, Avx512)
+
 const Engine kAvx512 = make_engine<Avx512, Level::avx512>();
 
 }  // namespace myops::cpu

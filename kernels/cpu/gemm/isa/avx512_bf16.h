@@ -29,14 +29,6 @@ struct Avx512Bf16 : Avx512 {
 };
 
 // What needs nothing that this level adds, avx512.cpp has the kernels of.
-extern template void gemm<Avx512>(const Gemm&, const Plan&, const Runtime&);
-extern template void pack_weight<Avx512>(const Gemm&, const Plan&, void*);
-extern template void add<Avx512>(const Add&, const Runtime&);
-extern template Status spmm<Avx512>(const Spmm&, const Partition&, const Runtime&);
-extern template Status block_spmm<Avx512>(const BlockSpmm&, const Partition&, const Runtime&);
-extern template Status extremum<Avx512>(const Extremum&, const Partition&, const Runtime&);
-extern template Status sddmm<Avx512>(const Sddmm&, const Partition&, const Runtime&);
-extern template Status spmm_backward<Avx512>(const SpmmBackward&, const Partition&, const Runtime&);
-extern template void turn<Avx512>(const Turn&, const Runtime&);
+MYOPS_KERNELS_OF(extern template, Avx512)
 
 }  // namespace myops::cpu

@@ -48,6 +48,19 @@ constexpr Engine make_engine() {
           &peak_rate<Isa>};
 }
 
+// The kernels that levels take from the one below, made in one unit (template) and declared to others (extern
+// template).
+#define MYOPS_KERNELS_OF(template_, Isa)                                                      \
+  template_ void gemm<Isa>(const Gemm&, const Plan&, const Runtime&);                         \
+  template_ void pack_weight<Isa>(const Gemm&, const Plan&, void*);                           \
+  template_ void add<Isa>(const Add&, const Runtime&);                                        \
+  template_ Status spmm<Isa>(const Spmm&, const Partition&, const Runtime&);                  \
+  template_ Status block_spmm<Isa>(const BlockSpmm&, const Partition&, const Runtime&);       \
+  template_ Status extremum<Isa>(const Extremum&, const Partition&, const Runtime&);          \
+  template_ Status sddmm<Isa>(const Sddmm&, const Partition&, const Runtime&);                \
+  template_ Status spmm_backward<Isa>(const SpmmBackward&, const Partition&, const Runtime&); \
+  template_ void turn<Isa>(const Turn&, const Runtime&);
+
 extern const Engine kBaseline;
 #if defined(__x86_64__) || defined(_M_X64)
 extern const Engine kAvx2, kAvx512, kAvx512Bf16, kAmx;

@@ -19,11 +19,11 @@ namespace myops::cpu {
 template <int Bytes>
 struct Portable {
   static constexpr int kBytes = Bytes;
-  static constexpr bool kMatrixUnit = false;
-  static constexpr bool kLaneMasks = false;  // else load_masked<T> takes the lanes of 4 or 8 bytes whose bits are set
-  static constexpr bool kHalf = false;       // whether it is the Half of another
-  static constexpr bool kFours = false;      // else load_four(p) repeats p[0 .. 3] and one_of_four<i>(v) is one of them
-  using Half = void;                         // the same in vectors half as wide, for gathers of short rows
+  static constexpr bool kMatrixUnit = false;  // what kLevels is checked against
+  static constexpr bool kLaneMasks = false;   // else load_masked<T> takes the lanes of 4 or 8 bytes whose bits are set
+  static constexpr bool kHalf = false;        // whether it is the Half of another
+  static constexpr bool kFours = false;  // else load_four(p) repeats p[0 .. 3] and one_of_four<i>(v) is one of them
+  using Half = void;                     // the same in vectors half as wide, for gathers of short rows
   template <class T>
   using Vec = typename VectorOf<T, Bytes>::type;
   using Halves = typename VectorOf<uint16_t, Bytes / 2>::type;
