@@ -71,7 +71,8 @@ template <class Isa, class E, class Load, class Store>
 constexpr int kPrefetchBytes = 512;
 
 // n columns of k elements as rows. load(j, p, rows): a vector of column j, elements [p, p + rows), behind which it is
-// zero. store(p, j, v): columns [j, j + lanes) of row p, those of [n, width) zero. Copies, which stores cannot change.
+// zero. store(p, j, v): columns [j, j + lanes) of row p, those of [n, width) zero. Both are copies, which what is
+// stored cannot change.
 template <class Isa, class E, class Load, class Store>
 inline void turn_columns(int64_t n, int64_t k, int64_t width, Load load, Store store) {
   constexpr int64_t L = Isa::template lanes<E>;

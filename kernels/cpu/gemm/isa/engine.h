@@ -48,8 +48,8 @@ constexpr Engine make_engine() {
           &peak_rate<Isa>};
 }
 
-// The kernels that levels take from the one below, made in one unit (template) and declared to others (extern
-// template).
+// The kernels that levels take from the one below: `template` makes them, in its own unit, `extern template` declares
+// them to the others.
 #define MYOPS_KERNELS_OF(template_, Isa)                                                      \
   template_ void gemm<Isa>(const Gemm&, const Plan&, const Runtime&);                         \
   template_ void pack_weight<Isa>(const Gemm&, const Plan&, void*);                           \
