@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SOURCES = setup.py pyproject.toml requirements.txt requirements-demo.txt $(shell find kernels -type f)
 
-.PHONY: setup test lint format demo bench compat sanitize clean
+.PHONY: setup test lint format demo bench compat sanitize levels clean
 
 setup: $(VENV)/.built$(MYOPS_WERROR)
 
@@ -58,6 +58,9 @@ compat: setup
 
 sanitize: setup
 	./tests/sanitize.sh $(BIN)/python
+
+levels: setup
+	./tests/levels.sh $(BIN)/python
 
 clean:
 	rm -rf build dist .build *.egg-info myops/*.so $(VENV)/.built*

@@ -110,7 +110,7 @@ def is_available(device: str = "cpu") -> bool:
 
 
 def isa() -> str:
-    """The CPU instruction set level in use: "baseline", "avx2", "avx512", "avx512_bf16", "amx" or "neon".
+    """The CPU instruction set level in use: "baseline", "avx2", "avx512", "avx512_bf16", "amx", "amx_fp16" or "neon".
 
     `MYOPS_ISA` in the environment forces a level; one that the machine lacks is a RuntimeError.
     """
@@ -245,7 +245,8 @@ def plan(
         threads, batch_invariant,
     )  # fmt: skip
     if text is None:
-        raise ValueError(f"isa_level must be baseline, avx2, avx512, avx512_bf16, amx or neon, but got {isa_level!r}")
+        levels = "baseline, avx2, avx512, avx512_bf16, amx, amx_fp16 or neon"
+        raise ValueError(f"isa_level must be {levels}, but got {isa_level!r}")
     return text.decode()
 
 

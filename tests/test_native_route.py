@@ -133,4 +133,5 @@ def test_automatic_choice(native: bool, kind: torch.dtype, m: int, n: int, k: in
     assert route("amx") is native
     assert route("amx", transpose_b=True) is native
     assert not route("amx", batch_invariant=True)
+    assert route("amx_fp16") is (native and kind != F16)
     assert not any(route(level) for level in ("baseline", "avx2", "avx512", "avx512_bf16", "neon"))

@@ -8,7 +8,7 @@ import torch
 
 import myops
 
-LEVELS = ["baseline", "avx2", "avx512", "avx512_bf16", "amx", "neon"]
+LEVELS = ["baseline", "avx2", "avx512", "avx512_bf16", "amx", "amx_fp16", "neon"]
 
 
 class TestDecisions(expecttest.TestCase):
@@ -34,6 +34,9 @@ class TestDecisions(expecttest.TestCase):
             ("amx", torch.bfloat16, 4096, 16, 16, 16, False, False, 2),
             ("amx", torch.uint8, 1, 100, 100, 100, True, False, 2),
             ("amx", torch.float16, 1, 256, 256, 256, False, False, 2),
+            ("amx_fp16", torch.float16, 1, 256, 256, 256, False, False, 2),
+            ("amx_fp16", torch.float16, 1, 16, 4096, 4096, False, True, 2),
+            ("amx_fp16", torch.float16, 1, 1, 4096, 4096, False, False, 2),
             ("avx512", torch.bfloat16, 1, 512, 512, 512, False, False, 2),
             ("avx2", torch.float32, 1, 100, 100, 100, True, False, 2),
             ("baseline", torch.float64, 1, 33, 17, 65, False, True, 1),
@@ -95,6 +98,9 @@ amx bfloat16 1x16x4096x4096 NT: tiled compute=matrix_unit tile=32x16 pack=B chai
 amx bfloat16 4096x16x16x16 NN: tiled compute=bf16_dot tile=16x16 tall pack=B chain=16 kc=16 mc=16 nc=64 direct_d=1 parts=1x1 parallel rule="packed B: layout or dtype cannot be read in place"
 amx uint8 1x100x100x100 TN: tiled compute=matrix_unit tile=25x32 pack=AB chain=100 kc=100 mc=128 nc=128 direct_d=0 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
 amx float16 1x256x256x256 NN: tiled compute=f32 tile=6x64 pack=AB chain=256 kc=256 mc=150 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+amx_fp16 float16 1x256x256x256 NN: tiled compute=matrix_unit tile=32x32 pack=B chain=256 kc=256 mc=128 nc=256 direct_d=1 parts=1x2 parallel rule="packed B: layout or dtype cannot be read in place"
+amx_fp16 float16 1x16x4096x4096 NT: tiled compute=matrix_unit tile=32x16 pack=B chain=2048 kc=2048 mc=128 nc=32 direct_d=0 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
+amx_fp16 float16 1x1x4096x4096 NN: tiled compute=f32 tile=1x256 pack=A keep-a chain=1024 kc=64 mc=6 nc=3072 direct_d=0 parts=1x2 parallel rule="B in place: few rows"
 avx512 bfloat16 1x512x512x512 NN: tiled compute=f32 tile=6x64 pack=AB keep-a chain=512 kc=512 mc=72 nc=384 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 avx2 float32 1x100x100x100 TN: tiled compute=f32 tile=6x16 pack=AB chain=100 kc=100 mc=102 nc=112 direct_d=1 parts=2x1 parallel rule="packed B: layout or dtype cannot be read in place"
 baseline float64 1x33x17x65 NT: tiled compute=f64 tile=6x4 pack=B chain=65 kc=65 mc=36 nc=20 direct_d=1 parts=1x1 serial rule="packed B: layout or dtype cannot be read in place"
@@ -183,7 +189,7 @@ def test_batch_invariant_sums_depend_on_dtype_and_depth_alone(level: str) -> Non
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_tiles_fit_the_registers(level: str) -> None:
-    lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16, "amx": 16, "neon": 4}[level]
+    lanes = {"baseline": 4, "avx2": 8, "avx512": 16, "avx512_bf16": 16, "amx": 16, "amx_fp16": 16, "neon": 4}[level]
     registers = 32 if level.startswith(("avx512", "amx", "neon")) else 16
     for m, n in [(1, 1), (5, 70), (7, 64), (600, 600), (13, 17), (64, 1000), (600, 3), (4096, 16)]:
         text = myops.plan(m, n, 64, isa_level=level)

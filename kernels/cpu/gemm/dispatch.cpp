@@ -5,6 +5,9 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__x86_64__) || defined(_M_X64)
+#include <cpuid.h>
+#endif
 #if defined(__linux__) && defined(__x86_64__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -23,6 +26,12 @@ bool may_use_amx() {
   return false;
 #endif
 }
+
+// __builtin_cpu_supports("amx-fp16"), which gcc knows from 13 on.
+bool has_amx_fp16() {
+  unsigned eax = 0, ebx, ecx, edx;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 21 & 1) != 0;
+}
 #endif
 
 }  // namespace
@@ -37,6 +46,7 @@ std::vector<const Engine*> available_engines() {
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
   const bool amx = bf16 && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
                    __builtin_cpu_supports("amx-int8") && may_use_amx();
+  if (amx && has_amx_fp16()) found.push_back(&kAmxFp16);
   if (amx) found.push_back(&kAmx);
   if (bf16) found.push_back(&kAvx512Bf16);
   if (avx512) found.push_back(&kAvx512);

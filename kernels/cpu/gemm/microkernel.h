@@ -334,11 +334,12 @@ inline void write_sums(const Tile<C>& t, int i, int j, typename C::Vec sums, int
 // The same of a whole tile, whose sums lie in memory: no instance for each size of it.
 template <class Isa, class C>
 [[gnu::noinline, gnu::noclone]] void write_tile(const Tile<C>& tile, int rows, int vectors,
-                                                const typename C::Scalar* sums) {
+                                                const typename C::Scalar* sums, int sums_row) {
   const Tile<C> t = tile;  // a copy, which what is stored cannot change
-  for (int i = 0; i < rows; ++i)
-    for (int j = 0; j < vectors; ++j, sums += C::kLanes)
-      write_sums<Isa, C>(t, i, j, Isa::template load<typename C::Scalar>(sums), j < vectors - 1 ? C::kLanes : t.last);
+  for (int i = 0; i < rows; ++i, sums += sums_row)
+    for (int j = 0; j < vectors; ++j)
+      write_sums<Isa, C>(t, i, j, Isa::template load<typename C::Scalar>(sums + j * C::kLanes),
+                         j < vectors - 1 ? C::kLanes : t.last);
 }
 
 // D and C lie in memory while the sums are formed: ask for their lines first, so that the end does not wait. Where
@@ -477,24 +478,22 @@ void microkernel(const Tile<C>& t) {
       for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 16
         for (int j = 0; j < NV; ++j) Isa::template store<T>(sums + (i * NV + j) * L, acc[i][j]);
-      write_tile<Isa, C>(end, kRows, NV, sums);
+      write_tile<Isa, C>(end, kRows, NV, sums, NV * L);
     }
   };
-  if constexpr (C::kComplexRows)
-    if (combines) {
+  if constexpr (!C::kComplexRows) {
+    write(std::integral_constant<int, MR>{});
+  } else if (combines) {
 #pragma GCC unroll 16
-      for (int i = 0; i < MR / 2; ++i)
+    for (int i = 0; i < MR / 2; ++i)
 #pragma GCC unroll 16
-        for (int j = 0; j < NV; ++j) acc[i][j] = t.signs->combined(acc[2 * i][j], acc[2 * i + 1][j]);
-      return write(std::integral_constant<int, MR / 2>{});
-    }
-  if constexpr (C::kComplexRows) {  // a chain that goes on: whole vectors, nothing else
+      for (int j = 0; j < NV; ++j) acc[i][j] = t.signs->combined(acc[2 * i][j], acc[2 * i + 1][j]);
+    write(std::integral_constant<int, MR / 2>{});
+  } else {  // a chain that goes on: whole vectors, nothing else
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
       for (int j = 0; j < NV; ++j) Isa::template store<T>(t.d + i * t.d_row + j * L, acc[i][j]);
-  } else {
-    write(std::integral_constant<int, MR>{});
   }
 }
 

@@ -42,6 +42,8 @@ int64_t chain_of(Compute c, DType in) {
   }
 }
 
+bool unit_takes(DType in, const IsaTraits& isa) { return in == DType::f16 ? isa.f16_unit : isa.matrix_unit; }
+
 // Elements of the computing type in a vector, complex ones whole.
 int64_t lanes_of(DType in, const IsaTraits& isa) { return isa.vector_bytes / max64(4, element_size(in)); }
 
@@ -79,15 +81,15 @@ bool columns_fit_dots(const Gemm& g, const IsaTraits& isa) {
 
 Arithmetic arithmetic(DType in, int64_t K, const IsaTraits& isa) {
   // A shorter K is mostly padding: 4096 products of 16^3 bfloat16 took 2.2 ms in the unit, 0.3 ms out of it.
-  const bool fills_unit = isa.matrix_unit && K >= 32;
+  const bool fills_unit = unit_takes(in, isa) && K >= 32;
   Compute c;
   switch (in) {
     case DType::f64:
     case DType::c128: c = Compute::f64; break;
     case DType::i64: c = Compute::u64; break;
     case DType::f32:
-    case DType::c64:
-    case DType::f16: c = Compute::f32; break;
+    case DType::c64: c = Compute::f32; break;
+    case DType::f16: c = fills_unit ? Compute::matrix_unit : Compute::f32; break;
     case DType::bf16: c = fills_unit ? Compute::matrix_unit : isa.bf16_dot ? Compute::bf16_dot : Compute::f32; break;
     case DType::i8:
     case DType::u8: c = fills_unit ? Compute::matrix_unit : isa.i8_dot ? Compute::byte_dot : Compute::i16_dot; break;
@@ -112,7 +114,7 @@ Gemm canonical(const Gemm& g, const IsaTraits& isa) {
   // x @ W.T in a matrix unit: as W @ x.T the weight is read in place, and the few rows of x are what is packed.
   // 16x4096x4096 bfloat16 went from 2.5 to 0.86 ms. The result is scattered, which at 64 rows costs more than it saves.
   // Fewer rows take dot products, unless the order of the sums is given.
-  const bool weight_first = isa.matrix_unit && g.in == DType::bf16 && (g.M > 4 || g.batch_invariant) && g.M <= 32 &&
+  const bool weight_first = is_16bit(g.in) && unit_takes(g.in, isa) && (g.M > 4 || g.batch_invariant) && g.M <= 32 &&
                             g.N > 2 * g.M && g.K >= 32 && g.B.row_stride == 1 && unit(g.A.col_stride, g.K);
   // Few columns become few rows: those of dot products, or x against a transposed A, which is then read along its rows
   // and not turned: 4096x8x2000 (M, N, K) float32 1.43 to 0.85 ms, bfloat16 1.17 to 0.41; 64 columns of bfloat16 2.5 to
@@ -231,9 +233,8 @@ void Planner::choose_packing() {
   // B in place needs unit stride and a type that loads convert. A part of a vector is a branch where there are no masks
   // for free, which few rows outweigh: with AVX2 1x1000x1001 float32 went from 98 to 31 us, 17x509x257 from 34 to 25,
   // 48x3000x50 from 91 to 86, but 4096x64x3 from 21 to 25 (Zen 5).
-  const bool loads_convert =
-      skinny && (narrow_integer || (g.in == DType::bf16 && (!ordered || p.compute == in_place())) ||
-                 (g.in == DType::f16 && isa.converts_f16));
+  const bool loads_convert = skinny && (narrow_integer || (sixteen_bit && (!ordered || p.compute == in_place()) &&
+                                                           (g.in == DType::bf16 || isa.converts_f16)));
   const bool parts = isa.masked_loads || g.M <= 8 * kMaxRows || p.cols % p.lanes == 0;
   const bool readable = b_n_contiguous && (same_type() || p.complex || loads_convert) && parts;
   // Reuse of a packed element is M / mr. Below, the second pass over B costs more than the strided reads, and with rows

@@ -40,14 +40,19 @@ struct IsaTraits {
   bool bf16_dot;      // multiplies pairs of bfloat16 into float32
   bool i8_dot;        // multiplies quadruples of uint8 by int8 into int32
   bool matrix_unit;   // multiplies tiles of bfloat16 and of bytes
+  bool f16_unit;      // and of float16
 };
 
 // Every level, so that plans of each can be made on any machine; make_engine checks them against the level's own code.
-enum class Level : int8_t { baseline, avx2, avx512, avx512_bf16, amx, neon };
+enum class Level : int8_t { baseline, avx2, avx512, avx512_bf16, amx, amx_fp16, neon };
 constexpr IsaTraits kLevels[] = {
-    {"baseline", 16, 2, false, false, false, false, false}, {"avx2", 32, 2, false, true, false, false, false},
-    {"avx512", 64, 4, true, true, false, false, false},     {"avx512_bf16", 64, 4, true, true, true, true, false},
-    {"amx", 64, 4, true, true, true, true, true},           {"neon", 16, 4, false, true, false, false, false},
+    {"baseline", 16, 2, false, false, false, false, false, false},
+    {"avx2", 32, 2, false, true, false, false, false, false},
+    {"avx512", 64, 4, true, true, false, false, false, false},
+    {"avx512_bf16", 64, 4, true, true, true, true, false, false},
+    {"amx", 64, 4, true, true, true, true, true, false},
+    {"amx_fp16", 64, 4, true, true, true, true, true, true},
+    {"neon", 16, 4, false, true, false, false, false, false},
 };
 
 constexpr int kMaxRows = 6;  // rows of a tile: 6 x 4 vectors + 4 + 1 of 32 registers; 6 x 2 + 2 + 1 of 16

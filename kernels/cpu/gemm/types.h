@@ -93,7 +93,8 @@ static inline typename VectorOf<To, Lanes * sizeof(To)>::type convert_lanes(
   }
 }
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(MYOPS_IN_REGISTER)  // an emulation, whose vectors are wider than registers
+#elif defined(__x86_64__) || defined(_M_X64)
 #define MYOPS_IN_REGISTER "+v"
 #elif defined(__aarch64__)
 #define MYOPS_IN_REGISTER "+w"

@@ -1,8 +1,9 @@
-// AMX, the matrix unit of Sapphire Rapids and later: bfloat16 and 8-bit integers; all else as AVX-512.
+// AMX, the matrix unit of Sapphire Rapids and later: bfloat16 and 8-bit integers, and from Granite Rapids on float16;
+// all else as AVX-512.
 //
 // A tile of D is up to 32 x 32: four accumulators of 16 x 16, fed by two tiles of A and two of B. A step takes 64 bytes
-// of each row of A (32 bfloat16, 64 bytes) and 16 rows of a packed panel of B (pairs or quadruples along k), so both
-// are padded with zeros to whole steps.
+// of each row of A (32 16-bit floats, 64 bytes) and 16 rows of a packed panel of B (pairs or quadruples along k), so
+// both are padded with zeros to whole steps.
 //
 // Bound: four multiplications of 16 cycles a step, against 64 loads of a cache line at two a cycle.
 #include <algorithm>
@@ -10,6 +11,12 @@
 #include "avx512_bf16.h"
 
 #include "engine.h"
+
+// TDPFP16PS by its bytes: compilers and assemblers of 2022 do not know it. Unlike that of bfloat16 it takes subnormals.
+#ifndef MYOPS_TILE_DPFP16PS
+#define MYOPS_TILE_DPFP16PS(d, a, b) \
+  asm volatile(".byte 0xc4, 0xe2, %c0, 0x5c, %c1" ::"i"((15 - (b)) << 3 | 3), "i"(0xc0 | (d) << 3 | (a)))
+#endif
 
 namespace myops::cpu {
 namespace {
@@ -42,7 +49,7 @@ struct MatrixUnit {
   static constexpr bool kMatrixUnit = true, kShift = false, kComplexRows = false;
   static constexpr int kRows = kUnitRows, kVectors = kUnitVectors, kDepth = kUnitDepth, kLanes = 16,
                        kGroup = 4 / sizeof(S);
-  using Scalar = std::conditional_t<std::is_same_v<S, bf16>, float, uint32_t>;
+  using Scalar = std::conditional_t<std::is_integral_v<S>, uint32_t, float>;
   using A = S;
   using B = uint32_t;
   using Out = O;
@@ -57,12 +64,14 @@ struct MatrixUnit {
     }
   };
 
-#define MYOPS_TILE_DOT(d, a, b)           \
-  if constexpr (std::is_same_v<S, bf16>)  \
-    _tile_dpbf16ps(d, a, b);              \
-  else if constexpr (std::is_signed_v<S>) \
-    _tile_dpbssd(d, a, b);                \
-  else                                    \
+#define MYOPS_TILE_DOT(d, a, b)              \
+  if constexpr (std::is_same_v<S, bf16>)     \
+    _tile_dpbf16ps(d, a, b);                 \
+  else if constexpr (std::is_same_v<S, f16>) \
+    MYOPS_TILE_DPFP16PS(d, a, b);            \
+  else if constexpr (std::is_signed_v<S>)    \
+    _tile_dpbssd(d, a, b);                   \
+  else                                       \
     _tile_dpbuud(d, a, b)
 
   template <bool Lower, bool Right>
@@ -123,10 +132,7 @@ struct MatrixUnit {
               d + j * kLanes, rounded(Isa::template load<Scalar>(own + i * kRow + j * kLanes) * alpha), kLanes);
       return;
     }
-    for (int i = 0; i < t.rows; ++i)
-      for (int j = 0; j < 1 + Right; ++j)
-        write_sums<Isa, MatrixUnit>(t, i, j, Isa::template load<Scalar>(own + i * kRow + j * kLanes),
-                                    j < Right ? kLanes : t.last);
+    write_tile<Isa, MatrixUnit>(t, t.rows, 1 + Right, own, kRow);
   }
 
   // GFLOP/s of one core for about `seconds`, on tiles alone.
@@ -159,16 +165,17 @@ struct Amx : Avx512Bf16 {
   static constexpr bool kMatrixUnit = true;
 };
 
-// use(Tiled<...>) of a product in the unit.
+// use(Tiled<...>) of a product in the unit, where only a plan of amx_fp16 has float16.
 template <class Use>
 void with_unit(const Gemm& g, const Plan& p, const Use& use) {
   with_product_types(g.in, [&](auto types) {
     using T = typename decltype(types)::Compute;
     using S = typename decltype(types)::Stored;
-    if constexpr (std::is_same_v<S, bf16> || sizeof(S) == 1) {
+    constexpr bool kFloat = std::is_same_v<S, bf16> || std::is_same_v<S, f16>;
+    if constexpr (kFloat || sizeof(S) == 1) {
       const FinishFn<T> finish = choose_finish<Amx, T, S, typename decltype(types)::Wide>(g);
-      if constexpr (std::is_same_v<S, bf16>)
-        if (p.direct_d && g.out == DType::bf16) return use(Tiled<Amx, MatrixUnit<Amx, S, S>, S>(g, p, finish));
+      if constexpr (kFloat)
+        if (p.direct_d && g.out == g.in) return use(Tiled<Amx, MatrixUnit<Amx, S, S>, S>(g, p, finish));
       use(Tiled<Amx, MatrixUnit<Amx, S, T>, S>(g, p, finish));
     }
   });
@@ -200,5 +207,13 @@ double peak_rate<Amx>(DType type, double seconds) {
 }
 
 const Engine kAmx = make_engine<Amx, Level::amx>();
+constexpr Engine kAmxFp16 = [] {  // by no instruction: others load this library too
+  Engine engine = make_engine<Amx, Level::amx>();
+  engine.traits = kLevels[static_cast<int>(Level::amx_fp16)];
+  engine.peak_rate = [](DType type, double seconds) {
+    return type == DType::f16 ? MatrixUnit<Amx, f16, float>::peak_rate(seconds) : peak_rate<Amx>(type, seconds);
+  };
+  return engine;
+}();
 
 }  // namespace myops::cpu

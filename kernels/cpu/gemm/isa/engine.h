@@ -63,7 +63,7 @@ constexpr Engine make_engine() {
 
 extern const Engine kBaseline;
 #if defined(__x86_64__) || defined(_M_X64)
-extern const Engine kAvx2, kAvx512, kAvx512Bf16, kAmx;
+extern const Engine kAvx2, kAvx512, kAvx512Bf16, kAmx, kAmxFp16;
 #elif defined(__aarch64__)
 extern const Engine kNeon;
 #endif
