@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the CPU library of AVX-512 and AMX with tests/emulation/x86 in place of their instructions, for a machine without
-# them, and runs the kernels' tests on each level, as many files at a time as there are processors.
+# Builds the CPU library of AVX-512 and AMX with tests/emulation/x86 in place of their instructions, for a machine that
+# lacks them but has AVX2, and runs the kernels' tests on each level, as many files at a time as there are processors.
 # Usage: tests/levels.sh PYTHON [PYTEST ARGUMENTS]
 set -euo pipefail
 python=$(realpath -s "$1")
@@ -36,7 +36,7 @@ export -f run
 # The longest first. What is not a dense product is the same on all of them; test_bounds.py goes through them by itself.
 {
   printf 'avx512 %s\n' sparse_ops sparse sparse_blocks bounds
-  for name in semantics packed batch_invariance activation fuzz; do printf "%s $name\n" amx_fp16 avx512_bf16 avx512; done
+  for name in semantics packed batch_invariance activation fuzz; do printf "%s $name\n" amx_fp16 amx avx512_bf16 avx512; done
 } | xargs -P "$(nproc)" -I{} bash -c 'run {} "$@"' run "${@:2}"
 if cat failed 2>/dev/null; then exit 1; fi
 echo "levels: nothing failed"

@@ -96,7 +96,7 @@ assert running() <= before + 2, (running(), before)
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512", "avx512_bf16", "amx", "amx_fp16", "neon"])
 def test_plans_go_parallel_in_one_place(level: str) -> None:
     """As a product grows it goes parallel once, at the same size for any number of threads, and never for one thread."""
-    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.int8):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int8):
         sizes = list(range(2, 400, 2))
         modes = [
             tuple(" parallel " in myops.plan(n, n, n, dtype=dtype, isa_level=level, threads=t) for t in (1, 2, 16))

@@ -1,5 +1,6 @@
 // The engines of every ISA level that this CPU has, without torch, against sums in float64 or modulo 2^32. For CPUs
-// that the suite does not run on: compiled by tests/test_cross_compile.py and run in an emulator.
+// that the suite does not run on: compiled by tests/test_cross_compile.py and run in an emulator, or with instructions
+// that are emulated.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>

@@ -29,7 +29,7 @@ constexpr double kWorthwhile = 1 << 18;
 
 inline Route choose_route(const Gemm& g, RouteMode mode, const IsaTraits& isa) {
   return myops::choose_route(g, mode, [&](const Gemm&) {
-    if (g.in == DType::f16 && isa.f16_unit) return false;  // measured without one
+    if (g.in == DType::f16 && arithmetic(g.in, g.K, isa).compute == Compute::matrix_unit) return false;  // not measured
     if (!isa.matrix_unit || g.K < kDepth || double(g.M) * g.N * g.K * g.batch() < kWorthwhile) return false;
     const int64_t few = g.M < g.N ? g.M : g.N;
     for (const NativeRow& row : kNativeIsFaster)

@@ -205,26 +205,44 @@ inline void need(bool holds, const char* what) {
 }
 inline void need_tile(int t) { need(tiles.configured && tiles.rows[t] > 0, "a tile that is not configured"); }
 
-// d[m][n] += the products along k of 4 bytes each.
-template <class Sum, class Add>
-inline void tile_product(int d, int a, int b, Add add) {
+// d[m][n] = finish(d[m][n], the sum of the products along k of 4 bytes each).
+template <class Sum, class D, class Add, class Finish>
+inline void tile_product(int d, int a, int b, Add add, Finish finish) {
   need_tile(d), need_tile(a), need_tile(b);
   const int m = tiles.rows[d], n = tiles.row_bytes[d] / 4, k = tiles.row_bytes[a] / 4;
   need(tiles.rows[a] == m && tiles.rows[b] == k && tiles.row_bytes[b] == 4 * n && d != a && d != b && a != b,
        "tiles of a product that do not fit");
   for (int i = 0; i < m; ++i)
-    for (int s = 0; s < k; ++s)
-      for (int j = 0; j < n; ++j) {
-        Sum sum;
-        std::memcpy(&sum, tiles.at[d][i] + 4 * j, 4);
-        sum = add(sum, tiles.at[a][i] + 4 * s, tiles.at[b][s] + 4 * j);
-        std::memcpy(tiles.at[d][i] + 4 * j, &sum, 4);
-      }
+    for (int j = 0; j < n; ++j) {
+      Sum sum = {};
+      for (int s = 0; s < k; ++s) add(sum, tiles.at[a][i] + 4 * s, tiles.at[b][s] + 4 * j);
+      D element;
+      std::memcpy(&element, tiles.at[d][i] + 4 * j, 4);
+      element = finish(element, sum);
+      std::memcpy(tiles.at[d][i] + 4 * j, &element, 4);
+    }
+}
+// The first of each pair, and the second, are summed apart. widen(bits): a 16-bit float.
+struct Pair {
+  float sums[2];
+};
+template <class Widen>
+inline void float_product(int d, int a, int b, Widen widen) {
+  const auto add = [&](Pair& pair, const uint8_t* x, const uint8_t* y) {
+    uint16_t p[2], q[2];
+    std::memcpy(p, x, 4), std::memcpy(q, y, 4);
+    for (int i = 0; i < 2; ++i) pair.sums[i] = no_subnormal(std::fma(widen(p[i]), widen(q[i]), pair.sums[i]));
+  };
+  tile_product<Pair, float>(d, a, b, add, [](float element, const Pair& pair) {
+    return no_subnormal(no_subnormal(element) + no_subnormal(pair.sums[0] + pair.sums[1]));
+  });
 }
 template <class T>
-inline uint32_t add_four(uint32_t sum, const uint8_t* a, const uint8_t* b) {
-  for (int i = 0; i < 4; ++i) sum += static_cast<uint32_t>(static_cast<T>(a[i]) * static_cast<T>(b[i]));
-  return sum;
+inline void byte_product(int d, int a, int b) {
+  const auto add = [](uint32_t& sum, const uint8_t* x, const uint8_t* y) {
+    for (int i = 0; i < 4; ++i) sum += static_cast<uint32_t>(static_cast<T>(x[i]) * static_cast<T>(y[i]));
+  };
+  tile_product<uint32_t, uint32_t>(d, a, b, add, [](uint32_t element, uint32_t sum) { return element + sum; });
 }
 
 }  // namespace x86
@@ -232,6 +250,8 @@ inline uint32_t add_four(uint32_t sum, const uint8_t* a, const uint8_t* b) {
 inline void _tile_loadconfig(const void* p) {
   const uint8_t* config = static_cast<const uint8_t*>(p);
   x86::need(config[0] == 1 && config[1] == 0, "palette and first row");
+  for (int i = 2; i < 64; ++i)
+    x86::need((i >= 16 && i < 32) || (i >= 48 && i < 56) || config[i] == 0, "what is reserved, or of more tiles");
   x86::tiles = {};
   x86::tiles.configured = true;
   for (int t = 0; t < 8; ++t) {
@@ -256,22 +276,14 @@ inline void _tile_stored(int t, void* p, int64_t row_bytes) {
   for (int i = 0; i < x86::tiles.rows[t]; ++i)
     std::memcpy(static_cast<uint8_t*>(p) + i * row_bytes, x86::tiles.at[t][i], x86::tiles.row_bytes[t]);
 }
-inline void _tile_dpbf16ps(int d, int a, int b) {
-  x86::tile_product<float>(d, a, b, [](float sum, const uint8_t* x, const uint8_t* y) {
-    uint16_t p[2], q[2];
-    std::memcpy(p, x, 4), std::memcpy(q, y, 4);
-    return x86::add_pair(sum, p, q);
-  });
-}
+inline void _tile_dpbf16ps(int d, int a, int b) { x86::float_product(d, a, b, x86::from_bf16); }
 inline void _tile_dpfp16ps(int d, int a, int b) {  // takes subnormals
-  x86::tile_product<float>(d, a, b, [](float sum, const uint8_t* x, const uint8_t* y) {
-    _Float16 p[2], q[2];
-    std::memcpy(p, x, 4), std::memcpy(q, y, 4);
-    for (int i = 0; i < 2; ++i)
-      sum = x86::no_subnormal(std::fma(static_cast<float>(p[i]), static_cast<float>(q[i]), sum));
-    return sum;
+  x86::float_product(d, a, b, [](uint16_t bits) {
+    _Float16 v;
+    std::memcpy(&v, &bits, sizeof(v));
+    return static_cast<float>(v);
   });
 }
 #define MYOPS_TILE_DPFP16PS _tile_dpfp16ps
-inline void _tile_dpbssd(int d, int a, int b) { x86::tile_product<uint32_t>(d, a, b, x86::add_four<int8_t>); }
-inline void _tile_dpbuud(int d, int a, int b) { x86::tile_product<uint32_t>(d, a, b, x86::add_four<uint8_t>); }
+inline void _tile_dpbssd(int d, int a, int b) { x86::byte_product<int8_t>(d, a, b); }
+inline void _tile_dpbuud(int d, int a, int b) { x86::byte_product<uint8_t>(d, a, b); }

@@ -207,9 +207,8 @@ double peak_rate<Amx>(DType type, double seconds) {
 }
 
 const Engine kAmx = make_engine<Amx, Level::amx>();
-constexpr Engine kAmxFp16 = [] {  // by no instruction: others load this library too
-  Engine engine = make_engine<Amx, Level::amx>();
-  engine.traits = kLevels[static_cast<int>(Level::amx_fp16)];
+constexpr Engine kAmxFp16 = [] {  // constexpr: nothing runs at load, which CPUs without AVX-512 do too
+  Engine engine = make_engine<Amx, Level::amx_fp16>();
   engine.peak_rate = [](DType type, double seconds) {
     return type == DType::f16 ? MatrixUnit<Amx, f16, float>::peak_rate(seconds) : peak_rate<Amx>(type, seconds);
   };
