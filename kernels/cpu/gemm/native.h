@@ -29,8 +29,8 @@ constexpr double kWorthwhile = 1 << 18;
 
 inline Route choose_route(const Gemm& g, RouteMode mode, const IsaTraits& isa) {
   return myops::choose_route(g, mode, [&](const Gemm&) {
-    if (g.in == DType::f16 && arithmetic(g.in, g.K, isa).compute == Compute::matrix_unit) return false;  // not measured
     if (!isa.matrix_unit || g.K < kDepth || double(g.M) * g.N * g.K * g.batch() < kWorthwhile) return false;
+    if (arithmetic(g.in, g.K, isa).compute == Compute::matrix_unit) return false;  // no row was measured in the unit
     const int64_t few = g.M < g.N ? g.M : g.N;
     for (const NativeRow& row : kNativeIsFaster)
       if (row.type == g.in && few >= row.least && few <= row.most) return true;

@@ -107,31 +107,19 @@ inline float add_pair(float sum, const uint16_t* a, const uint16_t* b) {
 
 }  // namespace x86
 
-#define X86_LOAD(name, T, V, Mask) \
-  inline V name(Mask mask, const void* p) { return x86::load_lanes<T, V>(mask, p); }
-X86_LOAD(_mm_maskz_loadu_epi8, uint8_t, __m128i, __mmask16)
-X86_LOAD(_mm256_maskz_loadu_epi8, uint8_t, __m256i, __mmask32)
-X86_LOAD(_mm256_maskz_loadu_epi16, uint16_t, __m256i, __mmask16)
-X86_LOAD(_mm256_maskz_loadu_epi32, uint32_t, __m256i, __mmask8)
-X86_LOAD(_mm256_maskz_loadu_epi64, uint64_t, __m256i, __mmask8)
-X86_LOAD(_mm512_maskz_loadu_epi8, uint8_t, __m512i, __mmask64)
-X86_LOAD(_mm512_maskz_loadu_epi16, uint16_t, __m512i, __mmask32)
-X86_LOAD(_mm512_maskz_loadu_epi32, uint32_t, __m512i, __mmask16)
-X86_LOAD(_mm512_maskz_loadu_epi64, uint64_t, __m512i, __mmask8)
-#undef X86_LOAD
-
-#define X86_STORE(name, T, V, Mask) \
-  inline void name(void* p, Mask mask, V v) { x86::store_lanes<T, V>(p, mask, v); }
-X86_STORE(_mm_mask_storeu_epi8, uint8_t, __m128i, __mmask16)
-X86_STORE(_mm256_mask_storeu_epi8, uint8_t, __m256i, __mmask32)
-X86_STORE(_mm256_mask_storeu_epi16, uint16_t, __m256i, __mmask16)
-X86_STORE(_mm256_mask_storeu_epi32, uint32_t, __m256i, __mmask8)
-X86_STORE(_mm256_mask_storeu_epi64, uint64_t, __m256i, __mmask8)
-X86_STORE(_mm512_mask_storeu_epi8, uint8_t, __m512i, __mmask64)
-X86_STORE(_mm512_mask_storeu_epi16, uint16_t, __m512i, __mmask32)
-X86_STORE(_mm512_mask_storeu_epi32, uint32_t, __m512i, __mmask16)
-X86_STORE(_mm512_mask_storeu_epi64, uint64_t, __m512i, __mmask8)
-#undef X86_STORE
+#define X86_MASKED(width, lane, T, V, Mask)                                                                \
+  inline V width##_maskz_loadu_##lane(Mask mask, const void* p) { return x86::load_lanes<T, V>(mask, p); } \
+  inline void width##_mask_storeu_##lane(void* p, Mask mask, V v) { x86::store_lanes<T, V>(p, mask, v); }
+X86_MASKED(_mm, epi8, uint8_t, __m128i, __mmask16)
+X86_MASKED(_mm256, epi8, uint8_t, __m256i, __mmask32)
+X86_MASKED(_mm256, epi16, uint16_t, __m256i, __mmask16)
+X86_MASKED(_mm256, epi32, uint32_t, __m256i, __mmask8)
+X86_MASKED(_mm256, epi64, uint64_t, __m256i, __mmask8)
+X86_MASKED(_mm512, epi8, uint8_t, __m512i, __mmask64)
+X86_MASKED(_mm512, epi16, uint16_t, __m512i, __mmask32)
+X86_MASKED(_mm512, epi32, uint32_t, __m512i, __mmask16)
+X86_MASKED(_mm512, epi64, uint64_t, __m512i, __mmask8)
+#undef X86_MASKED
 
 inline __m128i _mm_loadu_si128(const __m128i* p) { return x86::load_lanes<uint64_t, __m128i>(3, p); }
 inline __m256i _mm256_loadu_si256(const __m256i* p) { return x86::load_lanes<uint64_t, __m256i>(15, p); }
