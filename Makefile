@@ -47,7 +47,7 @@ bench: setup
 	$(BIN)/python -m myops.bench dense
 
 # The wheel built against the pinned torch, run under the oldest and the newest torch (CUDA builds: 5 GB each).
-COMPAT ?= 2.11.0 2.14.1
+COMPAT ?= 2.11.0 2.15.0
 compat: setup
 	rm -rf dist build/lib* && $(BIN)/python -m build --wheel --no-isolation
 	for version in $(COMPAT); do \

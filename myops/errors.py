@@ -34,4 +34,6 @@ def translate(error: RuntimeError, name: str, args: tuple[Any, ...]) -> Exceptio
         return TypeError((str(error).splitlines() or [""])[0])
     if "is not implemented for" in str(error):
         return NotImplementedError(str(error))
+    if str(error) == "std::bad_alloc":  # MemoryError itself before torch 2.15
+        return MemoryError(str(error))
     return error
