@@ -9,7 +9,7 @@ Environment:
     CUDA_HOME               where nvcc is; else /usr/local/cuda and PATH
     MYOPS_CUDA_ARCHS        architectures, default "80,90a"; the lowest also gets PTX; what a Hopper alone has needs 90a
     MYOPS_DEBUG=1           -O1 -g
-    MYOPS_WERROR=1          a warning of the C++ compiler is an error, as in CI
+    MYOPS_WERROR=1          a warning of a compiler is an error, as in CI; of ptxas, that a kernel's registers spill
     CXX                     g++ (default); clang does not know the vector operations that the kernels are written in
     CXXFLAGS, LDFLAGS       added to those of the C++ units and of both links
     MAX_JOBS                parallel compilations
@@ -77,7 +77,7 @@ def find_nvcc() -> tuple[Path | None, str]:
 
 @functools.cache
 def dry_run(nvcc: Path) -> subprocess.CompletedProcess[str]:
-    """What nvcc would do: an error where it does not know an architecture, else the folders of its libraries."""
+    """What nvcc would do: an error where it does not know an architecture, else the folders that it looks into."""
     command = [str(nvcc), "--dryrun", *host_flags(), *arch_flags(), "-x", "cu", "-c", os.devnull]
     try:
         return subprocess.run(command, capture_output=True, text=True)
@@ -174,7 +174,8 @@ def write_ninja_file(nvcc: Path | None) -> None:
     tools = [torch_version(), *(version_of(tool) for tool in (cxx, nvcc) if tool is not None)]
     shared = [f"-DMYOPS_TOOLS={zlib.crc32(repr(tools).encode())}", f"-DTORCH_TARGET_VERSION={TORCH_TARGET}"]
     shared += [f"-isystem {path}" for path in includes]
-    warnings = ["-Wall", "-Wextra", *(["-Werror"] if os.environ.get("MYOPS_WERROR") == "1" else [])]
+    strict = os.environ.get("MYOPS_WERROR") == "1"
+    warnings = ["-Wall", "-Wextra", *(["-Werror"] if strict else [])]
     cxxflags = [
         "-std=c++17",
         *optimise,
@@ -192,7 +193,7 @@ def write_ninja_file(nvcc: Path | None) -> None:
     with open(WORK / "build.ninja", "w") as file:
         n = Writer(file, width=120)
         n.variable("cxxflags", cxxflags)
-        n.rule("cxx", f"{cxx} -MMD -MF $out.d $cxxflags $isa -c $in -o $out", depfile="$out.d", deps="gcc")
+        n.rule("cxx", f"{cxx} -MMD -MF $out.d $cxxflags $own -c $in -o $out", depfile="$out.d", deps="gcc")
         n.rule("link", f"{cxx} $in $ldflags -o $out")
         objects = []
         for source in sorted([*KERNELS.glob("*.cpp"), *KERNELS.glob("cpu/**/*.cpp")]):
@@ -202,38 +203,52 @@ def write_ninja_file(nvcc: Path | None) -> None:
             flags = list(ISA_FLAGS.get(level, []))
             if source.stem == "backend":
                 flags.append(f"-DMYOPS_BUILD_TORCH={torch_version()}")
-            objects += n.build(object_name(source), "cxx", str(source), variables={"isa": flags})
+            objects += n.build(object_name(source), "cxx", str(source), variables={"own": flags})
         n.build("libmyops_cpu.so", "link", objects, variables={"ldflags": ldflags})
         if nvcc is not None:
-            host = "-fPIC,-fvisibility=hidden,-Wall,-Wextra"
             by = [shlex.quote(flag) for flag in host_flags()]
-            n.variable("nvccflags", ["-std=c++17", *optimise, *by, f"-Xcompiler {host}", *arch_flags(), *shared])
+            # A kernel whose registers spill computes right and slowly: ptxas tells.
+            device = ["-Xptxas -warn-spills,-warn-lmem-usage", *(["-Werror all-warnings"] if strict else [])]
+            host = ",".join(["-fPIC", "-fvisibility=hidden", *warnings])
+            targets = [*arch_flags(), hopper_flag()]
+            n.variable("nvccflags", ["-std=c++17", *optimise, *by, f"-Xcompiler {host}", *device, *targets, *shared])
             n.rule("nvcc", f"{nvcc} -MD -MF $out.d $nvccflags -c $in -o $out", depfile="$out.d", deps="gcc")
+            own = [*(flag.replace("-I", "-isystem ", 1) for flag in nvcc_paths(nvcc, "INCLUDES")), hopper_flag()]
             objects = []
             for source in sorted(KERNELS.glob("cuda/**/*.cu")):
                 objects += n.build(object_name(source), "nvcc", str(source))
-            folders = re.search(r"LIBRARIES=(.*)", dry_run(nvcc).stderr)
-            paths = shlex.split(folders[1]) if folders else []
-            n.build(
-                "libmyops_cuda.so",
-                "link",
-                objects,
-                variables={"ldflags": [*ldflags, *paths, "-lcudart_static", "-lrt", "-lpthread", "-ldl"]},
-            )
+            for source in sorted(KERNELS.glob("cuda/**/*.cpp")):  # which launch kernels and hold none
+                objects += n.build(object_name(source), "cxx", str(source), variables={"own": own})
+            libraries = [*nvcc_paths(nvcc, "LIBRARIES"), "-lcudart_static", "-lrt", "-lpthread", "-ldl"]
+            n.build("libmyops_cuda.so", "link", objects, variables={"ldflags": [*ldflags, *libraries]})
         n.close()
 
 
-def arch_flags() -> list[str]:
-    """nvcc's for MYOPS_CUDA_ARCHS. kernels/cuda/launch.h wants to know whether Hopper's own code is among them."""
+def architectures() -> list[str]:
+    """MYOPS_CUDA_ARCHS, the lowest first."""
     archs = [arch.strip() for arch in (os.environ.get("MYOPS_CUDA_ARCHS") or "80,90a").split(",")]
     if not all(re.fullmatch(r"\d{2,3}[af]?", arch) for arch in archs):
         raise SystemExit(f"MYOPS_CUDA_ARCHS must be like 80,90a, but is {os.environ['MYOPS_CUDA_ARCHS']!r}")
     if {"90", "90a"} <= set(archs):
         raise SystemExit("MYOPS_CUDA_ARCHS=90,90a: leave 90 out, in whose code the kernels of a Hopper are empty")
-    lowest, *others = sorted(archs, key=lambda arch: int(arch.rstrip("af")))
+    return sorted(archs, key=lambda arch: int(arch.rstrip("af")))
+
+
+def arch_flags() -> list[str]:
+    lowest, *others = architectures()
     codes = [f"-gencode=arch=compute_{lowest},code=[sm_{lowest},compute_{lowest}]"]
-    codes += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in others]
-    return [*codes, f"-DMYOPS_SM90A={int('90a' in archs)}"]
+    return [*codes, *(f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in others)]
+
+
+def hopper_flag() -> str:
+    """Tells kernels/cuda/launch.h whether Hopper's own machine code is among them."""
+    return f"-DMYOPS_SM90A={int('90a' in architectures())}"
+
+
+def nvcc_paths(nvcc: Path, variable: str) -> list[str]:
+    """The flags that nvcc would hand on as INCLUDES or LIBRARIES."""
+    found = re.search(rf"^#\$ {variable}=(.*)", dry_run(nvcc).stderr, re.M)
+    return shlex.split(found[1]) if found else []
 
 
 def object_name(source: Path) -> str:

@@ -1,7 +1,7 @@
 """What benchmarks/gpu.py knows of single kernels: each against float64, and each against the others.
 
-Reaches kernels/cuda/gemm/by_name.cu through ctypes, so that a kernel runs whether or not the plan would choose it. On a
-dry run the library is the emulated one (tests/emulation). Not here: operators (gpu_cases.py), torch's times
+Reaches kernels/cuda/gemm/by_name.cpp through ctypes, so that a kernel runs whether or not the plan would choose it. On
+a dry run the library is the emulated one (tests/emulation). Not here: operators (gpu_cases.py), torch's times
 (gpu_timing.py).
 """
 

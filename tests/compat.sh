@@ -12,7 +12,7 @@ for source in "$tests"/../kernels/library.cpp "$tests"/../kernels/cpu/*.cpp; do
     -DMYOPS_BUILD_TORCH=none $includes "$source"
 done
 g++ -fsyntax-only -std=c++17 -fvisibility=hidden -DTORCH_TARGET_VERSION=0x020b000000000000 -DMYOPS_CUDA_EMULATION \
-  -include "$tests/emulation/cuda_emulation.h" $includes -x c++ "$tests/../kernels/cuda/backend.cu"
+  -include "$tests/emulation/cuda_emulation.h" $includes -x c++ "$tests/../kernels/cuda/backend.cpp"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 "$python" -m pip install --quiet --force-reinstall --no-deps "$wheel"

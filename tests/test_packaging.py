@@ -41,7 +41,7 @@ def run(code: str, cwd: Path = ROOT, check: bool = True, **environment: str) -> 
 
 # What a library may need beside the versioned names of the C and C++ runtimes: the C shims of torch. Every C++ name of
 # torch, from at::, c10:: or torch::, is tied to one release. Two are asked for weakly, and done without where they are
-# missing: backend.cu's question whether TF32 is allowed.
+# missing: cuda/backend.cpp's question whether TF32 is allowed.
 ALLOWED = re.compile(r"aoti_torch_\w+|torch_\w+|_ITM_\w+|__gmon_start__")
 WEAK = {"_ZN2at13globalContextEv", "_ZNK2at7Context16float32PrecisionENS_14Float32BackendENS_9Float32OpE"}
 RUNTIMES = ("GLIBC_", "GLIBCXX_", "GCC_", "CXXABI_")
@@ -338,7 +338,7 @@ SETUP = "import setuptools; setuptools.setup = lambda **_: None; import setup; "
 )
 def test_architectures(archs: str, lowest: str, others: list[str], hopper: int) -> None:
     """PTX for what comes later is of the lowest, and the library knows whether it has Hopper's own machine code."""
-    code = SETUP + "print(*setup.arch_flags())"
+    code = SETUP + "print(*setup.arch_flags(), setup.hopper_flag())"
     codes = [f"-gencode=arch=compute_{lowest},code=[sm_{lowest},compute_{lowest}]"]
     codes += [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in others]
     assert run(code, MYOPS_CUDA_ARCHS=archs).stdout.split() == [*codes, f"-DMYOPS_SM90A={hopper}"]

@@ -51,7 +51,7 @@ inline cudaError_t query_capability(int device, int* capability) {
 
 }  // namespace myops
 
-#ifndef MYOPS_CUDA_EMULATION
+#ifdef __CUDACC__
 namespace myops {
 
 // Statically allocated shared memory of one block, one object per type T.

@@ -39,7 +39,8 @@ def _ninja() -> str:
 def _ninja_file(library: Path) -> str:
     from torch.utils.cpp_extension import include_paths, library_paths
 
-    sources = [*sorted((REPOSITORY / "kernels" / "cuda").rglob("*.cu")), REPOSITORY / "kernels" / "library.cpp"]
+    kernels = REPOSITORY / "kernels"
+    sources = [*sorted(kernels.glob("cuda/**/*.cu")), *sorted(kernels.glob("cuda/**/*.cpp")), kernels / "library.cpp"]
     sources += sorted(HERE.glob("*.cpp"))
     flags = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas"]
     flags += ["-DMYOPS_CUDA_EMULATION", f"-DMYOPS_NAMESPACE={NAMESPACE}", "-DMYOPS_CUDA_KEY=CPU"]

@@ -90,7 +90,7 @@ class Hopper {
     uint32_t size, run;            // bytes of an element, and at each place: neighbours along K, or one element
     std::vector<uint32_t> places;  // of A, then of B
     std::vector<char> bytes;
-    std::vector<float> values;
+    std::vector<double> values;
     Range range_a, range_b;
     bool checked = false;
   };
@@ -307,15 +307,17 @@ class Hopper {
         if (p.range_a.meets(begin, end) || p.range_b.meets(begin, end))
           scheduler.fault("wgmma of what a TMA copy has not delivered");
       }
-      for (uint32_t at : p.places) {
-        const char* shared = scheduler.shared_pointer(at);
+      p.bytes.resize(p.places.size() * p.run);
+      p.values.resize(p.bytes.size() / p.size);
+      for (size_t i = 0; i < p.places.size(); ++i) {
+        const char* shared = scheduler.shared_pointer(p.places[i]);
         check_fenced(shared, p.run, "wgmma");
-        p.bytes.insert(p.bytes.end(), shared, shared + p.run);
-        for (uint32_t i = 0; i < p.run; i += p.size) {
-          In value;
-          std::memcpy(&value, shared + i, sizeof(In));
-          p.values.push_back(widened(value));
-        }
+        std::memcpy(&p.bytes[i * p.run], shared, p.run);
+      }
+      for (size_t i = 0; i < p.values.size(); ++i) {
+        In value;
+        std::memcpy(&value, &p.bytes[i * sizeof(In)], sizeof(In));
+        p.values[i] = widened(value);
       }
       w.products.push_back(std::move(p));
       ++wgmmas;
@@ -351,21 +353,21 @@ class Hopper {
           p.places = {};
           p.bytes = {};
         }
-        for (int i = 0; i < p.n / 2; ++i) {
-          const int row = lane_index / 4 + i % 4 / 2 * 8, column = i / 4 * 8 + lane_index % 4 * 2 + i % 2;
-          double products = 0;
-          for (int k = 0; k < p.depth; ++k)
-            products += double(p.values[static_cast<size_t>(row * p.depth + k)]) *
-                        p.values[static_cast<size_t>((16 + column) * p.depth + k)];
-          uint32_t& kept = l.sums.kept[static_cast<size_t>(i)];
-          if (p.size == 1) {
-            kept = add_products(kept, products);
-          } else {
-            float sum;
-            std::memcpy(&sum, &kept, sizeof(sum));
-            sum = add_products(sum, products);
-            std::memcpy(&kept, &sum, sizeof(sum));
+        // Of eight columns a lane has two neighbours, in two rows.
+        for (int i = 0; i < p.n / 2; i += 4) {
+          const int row = lane_index / 4, column = i * 2 + lane_index % 4 * 2;
+          const double* const a0 = &p.values[static_cast<size_t>(row * p.depth)];
+          const double* const a1 = a0 + 8 * p.depth;
+          const double* const b0 = &p.values[static_cast<size_t>((16 + column) * p.depth)];
+          const double* const b1 = b0 + p.depth;
+          double products[4] = {};
+          for (int k = 0; k < p.depth; ++k) {
+            products[0] += a0[k] * b0[k];
+            products[1] += a0[k] * b1[k];
+            products[2] += a1[k] * b0[k];
+            products[3] += a1[k] * b1[k];
           }
+          for (int j = 0; j < 4; ++j) add_to(l.sums.kept[static_cast<size_t>(i + j)], products[j], p.size == 1);
         }
         if (--l.sums.in_flight == 0)
           std::memcpy(l.sums.registers, l.sums.kept.data(), l.sums.kept.size() * sizeof(uint32_t));
@@ -390,9 +392,15 @@ class Hopper {
       scheduler.fault("a TMA copy: the tile is not 1024 bytes aligned");
   }
 
-  static float add_products(float sum, double products) { return static_cast<float>(sum + products); }
-  static uint32_t add_products(uint32_t sum, double products) {
-    return sum + static_cast<uint32_t>(static_cast<int64_t>(products));
+  static void add_to(uint32_t& sum, double products, bool integers) {
+    if (integers) {
+      sum += static_cast<uint32_t>(static_cast<int64_t>(products));
+    } else {
+      float value;
+      std::memcpy(&value, &sum, sizeof(value));
+      value = static_cast<float>(value + products);
+      std::memcpy(&sum, &value, sizeof(value));
+    }
   }
 
   static float widened(__nv_bfloat16 x) { return __bfloat162float(x); }

@@ -22,8 +22,8 @@
 // of it, or never waits. A fault ends the grid; its message is the error string of the launch.
 #pragma once
 #include <ucontext.h>
-#include <csetjmp>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -147,10 +147,10 @@ class Scheduler {
       if (orders_memory) ++warp.epoch;
       for (int i = 0; i < kWarp; ++i) {
         const int t = current_ - lane + i;
-        if (t < threads_ && fibers_[t].state == State::in_warp) make_ready(t);
+        if (t < threads_ && states_[t] == State::in_warp) make_ready(t);
       }
     } else {
-      fibers_[current_].state = State::in_warp;
+      states_[current_] = State::in_warp;
       fibers_[current_].file = name, fibers_[current_].line = 0;
       suspend();
     }
@@ -160,14 +160,14 @@ class Scheduler {
   // Waits until someone calls wake(); for conditions that the caller looks at again.
   void sleep(const char* what, const char* file, int line) {
     Fiber& fiber = fibers_[current_];
-    fiber.state = State::asleep;
+    states_[current_] = State::asleep;
     fiber.what = what, fiber.file = file, fiber.line = line;
     suspend();
   }
 
   void wake() {
     for (int t = 0; t < threads_; ++t)
-      if (fibers_[t].state == State::asleep) make_ready(t);
+      if (states_[t] == State::asleep) make_ready(t);
   }
 
   // What else goes on during this block. `step` is called when no thread can move, in every other block at random
@@ -230,26 +230,24 @@ class Scheduler {
       shared_fault("access outside shared memory", address, file, line);
     if (reinterpret_cast<uintptr_t>(address) % (bytes & -bytes) != 0)
       shared_fault("misaligned access to shared memory", address, file, line);
-    const int warp = current_ / kWarp;
-    const Stamp now{current_, warp, epoch_, warps_[warp].epoch, warps_[warp].time};
-    const Clock& known = warps_[warp].known;
+    const uint32_t now = stamp();
+    const Clock& known = warps_[current_ / kWarp].known;
     Shadow* shadow = shadow_.get() + (begin - memory_.get());
+    if (write) mark_stored(begin, bytes, true);
     for (size_t i = 0; i < bytes; ++i) {
       Shadow& s = shadow[i];
-      if (s.writer.epoch < block_epoch_ && !write)
+      if (!of_this_block(s.writer) && !write)
         shared_fault("shared memory is read before it was written", begin + i, file, line);
-      if (s.writer.epoch >= block_epoch_ && !s.writer.before(now, known))
+      if (of_this_block(s.writer) && !in_order(s.writer, now, known))
         shared_fault(write ? "race: two threads write" : "race: one thread writes, another reads", begin + i, file,
                      line);
       if (write) {
-        if (s.reader.epoch >= block_epoch_ && !s.reader.before(now, known))
+        if (of_this_block(s.reader) && !in_order(s.reader, now, known))
           shared_fault("race: one thread reads, another writes", begin + i, file, line);
         s.writer = now;
-        s.fences = fences_[current_];
       } else {
-        // Several readers with no barrier between them are kept as one that is in order with none of them.
-        const bool alone = s.reader.epoch < block_epoch_ || s.reader.before(now, known);
-        s.reader = alone ? now : Stamp{-1, s.reader.warp == warp ? warp : -1, epoch_, now.warp_epoch, now.time};
+        const bool alone = !of_this_block(s.reader) || in_order(s.reader, now, known);
+        s.reader = alone ? now : stamp_of_several(s.reader, now);
       }
     }
   }
@@ -258,10 +256,11 @@ class Scheduler {
   // ordered.
   void fence_proxy() { ++fences_[current_]; }
   bool is_fenced(const void* address, size_t bytes) const {
+    if (!is_stored(static_cast<const char*>(address), bytes)) return true;
     const Shadow* shadow = shadow_.get() + (static_cast<const char*>(address) - memory_.get());
     for (size_t i = 0; i < bytes; ++i)
-      if (const Stamp& w = shadow[i].writer; w.epoch >= block_epoch_ && w.thread >= 0)
-        if (shadow[i].fences == fences_[w.thread]) return false;
+      if (of_this_block(shadow[i].writer))
+        if (const Stamp& w = at(shadow[i].writer); w.thread >= 0 && w.fences == fences_[w.thread]) return false;
     return true;
   }
 
@@ -269,12 +268,13 @@ class Scheduler {
   void poison_shared(void* address, size_t bytes) {
     std::memset(address, 0xFF, bytes);
     Shadow* shadow = shadow_.get() + (static_cast<char*>(address) - memory_.get());
-    for (size_t i = 0; i < bytes; ++i) shadow[i].writer.epoch = 0;
+    for (size_t i = 0; i < bytes; ++i) shadow[i].writer = 0;
   }
   // It has arrived, in order with every thread that learns so from a barrier of another kind than __syncthreads.
   void deliver_shared(void* address, size_t bytes) {
     Shadow* shadow = shadow_.get() + (static_cast<char*>(address) - memory_.get());
-    for (size_t i = 0; i < bytes; ++i) shadow[i] = {Stamp{-1, -1, block_epoch_, 0, 0}, Stamp{}, 0};
+    for (size_t i = 0; i < bytes; ++i) shadow[i] = {first_stamp_, 0};
+    mark_stored(static_cast<char*>(address), bytes, false);
   }
 
   // What this thread's warp did and knows of, to whoever learns it; and what others told.
@@ -293,15 +293,17 @@ class Scheduler {
   }
 
  private:
-  enum class State { ready, at_barrier, at_cluster_barrier, in_warp, asleep, finished };
+  enum class State : char { ready, at_barrier, at_cluster_barrier, in_warp, asleep, finished };
+
+  using Jump = void* [5];  // of __builtin_setjmp: swapcontext makes two system calls, longjmp looks for handlers
 
   struct Fiber {
     ucontext_t start;  // enters fiber_main on the fiber's own stack
-    jmp_buf resume;    // where it waits; a jump is far cheaper than swapcontext, which makes two system calls
+    Jump resume;       // where it waits
     std::unique_ptr<char[]> stack;
-    State state = State::finished;
-    bool started = false;  // suspended inside its loop, ready to be resumed for another block
-    bool begun = false;    // in this block
+    bool started = false;                          // suspended inside its loop, ready to be resumed for another block
+    bool begun = false;                            // in this block
+    uint32_t stamp = 0, stamp_of_several[2] = {};  // the last ones that it made
     const char *what = "", *file = "";
     int line = 0;
   };
@@ -319,9 +321,14 @@ class Scheduler {
   }
 
   struct Stamp {  // who touched a byte, and after which barriers
-    int thread = -1, warp = -1;
-    uint32_t epoch = 0, warp_epoch = 0, time = 0;
+    int16_t thread, warp;
+    uint32_t epoch, warp_epoch, time;
+    uint32_t fences;  // of the thread, before
 
+    bool operator==(const Stamp& s) const {
+      return thread == s.thread && warp == s.warp && epoch == s.epoch && warp_epoch == s.warp_epoch && time == s.time &&
+             fences == s.fences;
+    }
     bool before(const Stamp& now, const Clock& known) const {
       return epoch != now.epoch || (thread == now.thread && thread >= 0) ||
              (warp == now.warp && warp_epoch != now.warp_epoch) ||
@@ -329,10 +336,60 @@ class Scheduler {
     }
   };
 
+  // Of a byte, as numbers of stamps: many bytes have the same. Those of earlier blocks are below first_stamp_, which
+  // itself is that of what copies deliver.
   struct Shadow {
-    Stamp writer, reader;
-    uint32_t fences = 0;  // of the writer, before it wrote
+    uint32_t writer = 0, reader = 0;
   };
+
+  bool of_this_block(uint32_t stamp) const { return stamp >= first_stamp_; }
+  const Stamp& at(uint32_t stamp) const { return stamps_[stamp - first_stamp_]; }
+  bool in_order(uint32_t stamp, uint32_t now, const Clock& known) const {
+    return stamp == now || at(stamp).before(at(now), known);
+  }
+  // The number of a stamp, which perhaps is still `last`.
+  uint32_t number(const Stamp& stamp, uint32_t& last) {
+    if (of_this_block(last) && at(last) == stamp) return last;
+    stamps_.push_back(stamp);
+    return last = first_stamp_ + static_cast<uint32_t>(stamps_.size() - 1);
+  }
+  uint32_t stamp() {
+    const int w = current_ / kWarp;
+    const Warp& warp = warps_[w];
+    return number(
+        {static_cast<int16_t>(current_), static_cast<int16_t>(w), epoch_, warp.epoch, warp.time, fences_[current_]},
+        fibers_[current_].stamp);
+  }
+  // Several readers with no barrier between them are kept as one that is in order with none of them.
+  uint32_t stamp_of_several(uint32_t others, uint32_t now) {
+    Stamp several = at(now);
+    several.thread = -1, several.fences = 0;
+    if (at(others).warp != several.warp) several.warp = -1;
+    return number(several, fibers_[current_].stamp_of_several[several.warp < 0]);
+  }
+  void forget_stamps() {
+    first_stamp_ += static_cast<uint32_t>(stamps_.size());
+    if (first_stamp_ > UINT32_MAX / 2) {  // no block has as many
+      std::fill_n(shadow_.get(), kMaxCluster * kMaxShared, Shadow());
+      for (Fiber& fiber : fibers_) fiber.stamp = fiber.stamp_of_several[0] = fiber.stamp_of_several[1] = 0;
+      first_stamp_ = 1;
+    }
+    stamps_.assign(1, {-1, -1, block_epoch_, 0, 0, 0});
+  }
+
+  // Whether a thread has written to any of these bytes since a copy was delivered there: most operands of a wgmma are a
+  // copy's. Kept for each line of 16 bytes.
+  static constexpr size_t kLine = 16;
+  void mark_stored(const char* begin, size_t bytes, bool stored) {
+    const auto at = static_cast<size_t>(begin - memory_.get());
+    std::memset(&stored_[at / kLine], stored, (at + bytes - 1) / kLine - at / kLine + 1);
+  }
+  bool is_stored(const char* begin, size_t bytes) const {
+    const auto at = static_cast<size_t>(begin - memory_.get());
+    for (size_t line = at / kLine; line <= (at + bytes - 1) / kLine; ++line)
+      if (stored_[line]) return true;
+    return false;
+  }
 
   struct Static {
     const void* key;
@@ -343,8 +400,10 @@ class Scheduler {
 
   Scheduler()
       : fibers_(kMaxThreads),
+        states_(kMaxThreads, State::finished),
         memory_(static_cast<char*>(::operator new(kMaxCluster * kMaxShared + kGuard, std::align_val_t(1024)))),
-        shadow_(new Shadow[kMaxCluster * kMaxShared]) {}
+        shadow_(new Shadow[kMaxCluster * kMaxShared]),
+        stored_(new bool[kMaxCluster * kMaxShared / kLine]()) {}
 
   struct AlignedDelete {
     void operator()(char* p) const { ::operator delete(p, std::align_val_t(1024)); }
@@ -377,20 +436,21 @@ class Scheduler {
   }
 
   void make_ready(int thread) {
-    fibers_[thread].state = State::ready;
+    states_[thread] = State::ready;
     ready_.push_back(thread);
   }
 
   void wait_at(State kind, const char* name, const char* file, int line) {
     if (left_out(name, file, line)) return;
     Fiber& fiber = fibers_[current_];
-    fiber.state = kind;
+    states_[current_] = kind;
     fiber.file = file, fiber.line = line;
     suspend();
   }
 
-  void suspend() {
-    if (_setjmp(fibers_[current_].resume) == 0) _longjmp(main_, 1);
+  [[noreturn]] __attribute__((noinline)) static void jump(Jump& to) { __builtin_longjmp(to, 1); }
+  __attribute__((noinline)) void suspend() {
+    if (__builtin_setjmp(fibers_[current_].resume) == 0) jump(main_);
   }
 
   static void fiber_main() {
@@ -403,12 +463,12 @@ class Scheduler {
           s.fault("a thread ends without wait_for_previous_kernel");
       } catch (const Fault&) {
       }
-      s.fibers_[me].state = State::finished;
+      s.states_[me] = State::finished;
       s.suspend();
     }
   }
 
-  void resume(int thread) {
+  __attribute__((noinline)) void resume(int thread) {
     Fiber& fiber = fibers_[thread];
     current_ = thread;
     const unsigned t = static_cast<unsigned>(thread % block_threads_);
@@ -423,15 +483,16 @@ class Scheduler {
       fiber.start.uc_link = nullptr;
       makecontext(&fiber.start, &fiber_main, 0);
     }
-    if (_setjmp(main_) != 0) return;  // the fiber suspended
-    if (fiber.started) _longjmp(fiber.resume, 1);
-    fiber.started = true;
-    setcontext(&fiber.start);
+    if (__builtin_setjmp(main_) != 0) return;  // the fiber suspended
+    if (fibers_[current_].started) jump(fibers_[current_].resume);
+    fibers_[current_].started = true;
+    setcontext(&fibers_[current_].start);
   }
 
   void run_cluster() {
     ++clusters_run_;
     block_epoch_ = epoch_ + 1, epoch_ += 2;  // the former is that of what copies deliver, before any thread's
+    forget_stamps();
     statics_.clear();
     static_bytes_ = 0;
     shared_used_ = dynamic_bytes_;
@@ -450,7 +511,7 @@ class Scheduler {
         ready_[pick] = ready_.back();
         ready_.pop_back();
         resume(thread);
-        finished += fibers_[thread].state == State::finished;
+        finished += states_[thread] == State::finished;
       }
       if (finished == threads_ || !fault_.empty()) break;
       // No fiber can run. Loads arrive, then barriers open, and last what need not happen before them.
@@ -461,7 +522,7 @@ class Scheduler {
     if (fault_.empty() && end_ != nullptr && *end_() != 0) record(end_());
     // Fibers that a fault left inside the kernel start afresh next time.
     for (int t = 0; t < threads_; ++t)
-      if (fibers_[t].state != State::finished) fibers_[t].started = false;
+      if (states_[t] != State::finished) fibers_[t].started = false;
     for (int r = 0; r < cluster_; ++r)
       for (size_t i = 0; i < kGuard && fault_.empty(); ++i)
         if ((r + 1 == cluster_ || shared_used_ + i < kMaxShared) && memory(r)[shared_used_ + i] != char(0xFF))
@@ -482,14 +543,13 @@ class Scheduler {
     std::ostringstream text;
     for (int t = 0; t < threads_; ++t) {
       const Fiber& f = fibers_[t];
-      if (f.state == State::asleep) {
+      if (states_[t] == State::asleep) {
         text << "deadlock: threads wait for " << f.what << " at " << f.file << ":" << f.line;
         return record(text.str());
       }
     }
     for (int t = 0; t < threads_; ++t)
-      if (fibers_[t].state == State::in_warp)
-        return record("deadlock: a warp collective waits for lanes that do not come");
+      if (states_[t] == State::in_warp) return record("deadlock: a warp collective waits for lanes that do not come");
     record("divergence: some threads wait at __syncthreads, others of their block at cluster_sync");
   }
 
@@ -500,8 +560,8 @@ class Scheduler {
     bool one_place = true;
     for (int t = first; t < last; ++t) {
       const Fiber& f = fibers_[t];
-      finished += f.state == State::finished;
-      if (f.state != kind) continue;
+      finished += states_[t] == State::finished;
+      if (states_[t] != kind) continue;
       ++at_barrier;
       if (waiting != nullptr && (waiting->line != f.line || std::strcmp(waiting->file, f.file) != 0)) one_place = false;
       waiting = &f;
@@ -523,12 +583,16 @@ class Scheduler {
 
   std::mutex mutex_;
   std::vector<Fiber> fibers_;
+  std::vector<State> states_;  // of the fibers, side by side
   Warp warps_[kMaxThreads / kWarp];
   std::vector<int> ready_;
   std::vector<Static> statics_;
   std::unique_ptr<char, AlignedDelete> memory_;
   std::unique_ptr<Shadow[]> shadow_;
-  jmp_buf main_;
+  std::vector<Stamp> stamps_;
+  uint32_t first_stamp_ = 1;
+  std::unique_ptr<bool[]> stored_;
+  Jump main_;
   void (*body_)(void*) = nullptr;
   void* argument_ = nullptr;
   size_t dynamic_bytes_ = 0, shared_limit_ = 0, static_bytes_ = 0, shared_used_ = 0, poisoned_ = kMaxShared + kGuard;

@@ -1,7 +1,7 @@
 // Which kernel computes a product, and how it is cut up: a pure function of the problem and the machine, plain C++.
 //
 // Not here: the plan of each family (plan_tile.h and its neighbours), the kernels (tile.cuh and its neighbours), the
-// launch (gemm.cu).
+// launch (gemm.cpp).
 //
 //   tile     D (M x N) is cut into tiles_m x tiles_n tiles per batch item. A block computes one tile at a time over the
 //            whole of K, in ascending order. Any dtype, any stride.
