@@ -213,7 +213,7 @@ def write_ninja_file(nvcc: Path | None) -> None:
             targets = [*arch_flags(), hopper_flag()]
             n.variable("nvccflags", ["-std=c++17", *optimise, *by, f"-Xcompiler {host}", *device, *targets, *shared])
             n.rule("nvcc", f"{nvcc} -MD -MF $out.d $nvccflags -c $in -o $out", depfile="$out.d", deps="gcc")
-            own = [*(flag.replace("-I", "-isystem ", 1) for flag in nvcc_paths(nvcc, "INCLUDES")), hopper_flag()]
+            own = [*nvcc_paths(nvcc, "INCLUDES"), hopper_flag()]
             objects = []
             for source in sorted(KERNELS.glob("cuda/**/*.cu")):
                 objects += n.build(object_name(source), "nvcc", str(source))
