@@ -21,7 +21,7 @@ $(VENV)/.installed: requirements.txt requirements-demo.txt
 
 $(VENV)/.built$(MYOPS_WERROR): $(VENV)/.installed $(SOURCES)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation --no-deps --verbose -e . \
-		| sed -n '/myops:/p; /error/p; /FAILED/p'
+		| sed -n '/myops:/p; /warning *:/p; /error/p; /FAILED/p'
 	$(BIN)/python -c "import myops; print('myops:', myops.build_info())"
 	touch $@
 
